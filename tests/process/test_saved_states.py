@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from architectures import ARCHITECTURES, tiny_model
 from openai_wire import ask
 from servers import PATIENCE, ServerProcess, alive, serving, wait_for
 from tailrace.folders import cache_folder
+from tailrace.settings import STARTER_MODEL
 
 #: Tokens of each reply.
 _REPLY = 8
@@ -30,21 +33,23 @@ def cache(tmp_path: Path) -> Path:
 class Conversation:
     """A conversation in tokens, so that nothing depends on how a reply's text is tokenised."""
 
-    def __init__(self) -> None:
-        self.tokens = [1, *range(300, 420)]
+    def __init__(self, model: str = STARTER_MODEL, tokens: Iterable[int] = range(300, 420)) -> None:
+        self.model = model
+        self.tokens = [1, *tokens]
+        self.turns = 0
 
     def turn(self, server: ServerProcess) -> int:
         """One more turn; how many tokens had to be computed that were computed in an earlier turn."""
-        before = len(self.tokens) if len(self.tokens) > 121 else 0
-        prompt = [*self.tokens, 500, 501, 502]
-        body = {"prompt": prompt, "n_predict": _REPLY, "return_tokens": True, "temperature": 0, "ignore_eos": True}
-        reply = ask(server.port, "POST", "/completion", body)
+        prompt = [*self.tokens, 50, 51, 52]
+        body = {"model": self.model, "prompt": prompt, "n_predict": _REPLY, "return_tokens": True, "temperature": 0}
+        reply = ask(server.port, "POST", "/completion", body | {"ignore_eos": True})
         assert reply.status == 200, reply.body
         answer = reply.json()
-        self.tokens = [*prompt, *answer["tokens"]]
         assert len(answer["tokens"]) == _REPLY
         # The last token of a reply is sampled and not computed.
-        return max(0, before - 1) - int(answer["timings"]["cache_n"])
+        computed = len(self.tokens) - 1 if self.turns else 0
+        self.tokens, self.turns = [*prompt, *answer["tokens"]], self.turns + 1
+        return max(0, computed - int(answer["timings"]["cache_n"]))
 
 
 def test_a_conversation_goes_on_after_each_end_of_a_process(cache: Path) -> None:
@@ -70,7 +75,7 @@ def test_a_conversation_goes_on_after_each_end_of_a_process(cache: Path) -> None
         (state,) = folder.iterdir()
         os.kill(server.engine, signal.SIGKILL)
         again = Conversation()
-        again.tokens = talk.tokens[: -_REPLY - 3]
+        again.tokens, again.turns = talk.tokens[: -_REPLY - 3], 1
         assert again.turn(server) == 0, "what was on the disk before a kill stays there"
 
 
@@ -80,3 +85,16 @@ def test_a_model_that_is_served_alone_writes_nothing_by_default(cache: Path) -> 
         assert talk.turn(server) == 0
         assert server.stop() == 0
     assert not (cache / "tailrace" / "kv").exists()
+
+
+def test_conversations_of_models_that_take_turns_in_memory_go_on(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    files = [str(tiny_model(kind, folder)) for kind in ARCHITECTURES]
+    talks = [Conversation(Path(file).stem, (10 + place % 200 for place in range(300))) for file in files]
+    # Few of them are loaded at a time.
+    environment = {"XDG_CACHE_HOME": str(cache), "TAILRACE_MODELS_MB": "200"}
+    with serving(*files, "--ctx", "1024", environment=environment) as server:
+        for talk in talks * 2:
+            assert talk.turn(server) == 0, talk.model
+        assert server.log.count("model loaded") > len(files), "they took turns"

@@ -19,7 +19,7 @@ import structlog
 
 from tailrace.engine.backends.base import KVState
 from tailrace.engine.helper_thread import HelperThread
-from tailrace.engine.kv_cache.state_file import StateDamaged, file_size, read_state, write_state
+from tailrace.engine.kv_cache.state_file import StateDamaged, file_size, read_state
 from tailrace.engine.kv_cache.state_folder import StateFolder
 from tailrace.engine.kv_cache.state_index import MIN_PREFIX, StateIndex, name_of, pack, unpack
 
@@ -135,7 +135,7 @@ class DiskTier:
                     continue
                 self._make_space(file_size(packed, state), saved)
                 name = name_of(packed)
-                write_state(self._folder.path(name), packed, state, deadline)
+                self._folder.write(name, packed, state, deadline)
                 self._folder.touch(name, len(saved) * _TIME_STEP)
             except OSError as error:
                 self._log.warning("prefix states can't be saved", saved=count, error=str(error))
@@ -198,12 +198,11 @@ class DiskTier:
             self.deliver(Fetched(identity, unpack(packed), state))
 
     def _write(self, name: str, packed: bytes, state: KVState) -> None:
-        path = self._folder.path(name)
         try:
-            write_state(path, packed, state)
+            self._folder.write(name, packed, state)
         except OSError as error:
             # The state is a shortcut only: a sequence that looks for it computes its prompt.
-            self._log.warning("a KV state can't be written", file=str(path), error=str(error))
+            self._log.warning("a KV state can't be written", error=str(error))
         # Other engines of this model have files there, too.
         self._folder.trim(self._options.max_bytes)
 

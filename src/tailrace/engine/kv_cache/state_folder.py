@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import structlog
 
-from tailrace.engine.kv_cache.state_file import PART, read_head
+from tailrace.engine.backends.base import KVState
+from tailrace.engine.kv_cache.state_file import PART, read_head, write_state
 
 _SUFFIX = ".kv"
 #: Seconds after which a state that was not used is deleted.
@@ -37,7 +38,15 @@ class StateFolder:
         """Make the folder, unless it is there. Raises OSError."""
         self._path = path
         self._log = structlog.get_logger()
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make()
+
+    def _make(self) -> None:
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def write(self, name: str, packed: bytes, state: KVState, deadline: float | None = None) -> None:
+        """Write the state of these tokens (``write_state``). The folder may have been deleted meanwhile."""
+        self._make()
+        write_state(self.path(name), packed, state, deadline)
 
     def path(self, name: str) -> Path:
         """The file of this name."""
@@ -92,7 +101,8 @@ class StateFolder:
             old = [path for path in files if _modified(path) < oldest]
             for path in old:
                 self.delete(path)
-            if folder != self._path and len(old) == len(files):
+            # A folder without files may be a loaded model's.
+            if folder != self._path and old and len(old) == len(files):
                 try:
                     folder.rmdir()
                 except OSError:

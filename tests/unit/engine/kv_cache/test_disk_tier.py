@@ -331,3 +331,18 @@ def test_a_state_larger_than_host_memory_comes_back_for_its_sequence_and_goes(tm
     assert cached >= len(long) > 200, "host memory has 200 tokens"
     assert list(again.loop.cache.accounting.prefix_store.items()) == []
     again.loop.close()
+
+
+def test_a_folder_that_is_deleted_while_its_model_is_loaded_is_made_again(tmp_path: Path) -> None:
+    mine, other = tmp_path / ("a" * 20), tmp_path / ("b" * 20)
+    tier = Tier(mine)
+    Tier(other).tier.close()
+    assert mine.exists(), "another model's engine deletes no folder that is in use"
+    mine.rmdir()
+    tier.tier.write(_tokens(0), _state(1))
+    tier.tier.close()
+    for path in mine.iterdir():
+        path.unlink()
+    mine.rmdir()
+    assert tier.tier.save([savable(500)], deadline=time.monotonic() + 60)[0] == 1
+    assert len(list(mine.iterdir())) == 1
