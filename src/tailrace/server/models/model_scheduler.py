@@ -115,6 +115,8 @@ class ModelScheduler:
         load = self._models[service.name].load
         if not load.need and not load.is_present:
             load.need = await asyncio.to_thread(self._plan, service.spec)
+        if (why := why_too_large(load, [model.load for model in self._models.values()], self._memory)) is not None:
+            raise ModelLoadFailed(why)
         load.wanted(time.monotonic())
         self._decide_soon()
 

@@ -105,7 +105,10 @@ class ModelGate(Protocol):
         ...
 
     async def load(self, service: ModelService) -> None:
-        """Have the model loaded without a request, as if one waited. Returns before it is loaded, or has failed."""
+        """Have the model loaded without a request, as if one waited. Returns before it is loaded, or has failed.
+
+        Raises ModelLoadFailed for a model that can never fit.
+        """
         ...
 
     def keep_alive(self, service: ModelService, seconds: float) -> None:

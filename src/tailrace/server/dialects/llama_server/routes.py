@@ -13,7 +13,7 @@ from tailrace.errors import EngineUnavailable, InvalidRequest, NotSupported
 from tailrace.protocol import Embed, Embedded
 from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import collect_reply
-from tailrace.server.dialects.llama_server import embeddings, request_fields
+from tailrace.server.dialects.llama_server import embeddings, model_routes, request_fields
 from tailrace.server.dialects.llama_server.errors import ERRORS
 from tailrace.server.dialects.llama_server.piecewise_prompt import PieceTokenizer
 from tailrace.server.dialects.llama_server.prepare import limit_of, prepare
@@ -115,6 +115,7 @@ def routes(app: AppState) -> list[Endpoint]:
             Endpoint("POST", path, _refusing(what), what, errors=ERRORS, hidden=True)
             for path, what in unsupported.items()
         ),
+        *model_routes.routes(app),
     ]
 
 

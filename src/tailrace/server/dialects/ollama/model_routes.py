@@ -5,6 +5,7 @@ Files are read and written on threads. Changes of the store need ``manage_models
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -78,7 +79,9 @@ class ModelRoutes:
         """The served models that are loaded."""
         loaded = [service for service in self._app.models.usable if service.engine.is_connected]
         models = await asyncio.to_thread(lambda: [self._models.served(service) for service in loaded])
-        return json_response({"models": [_running(*pair) for pair in zip(models, loaded, strict=True)]})
+        expiries = [self._app.gate.expires_in(service) for service in loaded]
+        rows = [_running(*each) for each in zip(models, loaded, expiries, strict=True)]
+        return json_response({"models": rows})
 
     async def show(self, request: Request) -> Response:
         """A model's description, from its file."""
@@ -196,12 +199,13 @@ class ModelRoutes:
             raise Forbidden(f"This server doesn't allow {what}; start it with --manage-models to allow it.")
 
 
-def _running(model: ModelEntry, service: ModelService) -> dict[str, Any]:
-    """The row of a loaded model."""
+def _running(model: ModelEntry, service: ModelService, seconds: float) -> dict[str, Any]:
+    """The row of a loaded model, which is unloaded after ``seconds`` without a request."""
     row = {name: value for name, value in model.row.items() if name != "modified_at"}
     context = service.info.context if service.info is not None else 0
     # How much of it lies on a GPU is known to the engine alone.
-    return {**row, "expires_at": now() + _NEVER_EXPIRES, "size_vram": 0, "context_length": context}
+    kept = _NEVER_EXPIRES if math.isinf(seconds) else timedelta(seconds=min(seconds, _NEVER_EXPIRES.total_seconds()))
+    return {**row, "expires_at": now() + kept, "size_vram": 0, "context_length": context}
 
 
 async def _all(statuses: list[Status]) -> AsyncIterator[Status]:

@@ -18,6 +18,7 @@ from tailrace.server.app_state import AppState
 from tailrace.server.caller import caller_of
 from tailrace.server.choice_group import estimated_tokens
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply, collect_reply
+from tailrace.server.dialects.llama_server.model_routes import model_status
 from tailrace.server.dialects.llama_server.props import model_entry
 from tailrace.server.dialects.openai import (
     chat,
@@ -364,6 +365,7 @@ class _OpenAI:
             "object": "model",
             "created": self._app.created,
             "owned_by": "tailrace",
+            "status": model_status(service),  # llama-server's
         }
         if (info := service.info) is None:
             return known
