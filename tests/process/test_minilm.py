@@ -164,6 +164,12 @@ def test_a_long_text_is_refused_or_cut_as_the_dialect_says(server: ServerProcess
     assert float(np.array(vector) @ (mean / np.linalg.norm(mean))) > 0.9999
 
 
+def test_a_text_is_as_long_as_its_tokens(server: ServerProcess) -> None:
+    """Words of any length and spaces are few tokens."""
+    for text, count in (("data " + "QUJD" * 5000, 4), ("spaces" + " " * 20_000 + "between", 4)):
+        assert post(server, "/v1/embeddings", input=text).json()["usage"]["prompt_tokens"] == count
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -41,6 +41,8 @@ from tailrace.protocol import ModelInfo, RankScore
 
 #: Time of a token in a large pass ÷ time of a pass of one token, at most. Usual is a tenth and less.
 _PASS_PART = 0.2
+#: Bytes that a WordPiece token is taken for, at most, where a text is refused by its size.
+_WORD_BYTES = 4096
 #: Architectures whose classifier ends with a softmax in llama.cpp (``build_pooling``).
 _RANK_PROBABILITIES = ("qwen3", "qwen3vl")
 
@@ -154,7 +156,8 @@ class LlamaBackend:
             token: vocab.special_text(token) for token, piece in enumerate(self.vocabulary) if not piece
         }
         texts = (*self.vocabulary, *(text.encode() for text in self._special_texts.values()))
-        self.max_token_bytes = max(map(len, texts))
+        # A WordPiece token may stand for a word of any length, and for the spaces around it.
+        self.max_token_bytes = max(_WORD_BYTES if vocab.has_word_pieces else 1, *map(len, texts))
         self.end_tokens = vocab.end_tokens()
         self.eot_token = vocab.eot_token()
         self.newline_token = vocab.newline_token()

@@ -81,10 +81,15 @@ class LlamaVocab:
             return self._word_pieces.tokenize(text)
         return self._upstream_tokens(text, parse_special=False, add_special=False)
 
+    @property
+    def has_word_pieces(self) -> bool:
+        """Whether it is a WordPiece vocabulary."""
+        return bool(llama.llama_vocab_type(self.pointer) == llama.LLAMA_VOCAB_TYPE_WPM)
+
     @cached_property
     def _word_pieces(self) -> WordPiece | None:
         """The tokenizer of a WordPiece vocabulary; None for others."""
-        if llama.llama_vocab_type(self.pointer) != llama.LLAMA_VOCAB_TYPE_WPM:
+        if not self.has_word_pieces:
             return None
         lowercase = self._metadata.value("tokenizer.ggml.normalizer.lowercase") or "true"
         strips_accents = self._metadata.value("tokenizer.ggml.normalizer.strip_accents") or lowercase

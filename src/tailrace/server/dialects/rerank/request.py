@@ -18,6 +18,8 @@ from tailrace.server.served_model import ServedModel
 _Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 #: A document as the client sent it: text, or an object with the text in one of its fields.
 Document = str | dict[str, Any]
+#: Characters of a document that the engine gets in any case: some tokens stand for very long words.
+_MIN_CHARACTERS = 100_000
 
 
 class RerankRequest(msgspec.Struct):
@@ -133,7 +135,7 @@ def rank_query(identity: int, request: RerankRequest, texts: list[str], model: S
     keep_end = request.keeps_end
     if cuts:
         # Tokens beyond the context are cut off, so their text isn't sent to the engine.
-        most = model.info.context * model.max_token_bytes
+        most = max(_MIN_CHARACTERS, model.info.context * model.max_token_bytes)
         texts = [text if len(text) <= most else text[-most:] if keep_end else text[:most] for text in texts]
     return Rank(
         id=identity,
