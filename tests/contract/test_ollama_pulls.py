@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ollama
 import pytest
 
 from local_pulls import files_below, pull_environment
+from model_files import tiny_gguf
 from ollama_wire import error, lines
 from openai_wire import Connection, Reply, ask
 from pull_servers import Content, HubServer, OllamaRegistryServer, Storage, pull_servers
@@ -82,6 +84,11 @@ def setup(_setup: Setup) -> Iterator[Setup]:
     wait_for("all pulls to end", lambda: not _setup.pulls())
 
 
+def rows(setup: Setup) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ask(setup.server.port, "GET", "/api/tags").json()["models"]
+    return found
+
+
 def statuses(told: list[dict[str, Any]]) -> list[str]:
     """The statuses, each once as long as it stays."""
     words = [line["status"] for line in told]
@@ -107,6 +114,31 @@ def test_the_stream_is_as_ollamas(setup: Setup) -> None:
     assert (setup.ollama / "manifests" / "registry.ollama.ai" / "library" / "tiny" / "1b").exists()
     again = lines(setup.post(model="tiny:1b"))
     assert statuses(again) == ["pulling manifest", "success"]
+
+
+def test_a_pulled_model_is_listed_shown_and_deleted(setup: Setup) -> None:
+    setup.registry.layers.clear()
+    weights = setup.registry.add("model", tiny_gguf())
+    assert lines(setup.post(model="tiny:1b"))[-1] == {"status": "success"}
+    (row,) = [row for row in rows(setup) if row["name"] == "tiny:1b"]
+    assert (row["size"], row["details"]["family"]) == (weights.size, "llama")
+    assert ask(setup.server.port, "POST", "/api/show", {"model": "tiny:1b"}).status == 200
+    assert ask(setup.server.port, "DELETE", "/api/delete", {"model": "tiny:1b"}).status == 200
+    assert "tiny:1b" not in [row["name"] for row in rows(setup)]
+    assert not (setup.ollama / "blobs" / f"sha256-{weights.sha256}").exists()
+    assert ask(setup.server.port, "DELETE", "/api/delete", {"model": "tiny:1b"}).status == 404
+
+
+def test_ollamas_own_client(setup: Setup) -> None:
+    weights = setup.weights(8)
+    with ollama.Client(host=f"http://127.0.0.1:{setup.server.port}") as client:
+        told = list(client.pull("tiny:1b", stream=True))
+        assert told[-1].status == "success"
+        figures = [(part.completed, part.total) for part in told if part.digest == f"sha256:{weights.sha256}"]
+        assert figures[-1] == (weights.size, weights.size)
+        assert client.pull("tiny:1b").status == "success"
+        with pytest.raises(ollama.ResponseError, match="has no model nothing:1b"):
+            client.pull("nothing:1b")
 
 
 def test_a_model_of_the_hub(setup: Setup) -> None:

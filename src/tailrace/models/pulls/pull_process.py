@@ -23,11 +23,16 @@ from tailrace.models.pulls.transport import Transport
 from tailrace.models.reference import HubReference, OllamaReference, parse_reference
 from tailrace.parent_death import die_with_parent
 
+#: How far behind other processes this one's work comes.
+_NICENESS = 10
+
 
 def main() -> None:
     """Pull the model that the arguments name. A MEMORY of 0 means any."""
     parent, memory, text = sys.argv[1:]
     die_with_parent()
+    # Hashing a large file takes a core for seconds, which is the engine's first.
+    os.nice(_NICENESS)
     if os.getppid() != int(parent):
         raise SystemExit("the process that wanted a pull has died")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides what Ctrl-C means.

@@ -17,8 +17,10 @@ from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.derived_models import DerivedModel
 from tailrace.models.file_fingerprint import fingerprint
 from tailrace.models.model_header import ModelHeader, Value, read_header
+from tailrace.models.pulls.ollama_layout import ollama_folder
 from tailrace.models.shards import total_bytes
 from tailrace.models.store import Store, StoredModel, is_name
+from tailrace.models.stores.ollama_store import read_ollama_store
 from tailrace.protocol import ModelInfo, Sampling
 from tailrace.server.app_state import AppState
 from tailrace.server.dialects.ollama import model_names
@@ -84,7 +86,8 @@ class ModelList:
         served = {service.name: self.served(service) for service in directory.services}
         shown = list(served.values())
         if self._app.settings.manage_models:
-            shown += [model for stored in self._store.models() if (model := self._stored(stored)) is not None]
+            stored_models = (*self._store.models(), *self._pulled().values())
+            shown += [model for stored in stored_models if (model := self._stored(stored)) is not None]
         bases = {model.name: model for model in shown}
         for name, entry in directory.derived.items():
             if (service := directory.base(entry.base)) is not None:
@@ -107,8 +110,8 @@ class ModelList:
         if (entry := directory.derived.get(store_name)) is not None:
             base = directory.base(entry.base)
             return _derived(store_name, entry, self._find(entry.base) if base is None else self.served(base))
-        if self._app.settings.manage_models and is_name(store_name):
-            stored = self._store.find(store_name)
+        if self._app.settings.manage_models:
+            stored = self.stored(name)
             if stored is not None and (shown := self._stored(stored)) is not None:
                 return shown
         if (found := directory.find(name)) is None:
@@ -116,13 +119,26 @@ class ModelList:
         base_entry = self.served(found.service)
         return base_entry if found.derived is None else _derived(store_name, found.derived, base_entry)
 
+    def stored(self, name: str) -> StoredModel | None:
+        """The model of this name in the store, with its own folder or from Ollama's registry."""
+        bare = model_names.without_tag(name)
+        return (self._store.find(bare) if is_name(bare) else None) or self._pulled().get(bare)
+
+    def _pulled(self) -> dict[str, StoredModel]:
+        """The store's models from Ollama's registry, by their names."""
+        found = read_ollama_store(ollama_folder(self._store.folder), "tailrace").models
+        usable = (model for model in found if model.problem is None)
+        return {model.name: StoredModel(name=model.name, path=model.path, bytes=model.bytes) for model in usable}
+
     def is_served(self, stored: StoredModel) -> bool:
         """Whether a served model has this model's folder open, under whatever name."""
         services = self._app.models.services
         used = [path for service in services for path in (service.path, service.spec.settings.draft_model)]
         file, folder = stored.path.resolve(), stored.path.parent.resolve()
         paths = [Path(path).resolve() for path in used if path is not None]
-        return any(path == file or path.parent == folder for path in paths)
+        if is_name(stored.path.parent.name) and self._store.find(stored.path.parent.name) is not None:
+            return any(path == file or path.parent == folder for path in paths)
+        return file in paths  # A folder of blobs is that of all models from Ollama's registry.
 
     def served(self, service: ModelService) -> ModelEntry:
         """A served model."""

@@ -16,6 +16,8 @@ from starlette.responses import Response, StreamingResponse
 
 from tailrace.errors import Forbidden, InvalidRequest, ModelError, NotSupported
 from tailrace.models.derived_models import DerivedModel
+from tailrace.models.pulls.ollama_layout import OllamaLayout, ollama_folder
+from tailrace.models.reference import OllamaReference, parse_reference
 from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
 from tailrace.server.app_state import AppState
@@ -112,7 +114,7 @@ class ModelRoutes:
             except ModelError as error:
                 raise Forbidden(str(error)) from error
             return Response(status_code=200)
-        stored = await asyncio.to_thread(self._store.find, wanted) if is_name(wanted) else None
+        stored = await asyncio.to_thread(self._models.stored, wanted)
         if stored is None:
             raise model_names.not_found(name, "the store has no such model")
         if self._models.is_served(stored):
@@ -120,10 +122,17 @@ class ModelRoutes:
         if made := self._app.derived_models.derived_from(wanted):
             raise Forbidden(f"The model '{made[0]}' is made of this one; delete it first.")
         try:
-            await asyncio.to_thread(self._store.remove, wanted)
-        except ModelError as error:
+            await asyncio.to_thread(self._remove, wanted)
+        except (ModelError, OSError) as error:
             raise Forbidden(str(error)) from error
         return Response(status_code=200)
+
+    def _remove(self, name: str) -> None:
+        """Delete a model of the store. Raises ModelError and OSError."""
+        if not (is_name(name) and self._store.remove(name)):
+            reference = parse_reference(f"ollama:{name}")
+            assert isinstance(reference, OllamaReference)
+            OllamaLayout(ollama_folder(self._store.folder)).remove(reference)
 
     async def create(self, request: Request) -> Response:
         """Make a model of another one."""
