@@ -6,8 +6,8 @@ Callers: ``keys`` knows API keys, ``browsers`` web pages, ``caller`` is the send
 Request bodies: ``request_body``, ``content_encoding``, ``json_body``, ``stop_fields``, ``thinking_fields``.
 One generation: ``chat_request`` makes a conversation's ``generation_request``; ``generation`` submits its choices
 (``choice``, ``tracked_choice``, ``context_shift``) and emits ``events``.
-Replies: ``waiting_stream`` sends keep-alives while a model is loaded; ``streaming`` writes events as they happen, framed
-by ``sse`` or ``ndjson``; ``collected_reply`` collects them.
+Replies: ``waiting_stream`` sends keep-alives while a model is loaded; ``streaming`` writes events as they happen,
+framed by ``sse`` or ``ndjson``; ``collected_reply`` collects them.
 Models: ``models`` has the served ones, and finds the one that a request names.
 Engines: ``engine_client``, one a model, owns an ``engine_connection`` for each replica, ``in_flight`` passes messages
 on, ``replica_router`` chooses the replica, ``engine_query`` is a request without a generation.
