@@ -13,6 +13,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from mutated_sources import mutate_source
 from tailrace.engine.kernels import build
+from tailrace.engine.kernels.format_coverage import format_names
 from tailrace.engine.kernels.proofs.random_weights import HALVES_AT
 from tailrace.engine.kernels.proofs.stand_in import ThreadPool, set_upstream
 from tailrace.engine.kernels.proofs.tensors import WEIGHTS, compute_params, pointer, set_sources, tensor_of
@@ -36,6 +37,11 @@ def rows_of(library: ctypes.CDLL) -> list[list[int]]:
     while library.tailrace_kernels_format(len(rows), row := Row()):
         rows.append(list(row))
     return rows
+
+
+def test_the_names_in_the_source_are_those_of_the_table(library: ctypes.CDLL) -> None:
+    """``tailrace list`` reads the names without a library."""
+    assert {Kind[name] for name in format_names()} == {Kind(row[0]) for row in rows_of(library)}
 
 
 def test_the_table_agrees_with_gguf(library: ctypes.CDLL) -> None:

@@ -77,7 +77,7 @@ def _is_path(model: str, reference: Reference) -> bool:
         return False
     if isinstance(reference, HubReference | OllamaReference):
         return Path(model).exists()
-    return Path(model).is_file()
+    return Path(model).is_file() and _is_gguf(Path(model))
 
 
 def _at_path(path: Path, store: Store) -> ModelFile:

@@ -327,14 +327,3 @@ def test_show_of_a_model_that_is_not_here_says_how_to_get_it(run: Run) -> None:
     code, out, err = run("show", "hf:org/none")
     assert (code, out) == (1, "")
     assert "tailrace pull hf:org/none" in err
-
-
-def test_the_table_of_formats_is_the_librarys() -> None:
-    """The names that are read from the source are those of the compiled table."""
-    from tailrace.engine.kernels.kernel_report import report_kernels
-
-    compiled = report_kernels("on").formats
-    assert format_coverage.format_names() >= set(compiled)
-    if compiled:
-        assert format_coverage.format_names() == set(compiled)
-    assert {"Q4_0", "Q6_K"} <= format_coverage.format_names()

@@ -151,6 +151,16 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         read_facts(tmp_path / "m.gguf")
 
 
+def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapped file would end the process."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(tiny_gguf()[:200])
+    fstat = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda descriptor: os.stat_result([*fstat(descriptor)[:6], 9999, 0, 0, 0]))
+    with pytest.raises(ModelError, match="shorter meanwhile"):
+        read_facts(path)
+
+
 def test_a_huge_file_of_zeros_is_refused_by_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     with path.open("wb") as file:

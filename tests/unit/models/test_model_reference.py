@@ -99,6 +99,15 @@ class TestNames:
     def test_a_name_in_the_store(self, store: Store, name: str) -> None:
         assert locate_model(name, store) == ModelFile(path=store.folder / "kept" / "Kept-Q8.gguf", name="kept")
 
+    def test_another_file_of_the_name_is_not_in_its_way(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "kept").write_bytes(b"text")
+        assert locate_model("kept", store).path == store.folder / "kept" / "Kept-Q8.gguf"
+        (tmp_path / "kept").write_bytes(GGUF)
+        assert locate_model("kept", store).path == tmp_path / "kept"
+
     def test_a_model_that_can_be_fetched_says_how(self, store: Store) -> None:
         with pytest.raises(NotHere, match=f"Fetch it with: tailrace pull {STARTER_MODEL}"):
             locate_model(STARTER_MODEL, store)
