@@ -183,6 +183,13 @@ def test_a_long_document_is_refused_or_cut_as_the_api_says(slow: ServerProcess) 
     assert (refused.status, refused.error()["param"]) == (400, "query")
 
 
+def test_a_long_query_for_many_documents_is_refused(scripted: ServerProcess) -> None:
+    """The body is small, and the engine would read the query 2,000 times."""
+    reply = rerank(scripted, query="q" * 8001, documents=["a"] * 2000)
+    assert (reply.status, reply.error()["param"]) == (400, "query")
+    assert "16002000" in reply.error()["message"]
+
+
 def test_many_documents_are_ranked_together(scripted: ServerProcess) -> None:
     documents = [f"{'abc'[: place % 4]}" for place in range(2048)]
     found = rows(rerank(scripted, documents=documents))

@@ -20,6 +20,9 @@ _Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Document = str | dict[str, Any]
 #: Characters of a document that the engine gets in any case: some tokens stand for very long words.
 _MIN_CHARACTERS = 100_000
+#: Characters of the query times documents, at most: the model reads the query with each document, so a small body could
+#: make the engine hold gigabytes of tokens.
+_MAX_REPEATED = 16_000_000
 
 
 class RerankRequest(msgspec.Struct):
@@ -106,6 +109,12 @@ def texts_of(request: RerankRequest) -> list[str]:
         raise InvalidRequest("'documents' and 'texts' are two names of one field; send one.", param="texts")
     if not documents:
         raise InvalidRequest(f"'{field}' must have at least one document.", param=field)
+    if (repeated := len(request.query) * len(documents)) > _MAX_REPEATED:
+        raise InvalidRequest(
+            f"'query' is read with each document, which makes {repeated} characters of at most {_MAX_REPEATED}. "
+            "Shorten it, or send fewer documents.",
+            param="query",
+        )
     return [_text(document, f"{field}[{place}]", request.rank_fields) for place, document in enumerate(documents)]
 
 
