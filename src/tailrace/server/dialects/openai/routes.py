@@ -201,13 +201,14 @@ class _OpenAI:
         app = self._app
         payload = await app.read(request, completions.decoder)
         head = ReplyHead("cmpl", app.models.resolve(payload.model).service.name)
-        if payload.stream and payload.max_tokens != 0:
 
-            def opening() -> Opening:
-                stream = completions.CompletionStream(head, 1, wants_usage=False, comments=self._comments)
-                return EncoderOpening(stream, starts=False)
+        def opening() -> Opening:
+            completions.prepare(payload)  # It says what is wrong whatever the model is.
+            stream = completions.CompletionStream(head, 1, wants_usage=False, comments=self._comments)
+            return EncoderOpening(stream, starts=False)
 
-            opens_with(request, opening, keepalive_seconds=payload.keepalive_seconds)
+        streams = payload.stream and payload.max_tokens != 0
+        opens_with(request, opening, keepalive_seconds=payload.keepalive_seconds if streams else math.inf)
         model = await app.model_for(request, payload.model, payload)
         generation_request = completions.prepare(payload)
         if generation_request.params.suffix is not None and not model.info.infill:
