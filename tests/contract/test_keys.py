@@ -36,6 +36,9 @@ COMPUTING: dict[str, dict[str, Any]] = {
     "/completion": {"prompt": "<say>ok</say>"},
     "/infill": {"input_prefix": "<say>ok</say>", "input_suffix": ""},
     "/embedding": {"content": "ok"},
+    "/rerank": {"query": "ok", "documents": ["ok"]},
+    "/reranking": {"query": "ok", "documents": ["ok"]},
+    "/v2/rerank": {"query": "ok", "documents": ["ok"]},
     "/responses": {"input": "<say>ok</say>"},
     "/responses/input_tokens": {"input": "ok"},
     "/messages": chat("<say>ok</say>", model="fake", max_tokens=9),
@@ -180,7 +183,7 @@ def test_models_made_of_others_are_changed_by_their_key_alone(keys: Keys) -> Non
 
 
 def test_the_list_of_computing_routes_is_complete() -> None:
-    assert {e.path for e in known_endpoints() if 429 in e.statuses} == set(COMPUTING)
+    assert {e.path for e in known_endpoints() if e.computes} == set(COMPUTING)
 
 
 def test_a_limit_is_a_429_in_every_dialect(keys: Keys) -> None:

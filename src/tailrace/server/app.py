@@ -92,9 +92,9 @@ def _cleaning_up(app: AppState, router: ASGIApp) -> ASGIApp:
 
 
 def _by_method(app: AppState, methods: Mapping[str, list[Endpoint]]) -> Handler:
-    """The handler of a path. Endpoints that can refuse with a 429 need a place in the queue."""
+    """The handler of a path. Requests of endpoints that compute need a place in the queue."""
     handlers = {method: _handler(group) for method, group in methods.items()}
-    admitted = {method for method, group in methods.items() if any(429 in endpoint.statuses for endpoint in group)}
+    admitted = {method for method, group in methods.items() if any(endpoint.computes for endpoint in group)}
 
     async def handler(request: Request) -> Response:
         # The router lets a HEAD through where there is a GET.

@@ -57,3 +57,9 @@ class Endpoint:
     shown: str | None = None
     hidden: bool = False  #: not in the document
     header: str | None = None  #: in lower case
+    fetches: bool = False  #: it works without an engine: neither the queue nor a key's limits count it
+
+    @property
+    def computes(self) -> bool:
+        """Whether its requests have places in the queue and in the limits of their keys."""
+        return 429 in self.statuses and not self.fetches

@@ -81,7 +81,7 @@ class RequestMiddleware:
         endpoints = [endpoint for endpoint in endpoints if endpoint.header is None]
         limited: dict[str, frozenset[str]] = {}
         for endpoint in endpoints:
-            if 429 in endpoint.statuses:
+            if endpoint.computes:
                 limited[endpoint.path] = limited.get(endpoint.path, frozenset()) | {endpoint.method}
         routes = {
             e.path: _Route(_CONVERTOR.sub("}", e.path), e.errors, limited.get(e.path, frozenset())) for e in endpoints

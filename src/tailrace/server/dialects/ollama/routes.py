@@ -55,7 +55,11 @@ def routes(app: AppState) -> list[Endpoint]:
 
     streaming: dict[str, Any] = {"statuses": GENERATION_ERRORS, "streams": ndjson.MEDIA_TYPE}
     reading: dict[str, Any] = {"statuses": GENERATION_ERRORS}
-    pulling: dict[str, Any] = {"statuses": _STORE_ERRORS | {429, 502}, "streams": ndjson.MEDIA_TYPE}
+    pulling: dict[str, Any] = {
+        "statuses": _STORE_ERRORS | {429, 502},
+        "streams": ndjson.MEDIA_TYPE,
+        "fetches": True,
+    }
     return [
         post("/api/chat", replies.chat, "Ollama's chat", chat.ChatRequest, **streaming),
         post("/api/generate", replies.generate, "Ollama's generation", generate.GenerateRequest, **streaming),
