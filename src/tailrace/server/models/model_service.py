@@ -85,6 +85,7 @@ class ModelService:
         self._is_new = True  #: no engine has connected since it was loaded last
         self._unusable = ""  #: why this process can't use it
         self._file: str | None = None  #: the identity of its file; None: to be read
+        self._identifying: asyncio.Future[None] | None = None
         self._fingerprint: tuple[ModelInfo, str] | None = None
         self._derived = DerivedModelCache()
         self._merged: dict[int, tuple[DerivedModel, DerivedModel]] = {}
@@ -170,6 +171,7 @@ class ModelService:
     def _on_ready(self, model: ServedModel) -> None:
         self.info, self.vocabulary_size = model.info, len(model.vocabulary)
         self._file = None
+        self._identifying = asyncio.ensure_future(self.identify())  # Before the first request wants it.
         self.replicas = max(self.replicas, *(connection.replica + 1 for connection in self.engine.connections))
         if self.phase != "stopping":
             if self._is_new:
@@ -221,7 +223,7 @@ class ModelService:
     async def identify(self) -> None:
         """Read the identity of its file, where that isn't known since the last load."""
         if self._file is None:
-            file = await asyncio.to_thread(file_identity, self.path)
+            file = "" if self.path is None else await asyncio.to_thread(file_identity, self.path)
             self._file, self._fingerprint = file, None
 
     def forget(self) -> None:
