@@ -83,6 +83,9 @@ def test_ollamas_model_with_its_parameters_in_each_dialect(base: str, stores: St
     instructed = [{"role": "system", "content": "Answer in one word."}, *_CHAT]
     explicit = _post(f"{base}/v1/chat/completions", {"model": "smol:135m", "messages": instructed})
     assert plain["usage"]["prompt_tokens"] == explicit["usage"]["prompt_tokens"]
+    shown = _post(f"{base}/api/show", {"model": "smol:135m"})
+    assert shown["system"] == "Answer in one word."
+    assert "num_predict                    3" in shown["parameters"]
     message = _post(f"{base}/v1/messages", {"model": "smol:135m", "messages": _CHAT, "max_tokens": 2})
     assert message["usage"]["output_tokens"] <= 2
     assert _files(stores.ollama) == before

@@ -206,6 +206,11 @@ class ModelService:
         # A template is tried and compiled.
         return made if made is not None else await asyncio.to_thread(self._derived.make, model, entry)
 
+    @property
+    def defaults(self) -> DerivedModel | None:
+        """The settings' defaults of its requests, in the form of a derived model."""
+        return self._defaults
+
     def _entry(self, derived: DerivedModel | None) -> DerivedModel | None:
         """The changes of ``derived``, and the settings' defaults where it changes nothing."""
         defaults = self._defaults

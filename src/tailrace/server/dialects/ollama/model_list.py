@@ -16,7 +16,8 @@ from tailrace.errors import ModelError
 from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.derived_models import DerivedModel
 from tailrace.models.file_fingerprint import fingerprint
-from tailrace.models.model_header import ModelHeader, Value, read_header
+from tailrace.models.model_header import Value, read_header
+from tailrace.models.model_summary import ModelSummary, summarise
 from tailrace.models.pulls.ollama_layout import ollama_folder
 from tailrace.models.shards import total_bytes
 from tailrace.models.store import Store, StoredModel, is_name
@@ -43,7 +44,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     quantisation: str | None
     values: dict[str, Value]
-    entry: DerivedModel | None = None  #: of a derived model
+    entry: DerivedModel | None = None  #: a derived model's own; else the settings' defaults of requests
     parent: str = ""  #: and the other one's name
 
     @property
@@ -77,8 +78,8 @@ class ModelList:
     def __init__(self, app: AppState, store: Store) -> None:
         self._app = app
         self._store = store
-        #: The header and digest of a file, by path, size and modification time.
-        self._read: dict[tuple[Path, int, int], tuple[ModelHeader, str]] = {}
+        #: The header's summary and the digest of a file, by path, size and modification time.
+        self._read: dict[tuple[Path, int, int], tuple[ModelSummary, str]] = {}
 
     def models(self) -> list[ModelEntry]:
         """Every model that the caller's key may use, the served ones first."""
@@ -146,6 +147,7 @@ class ModelList:
         if path is not None:
             try:
                 shown = self._of_file(name, path, total_bytes(path))
+                shown = msgspec.structs.replace(shown, entry=service.defaults)
                 if info is None or service.spec.settings.chat_template is None:
                     return shown
                 # Show the template that is used, not the file's.
@@ -180,18 +182,18 @@ class ModelList:
         changed = path.stat().st_mtime_ns
         key = (path, size, changed)
         if key not in self._read:
-            self._read[key] = (read_header(path), _digest(path, size))
-        header, digest = self._read[key]
+            self._read[key] = (summarise(read_header(path)), _digest(path, size))
+        summary, digest = self._read[key]
         return ModelEntry(
             name=name,
             path=path,
             bytes=size,
             modified=datetime.fromtimestamp(changed / 1e9, UTC),
             digest=digest,
-            architecture=header.facts.architecture,
-            parameters=header.facts.parameters,
-            quantisation=header.facts.quantisation,
-            values=header.values,
+            architecture=summary.facts.architecture,
+            parameters=summary.facts.parameters,
+            quantisation=summary.facts.quantisation,
+            values=summary.values,
         )
 
 
