@@ -51,10 +51,13 @@ def load_backend(
     *,
     replicas: int = 1,
     page: ProgressPage | None = None,
+    shows_bar: bool = True,
 ) -> Backend:
     """The backend for the model at ``path``; None: the fake one. Parameters and errors are ``load_llama``'s."""
     backend: Backend = (
-        _fake_backend(settings) if path is None else load_llama(path, settings, replica, replicas=replicas, page=page)
+        _fake_backend(settings)
+        if path is None
+        else load_llama(path, settings, replica, replicas=replicas, page=page, shows_bar=shows_bar)
     )
     if settings.chat_template is not None:
         template = read_chat_template(settings.chat_template)
@@ -160,11 +163,13 @@ def load_llama(
     *,
     replicas: int = 1,
     page: ProgressPage | None = None,
+    shows_bar: bool = True,
 ) -> llama.LlamaBackend:
     """The backend for the model at ``path``, in the weight format that the settings choose.
 
     It is one of ``replicas`` that share the machine. ``replica``: its placement; None: that of the machine's plan.
     ``page``: where the progress and llama.cpp's errors are reported to the supervisor.
+    ``shows_bar``: whether a terminal shows a progress bar, which only one process may do.
     Raises ModelError and ConfigurationError.
     """
     loader.choose(settings.kernels)
@@ -192,7 +197,7 @@ def load_llama(
         if level == "error" and not page.has_served and not page.message:
             page.message = line
 
-    with _progress(path.name, shown=replicas == 1) as show:
+    with _progress(path.name, shown=shows_bar and replicas == 1) as show:
 
         def report(what: str, part: float) -> None:
             show(what, part)

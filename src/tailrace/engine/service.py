@@ -55,7 +55,11 @@ class EngineService:
         page.phase = Phase.LOADING
         self._replica = replicas[start.replica]
         self._model = Path(start.model_path) if start.model_path is not None else None
-        self._backend = load_backend(self._model, start.settings, self._replica, replicas=len(replicas), page=page)
+        # With several models, others may load at the same time.
+        alone = start.cores_fd < 0
+        self._backend = load_backend(
+            self._model, start.settings, self._replica, replicas=len(replicas), page=page, shows_bar=alone
+        )
         self._draft = load_draft(self._backend, start.settings, self._replica, replicas=len(replicas), page=page)
         check_placement(start)
         self._try_template()

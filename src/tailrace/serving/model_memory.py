@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
+from tailrace.errors import ModelError
 from tailrace.machine.memory_fit import MemoryDemand
 from tailrace.machine.plan import ModelNeeds
 from tailrace.models.kv_shape import CacheTypes
@@ -31,7 +33,7 @@ _MAX_SIZE = 1 << 22
 
 def model_needs(path: Path, settings: Settings) -> ModelNeeds:
     """What a replica that serves the file takes, with a KV cache for one whole context. Raises ModelError."""
-    facts = read_facts(path, settings.override_kv)
+    facts = _summary(path, settings).facts
     tokens = settings.kv_tokens or settings.ctx or facts.context or 0
     return ModelNeeds(weights=total_bytes(path), kv=tokens * _token_bytes(facts, settings))
 
@@ -41,7 +43,7 @@ def check_cache_types(path: Path, settings: Settings) -> None:
 
     Raises ModelError and OSError as ``memory_demand``.
     """
-    shapes = [read_facts(path, settings.override_kv).kv]
+    shapes = [_summary(path, settings).facts.kv]
     if settings.speculate == "draft" and settings.draft_model is not None:
         shapes.append(read_facts(locate_model(settings.draft_model).path).kv)
     for shape in shapes:
@@ -106,7 +108,22 @@ def _with_process(demand: MemoryDemand, process: int) -> MemoryDemand:
 
 
 def _demand(path: Path, settings: Settings, rows: int) -> MemoryDemand:
-    return _model_demand(summarise(read_header(path, settings.override_kv)), total_bytes(path), settings, rows)
+    return _model_demand(_summary(path, settings), total_bytes(path), settings, rows)
+
+
+def _summary(path: Path, settings: Settings) -> ModelSummary:
+    """The header's summary. A load asks for it several times, and a large vocabulary takes a tenth of a second."""
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error}") from error
+    return _read_summary(path, changed, total_bytes(path), settings.override_kv)
+
+
+@lru_cache(maxsize=16)
+def _read_summary(path: Path, changed: int, size: int, overrides: tuple[str, ...]) -> ModelSummary:
+    """``changed`` and ``size`` are what the file must not have changed since."""
+    return summarise(read_header(path, overrides))
 
 
 def _model_demand(summary: ModelSummary, weights: int, settings: Settings, rows: int) -> MemoryDemand:

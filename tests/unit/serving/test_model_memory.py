@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from tailrace.models import model_header
 from tailrace.models.gguf_file import Tensor
 from tailrace.models.kv_shape import F16_CACHE, CacheTypes, KVShape
 from tailrace.models.model_header import ModelFacts, ModelHeader
-from tailrace.serving.model_memory import memory_demand
+from tailrace.serving import model_memory
+from tailrace.serving.model_memory import memory_demand, model_needs
 from tailrace.settings import Settings
 
 
@@ -57,6 +59,36 @@ def test_a_size_that_no_model_has_is_left_to_llama_cpp(
     _, buffers, each = demand(tmp_path, monkeypatch, F16_CACHE, **changed)
     assert 200_000_000 <= buffers <= 340_000_000
     assert each in (0, 23_040)
+
+
+def test_a_header_is_read_once_until_its_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(bytes(1_000_000))
+    facts = ModelFacts(
+        architecture="llama", name=None, quantisation=None, parameters=1, context=1, chat_template=False, kv=None
+    )
+    header = ModelHeader(facts=facts, values={}, tensors=())
+    reads: list[tuple[str, ...]] = []
+
+    def read(path: Path, overrides: tuple[str, ...]) -> ModelHeader:
+        reads.append(overrides)
+        return header
+
+    monkeypatch.setattr(model_memory, "read_header", read)
+    os.utime(path, ns=(1, 1))
+    for _ in range(3):
+        memory_demand(path, Settings())
+        model_needs(path, Settings())
+    assert reads == [()]
+    memory_demand(path, Settings(override_kv=("a=int:1",)))
+    assert reads == [(), ("a=int:1",)]
+    os.utime(path, ns=(2, 2))
+    memory_demand(path, Settings())
+    assert len(reads) == 3
+    path.write_bytes(bytes(2_000_000))
+    os.utime(path, ns=(2, 2))
+    assert memory_demand(path, Settings()).weights == 2_000_000
+    assert len(reads) == 4
 
 
 def test_an_override_of_the_context_counts(tmp_path: Path) -> None:
