@@ -151,6 +151,8 @@ def _notes(model: FoundModel) -> tuple[str, ...]:
     notes: list[str] = []
     if model.projector is not None:
         notes.append("images and audio aren't read here: its projector isn't used")
-    if model.template:
+    if "template" in model.unused:
         notes.append("Ollama's template, in Go, isn't used: the GGUF file's own is, or --chat-template")
+    if "messages" in model.unused:
+        notes.append("the messages with which Ollama begins its conversations aren't used")
     return tuple(notes)

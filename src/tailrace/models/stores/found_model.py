@@ -31,7 +31,7 @@ class FoundModel(msgspec.Struct, frozen=True, kw_only=True):
     revision: str | None = None  #: the repository's commit
     projector: Path | None = None  #: the file of its image or audio part
     adapters: tuple[Path, ...] = ()
-    template: bool = False  #: whether the store has a template in a language of its own (Ollama's, in Go)
+    unused: tuple[str, ...] = ()  #: what the store says of it that isn't used here: ``template`` (in Go), ``messages``
     system: str = ""  #: the store's system prompt
     parameters: dict[str, Any] = {}  #: the store's sampling parameters, by Ollama's names
     licence: str = ""

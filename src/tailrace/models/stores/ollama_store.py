@@ -128,7 +128,7 @@ def _model(folder: Path, path: Path, reference: OllamaReference, store: StoreNam
         quant=_quant(folder, manifest.config, reference),
         projector=projectors[0] if projectors else None,
         adapters=tuple(found for layer in layers.get("adapter", []) if (found := _blob(folder, layer)) is not None),
-        template="template" in layers,
+        unused=tuple(kind for kind in ("template", "messages") if kind in layers),
         system=texts["system"],
         parameters=_parameters(folder, layers.get("params", [])),
         licence=texts["license"].partition("\n")[0].strip(),

@@ -128,6 +128,7 @@ class TestOllamaStore:
                 "system": b"Be brief.",
                 "params": b'{"temperature": 0.5, "stop": ["<|eot|>"], "num_gpu": 3}',
                 "template": b"{{ .Prompt }}",
+                "messages": b"[]",
                 "license": b"MIT\nlong text",
                 "projector": b"projector",
             },
@@ -139,7 +140,7 @@ class TestOllamaStore:
         assert (model.path, model.bytes, model.quant) == (blob, len(GGUF), "Q4_K_M")
         assert model.system == "Be brief."
         assert model.parameters == {"temperature": 0.5, "stop": ["<|eot|>"]}
-        assert model.template
+        assert model.unused == ("template", "messages")
         assert model.licence == "MIT"
         assert model.projector is not None
         assert model.projector.read_bytes() == b"projector"
