@@ -1,4 +1,4 @@
-"""``tailrace rm``: delete a model from tailrace's own store. The stores of other programs are theirs to change."""
+"""``tailrace rm``: delete a model from tailrace's own store."""
 
 from __future__ import annotations
 
@@ -9,56 +9,13 @@ import typer
 from rich.markup import escape
 
 from tailrace.cli import console_output
-from tailrace.errors import ModelError
-from tailrace.models.derived_models import DerivedModels
-from tailrace.models.pulls.ollama_layout import OllamaLayout, ollama_folder
-from tailrace.models.reference import HubReference, NameReference, OllamaReference, PathReference, parse_reference
-from tailrace.models.store import Store
+from tailrace.models import removal
+from tailrace.models.reference import parse_reference
 
 
 def remove_model(
     model: Annotated[str, typer.Argument(help="A name in tailrace's store, or ollama:MODEL:TAG.")],
 ) -> None:
     """Delete a model that tailrace has pulled."""
-    reference = parse_reference(model, os.environ.get("HF_ENDPOINT"))
-    if isinstance(reference, PathReference):
-        raise ModelError(f"{model} is a file of your own: delete it with rm")
-    if isinstance(reference, HubReference):
-        raise ModelError(
-            f"{reference} is in the hub's cache, which other programs share: delete it with: "
-            f"hf cache rm model/{reference.repo_id}"
-        )
-    freed = _remove_stored(reference) if isinstance(reference, NameReference) else None
-    if freed is None:
-        freed = _remove_pulled(reference)
-    if freed is None:
-        raise ModelError(
-            f"tailrace's store has no {reference}. A model of Ollama's own store is deleted with: ollama rm "
-            f"{str(reference).removeprefix('ollama:')}"
-        )
+    freed = removal.remove_model(parse_reference(model, os.environ.get("HF_ENDPOINT")))
     console_output.stdout().print(f"{escape(model)} deleted: {console_output.size(freed)}", soft_wrap=True)
-
-
-def _remove_stored(reference: NameReference) -> int | None:
-    """Delete a model of the store itself; the bytes that are free then, and None where it has none of the name."""
-    if reference.tag not in (None, "latest"):
-        return None
-    store = Store()
-    stored = store.find(reference.name)
-    if stored is None:
-        return None
-    if made := DerivedModels(store.folder).derived_from(reference.name):
-        raise ModelError(f"the model {made[0]} is made of {reference.name}: delete it first, over Ollama's API")
-    store.remove(reference.name)
-    return stored.bytes
-
-
-def _remove_pulled(reference: NameReference | OllamaReference) -> int | None:
-    """The same of a model that was pulled from Ollama's registry."""
-    if isinstance(reference, NameReference):
-        reference = OllamaReference(model=reference.name, tag=reference.tag or "latest")
-    folder = ollama_folder()
-    try:
-        return OllamaLayout(folder).remove(reference)
-    except OSError as error:
-        raise ModelError(f"{reference} can't be deleted: {error}. Correct the rights of {folder}") from error

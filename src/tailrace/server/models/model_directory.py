@@ -43,6 +43,7 @@ class ModelDirectory:
         self.derived = derived
         self._store = store
         self._services: dict[str, ModelService] = {}
+        self._retired: dict[str, ModelService] = {}  #: those that were deleted, until their engines have ended
         self._folded: dict[str, ModelService] = {}
         self._stored: dict[str, ModelService] = {}  #: by their names in the store
         self._aliases: list[tuple[str, ModelService]] = []  #: the most specific first
@@ -67,7 +68,7 @@ class ModelDirectory:
 
     def on_report(self, report: ModelReport) -> None:
         """The supervisor reports a model's engines."""
-        if (service := self._services.get(report.name)) is not None:
+        if (service := self._services.get(report.name) or self._retired.get(report.name)) is not None:
             service.on_report(report)
 
     def add(self, service: ModelService) -> None:
@@ -76,11 +77,17 @@ class ModelDirectory:
         service.on_change.append(self._forget_unloaded)
         self._index()
 
-    def remove(self, service: ModelService) -> None:
-        """Serve it no more. It isn't the default."""
-        if self._services.pop(service.name, None) is not None:
-            service.on_change.remove(self._forget_unloaded)
+    def retire(self, service: ModelService) -> None:
+        """Serve it no more; it isn't the default. It gets reports of its engines until ``forget``."""
+        del self._services[service.name]
+        self._retired[service.name] = service
+        service.on_change.remove(self._forget_unloaded)
         self._index()
+
+    def forget(self, service: ModelService) -> None:
+        """Its engines have ended."""
+        if self._retired.get(service.name) is service:
+            del self._retired[service.name]
 
     def _forget_unloaded(self, changed: ModelService) -> None:
         """Keep what the most recently used of the unloaded models need for their next load, and drop the others'."""
@@ -112,15 +119,19 @@ class ModelDirectory:
 
     def find(self, name: str) -> NamedModel | None:
         """The model of this name, whoever may use it; None: none is served."""
+        if (found := self.named(name)) is not None:
+            return found
+        service = self._alias(name)
+        return None if service is None else NamedModel(service)
+
+    def named(self, name: str) -> NamedModel | None:
+        """As ``find``, without aliases: a model that has this name itself, in some form."""
         if (service := self.own(name)) is not None:
             return NamedModel(service)
         bare = name.removesuffix(LATEST)
         if (entry := self.derived.get(bare)) is not None and (base := self.base(entry.base)) is not None:
             return NamedModel(base, entry)
-        if (found := self._folded_name(name.casefold())) is not None:
-            return found
-        service = self._alias(name)
-        return None if service is None else NamedModel(service)
+        return self._folded_name(name.casefold())
 
     def _folded_name(self, name: str) -> NamedModel | None:
         """The model with this name in another case or another form; ``name`` is folded."""

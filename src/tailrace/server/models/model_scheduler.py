@@ -64,6 +64,14 @@ class ModelScheduler:
 
     # ModelGate
 
+    def remove(self, service: ModelService) -> None:
+        """See ``ModelGate``."""
+        # A model of the same name may have come meanwhile.
+        if self._models[service.name].service is service:
+            del self._models[service.name]
+        service.on_change.remove(self._on_change)
+        self._decide_soon()
+
     def is_open(self, turn: ModelTurn) -> bool:
         """See ``ModelGate``."""
         model = self._models[turn.service.name]

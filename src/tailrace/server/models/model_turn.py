@@ -96,6 +96,10 @@ class ModelGate(Protocol):
         """One more model is served."""
         ...
 
+    def remove(self, service: ModelService) -> None:
+        """The model is served no more, and has no engines and no requests."""
+        ...
+
     def tick(self) -> None:
         """The timer ticks, about twice a second."""
         ...
@@ -140,6 +144,9 @@ class OpenGate:
         """See ``ModelGate``."""
 
     def add(self, service: ModelService) -> None:
+        """See ``ModelGate``."""
+
+    def remove(self, service: ModelService) -> None:
         """See ``ModelGate``."""
 
     def tick(self) -> None:

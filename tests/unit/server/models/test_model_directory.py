@@ -15,6 +15,7 @@ from tailrace.server.caller import Caller, set_caller
 from tailrace.server.models.engine_hub import EngineHub
 from tailrace.server.models.model_directory import ModelDirectory
 from tailrace.server.models.model_service import ModelService
+from tailrace.serving.control import ModelReport
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 
@@ -173,7 +174,9 @@ def test_models_come_and_go(tmp_path: Path) -> None:
     found.add(added)
     assert found.resolve("bee").service is added
     assert found.default.name == "a"
-    found.remove(added)
+    found.retire(added)
+    found.on_report(ModelReport(name="b", phase="unloaded"))
+    found.forget(added)
     for name in ("b", "bee", "B"):
         assert found.find(name) is None
 

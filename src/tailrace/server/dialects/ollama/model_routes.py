@@ -16,8 +16,8 @@ from starlette.responses import Response, StreamingResponse
 
 from tailrace.errors import Forbidden, InvalidRequest, ModelError, NotSupported
 from tailrace.models.derived_models import DerivedModel
-from tailrace.models.pulls.ollama_layout import OllamaLayout, ollama_folder
-from tailrace.models.reference import OllamaReference, parse_reference
+from tailrace.models.reference import parse_reference
+from tailrace.models.removal import remove_model
 from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
 from tailrace.server.app_state import AppState
@@ -29,6 +29,7 @@ from tailrace.server.dialects.ollama.pull import Status
 from tailrace.server.dialects.ollama.reply import now
 from tailrace.server.json_response import json_response
 from tailrace.server.models.model_service import ModelService
+from tailrace.server.models.withdrawal import check_removable, withdraw
 
 #: The version of Ollama's API that is spoken: clients compare it, and some refuse to talk to one that is too old.
 API_VERSION = "0.12.11"
@@ -100,12 +101,14 @@ class ModelRoutes:
         return json_response(description(model, None if service is None else service.info))
 
     async def delete(self, request: Request) -> Response:
-        """Delete a model from the store; never the one that is served."""
+        """Delete a model from the store. One that is served is unloaded first."""
         payload = await self._app.read(request, _delete)
         name = _name(payload.model, payload.name)
         self._allow("deleting models")
-        if model_names.is_served_model(self._app, name):
-            raise Forbidden("A served model can't be deleted while it is served.")
+        if not self._app.models.may_use(name):
+            raise model_names.not_served(self._app, name)
+        if (service := self._served(name)) is not None:
+            return await self._delete_served(service, name)
         wanted = model_names.without_tag(name)
         if (derived := self._app.derived_models.get(wanted)) is not None:
             self._check_owner(request, wanted, derived)
@@ -122,17 +125,28 @@ class ModelRoutes:
         if made := self._app.derived_models.derived_from(wanted):
             raise Forbidden(f"The model '{made[0]}' is made of this one; delete it first.")
         try:
-            await asyncio.to_thread(self._remove, wanted)
-        except (ModelError, OSError) as error:
+            await asyncio.to_thread(remove_model, parse_reference(wanted), self._store)
+        except ModelError as error:
             raise Forbidden(str(error)) from error
         return Response(status_code=200)
 
-    def _remove(self, name: str) -> None:
-        """Delete a model of the store. Raises ModelError and OSError."""
-        if not (is_name(name) and self._store.remove(name)):
-            reference = parse_reference(f"ollama:{name}")
-            assert isinstance(reference, OllamaReference)
-            OllamaLayout(ollama_folder(self._store.folder)).remove(reference)
+    def _served(self, name: str) -> ModelService | None:
+        """The served model that has this name and is none that clients have made of it."""
+        found = self._app.models.named(name)
+        return None if found is None or found.derived is not None else found.service
+
+    async def _delete_served(self, service: ModelService, name: str) -> Response:
+        app = self._app
+        check_removable(app, service, self._store.folder)
+        base = app.models.store_name(service) or service.name
+        if made := app.derived_models.derived_from(base):
+            raise Forbidden(f"The model '{made[0]}' is made of this one; delete it first.")
+        try:
+            await asyncio.to_thread(remove_model, parse_reference(service.spec.settings.model), self._store)
+        except ModelError as error:
+            raise Forbidden(str(error)) from error
+        withdraw(app, service)
+        return Response(status_code=200)
 
     async def create(self, request: Request) -> Response:
         """Make a model of another one."""

@@ -1,0 +1,40 @@
+"""Takes a model that is to be deleted out of service, while the server runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tailrace.errors import Forbidden
+from tailrace.server.app_state import AppState
+from tailrace.server.models.model_service import ModelService
+
+
+def check_removable(app: AppState, service: ModelService, store: Path) -> None:
+    """Raise Forbidden for a served model that can't be deleted. ``store``: the folder whose models clients delete."""
+    settings = service.spec.settings
+    if not app.loads_on_demand or service is app.models.default or settings.pinned:
+        raise Forbidden(f"The model '{service.name}' can't be deleted while it is served.")
+    # A file may be a link to one that lies elsewhere: the link is what is deleted.
+    if service.path is None or store.absolute() not in service.path.absolute().parents:
+        raise Forbidden(f"The model '{service.name}' isn't in tailrace's store; delete it where it is.")
+    if service.running or service.waiting:
+        raise Forbidden(f"The model '{service.name}' has requests; delete it when they have ended.")
+
+
+def withdraw(app: AppState, service: ModelService) -> None:
+    """Serve the model no more. Its engines end, and read no file any more that isn't open already."""
+    app.models.retire(service)
+    app.gate.unload(service)
+
+    def forget(changed: ModelService) -> None:
+        if changed.phase not in ("unloaded", "failed"):
+            return
+        app.gate.remove(changed)
+        app.models.forget(changed)
+        # One of the same name may have been pulled meanwhile.
+        if app.models.own(changed.name) is None:
+            app.hub.remove(changed.engine)
+            app.metrics.remove_model(changed.name)
+
+    service.on_change.append(forget)
+    forget(service)
