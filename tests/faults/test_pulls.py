@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fault_figures import Record
-from local_pulls import files_below, pull_environment
+from local_pulls import files_below, pull_environment, pull_process_of
 from pull_servers import Content, HubServer, OllamaRegistryServer, Storage, pull_servers
 from servers import wait_for
 
@@ -34,12 +34,6 @@ _MAX_MEMORY_MB = 100
 def servers() -> Iterator[tuple[HubServer, OllamaRegistryServer, Storage]]:
     with pull_servers() as made:
         yield made
-
-
-def child_of(pid: int) -> int | None:
-    """The process of the pull that the command ``pid`` has started, if it has."""
-    shown = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return int(shown.stdout.split()[0]) if shown.stdout.split() else None
 
 
 def _has_begun(process: subprocess.Popen[bytes], storage: Storage, asked: int) -> bool:
@@ -116,7 +110,7 @@ def test_a_pull_that_is_killed_at_any_moment_is_resumed(
             for name in files_below(folder):
                 (folder / name).unlink()
             continue
-        child = child_of(process.pid)
+        child = pull_process_of(process.pid)
         if chance.random() < 0.5 and child is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, 9)
@@ -178,7 +172,7 @@ def test_the_memory_of_a_large_pull(
     process = subprocess.Popen([*COMMAND, "hf:org/repo:Q4_K_M"], env=environment, stderr=subprocess.DEVNULL)
     highest: dict[str, int] = {}
     while process.poll() is None:
-        for name, pid in (("command", process.pid), ("pull", child_of(process.pid))):
+        for name, pid in (("command", process.pid), ("pull", pull_process_of(process.pid))):
             with contextlib.suppress(OSError, StopIteration):
                 status = Path(f"/proc/{pid}/status").read_text().splitlines()
                 line = next(line for line in status if line.startswith("VmHWM:"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from local_pulls import files_below, pull_environment
+from local_pulls import files_below, pull_environment, pull_process_of
 from pty_session import PtySession
 from pull_servers import Content, HubServer, OllamaRegistryServer, Storage, pull_servers
 from servers import PATIENCE, alive, wait_for
@@ -80,13 +80,6 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
         made.may_go_on.set()
 
 
-def child_of(pid: int) -> int:
-    """The process of the pull that the command ``pid`` has started."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    (child,) = found.stdout.split()
-    return int(child)
-
-
 def test_pull_and_pull_again(setup: Setup) -> None:
     code, out, err = setup.run("hf:org/repo")
     assert (code, err.splitlines()[0]) == (0, "downloading model-Q4_K_M.gguf: 3.0 MB")
@@ -121,7 +114,9 @@ def test_if_the_first_one_dies_the_second_one_goes_on(setup: Setup) -> None:
     second = setup.start("hf:org/repo")
     assert second.stderr is not None
     assert "another process downloads it" in second.stderr.readline()
-    os.kill(child_of(first.pid), signal.SIGKILL)
+    pulling = pull_process_of(first.pid)
+    assert pulling is not None
+    os.kill(pulling, signal.SIGKILL)
     setup.may_go_on.set()
     _, err = first.communicate(timeout=PATIENCE)
     assert first.returncode == 1
@@ -136,7 +131,8 @@ def test_a_pull_dies_with_its_command_and_is_resumed(setup: Setup) -> None:
     setup.held_at = 2_500_000
     process = setup.start("hf:org/repo")
     setup.wait_until_held()
-    child = child_of(process.pid)
+    child = pull_process_of(process.pid)
+    assert child is not None
     process.kill()
     process.communicate()
     wait_for("the pull's own process to end", lambda: not alive(child))

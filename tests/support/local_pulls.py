@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,6 +71,13 @@ def files_below(folder: Path) -> list[str]:
     """The files and links below a folder that aren't locks, sorted."""
     paths = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
     return sorted(str(path.relative_to(folder)) for path in paths if ".locks" not in path.parts)
+
+
+def pull_process_of(pid: int) -> int | None:
+    """The process of the pull that the command ``pid`` has started, if it has."""
+    shown = subprocess.run(["ps", "-axo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
+    found = [line.split() for line in shown.splitlines()]
+    return next((int(own) for own, parent, state in found if int(parent) == pid and state[0] != "Z"), None)
 
 
 def pull_environment(folder: Path, hub: HubServer, registry: OllamaRegistryServer) -> dict[str, str]:
