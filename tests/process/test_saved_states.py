@@ -81,7 +81,8 @@ def test_a_conversation_goes_on_after_each_end_of_a_process(cache: Path) -> None
 
 def test_a_model_that_is_served_alone_writes_nothing_by_default(cache: Path) -> None:
     talk = Conversation()
-    with serving("--ctx", "2048", environment={"XDG_CACHE_HOME": str(cache)}) as server:
+    environment = {"XDG_CACHE_HOME": str(cache), "TAILRACE_KEEP_DISK_MB": "-1"}
+    with serving("--ctx", "2048", environment=environment) as server:
         assert talk.turn(server) == 0
         assert server.stop() == 0
     assert not (cache / "tailrace" / "kv").exists()
@@ -93,7 +94,7 @@ def test_conversations_of_models_that_take_turns_in_memory_go_on(cache: Path, tm
     files = [str(tiny_model(kind, folder)) for kind in ARCHITECTURES]
     talks = [Conversation(Path(file).stem, (10 + place % 200 for place in range(300))) for file in files]
     # Few of them are loaded at a time.
-    environment = {"XDG_CACHE_HOME": str(cache), "TAILRACE_MODELS_MB": "200"}
+    environment = {"XDG_CACHE_HOME": str(cache), "TAILRACE_MODELS_MB": "200", "TAILRACE_KEEP_DISK_MB": "-1"}
     with serving(*files, "--ctx", "1024", environment=environment) as server:
         for talk in talks * 2:
             assert talk.turn(server) == 0, talk.model

@@ -47,6 +47,8 @@ class ServerProcess:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
         # The user's own settings must not apply.
         clean |= {"XDG_STATE_HOME": self._folder.name}
+        # Models of tests have paths of their own, so their states would only fill the user's disk.
+        clean |= {"TAILRACE_KEEP_DISK_MB": "0"}
         clean |= {"XDG_CONFIG_HOME": self._folder.name, "TMPDIR": self._folder.name, **(environment or {})}
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
