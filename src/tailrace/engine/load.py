@@ -18,7 +18,8 @@ from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.core_share import CoreShare
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.disk_tier import DiskOptions
-from tailrace.engine.loop import EngineLoop, PrefixCache
+from tailrace.engine.kv_cache.prefix_cache import PrefixCache
+from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.speculation.draft_model import DraftModel, check_vocabulary
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter

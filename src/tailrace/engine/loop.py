@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import queue
 import time
-from bisect import bisect_left
 from collections.abc import Callable
-from typing import NamedTuple
 
 import structlog
 
@@ -20,9 +18,9 @@ from tailrace.engine.core_share import CoreShare
 from tailrace.engine.embedding_queue import EmbeddingQueue
 from tailrace.engine.helper_thread import HelperThread
 from tailrace.engine.inbox import Inbox, InboxItem
-from tailrace.engine.kv_cache.cache import KVCache
-from tailrace.engine.kv_cache.cache_op_executor import Applied, CacheExecutor
+from tailrace.engine.kv_cache.cache_op_executor import Applied
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, Fetched
+from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.longest_step import LongestStep
 from tailrace.engine.progress import PromptProgress
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
@@ -31,9 +29,9 @@ from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch, sample_step
+from tailrace.engine.step_accounting import StepAccounting
 from tailrace.engine.step_masks import StepMasks
 from tailrace.engine.structured.mask_threads import MaskReady
-from tailrace.observe.buckets import STEP_TOKENS
 from tailrace.progress_page import ProgressPage
 from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, Step
 
@@ -43,13 +41,6 @@ HEARTBEAT_SECONDS = 0.5
 _FETCH_SECONDS = 10.0
 
 Publish = Callable[[Step | Heartbeat | EmbeddingAnswer], None]
-
-
-class PrefixCache(NamedTuple):
-    """The prefix cache of a backend: it outlives the loop that fills it."""
-
-    accounting: KVCache
-    executor: CacheExecutor
 
 
 class EngineLoop:
@@ -88,8 +79,7 @@ class EngineLoop:
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
         if cache is None:
-            accounting = KVCache(backend.layout_policy, backend.layout, host_cache_tokens)
-            cache = PrefixCache(accounting, CacheExecutor(backend, accounting, disk, self.inbox.put))
+            cache = PrefixCache.empty(backend, host_cache_tokens, disk)
         cache.executor.deliver_to(self.inbox.put)
         self.cache = cache  #: for the next loop; no sequence runs in it once ``run`` has ended
         self._cache, self._executor = cache
@@ -105,7 +95,8 @@ class EngineLoop:
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._batch = StepBatch([])  #: the last step's
         self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
-        self._counters = EngineCounters()  #: those of steps
+        self._accounting = StepAccounting(backend, self._cache, self._prefill_budget, speculator)
+        self._counters = self._accounting.counters  #: those of steps
         self._masks = StepMasks(
             self._sequences,
             self._scheduler,
@@ -115,7 +106,6 @@ class EngineLoop:
             can_recompute=backend.can_truncate,
         )
         self._report_growth()
-        self._step_tokens = [0] * (len(STEP_TOKENS) + 1)  #: steps, by the tokens of their batches
         self._other_counters: list[EngineCounters] = []  #: of parts beside the loop
 
     @property
@@ -226,7 +216,7 @@ class EngineLoop:
                 publish(step)
         finally:
             # Also where the HTTP process has gone: what the cache holds is kept for the next one.
-            self._account(batch, lengths, masked - begun)
+            self._accounting.add(batch, lengths, masked - begun)
             for failure in step.failed:
                 # The sequence's own KV may be broken: no other one may find it as a prefix.
                 sequence = self._sequences[failure.id]
@@ -262,7 +252,7 @@ class EngineLoop:
             waiting=len(self._scheduler.waiting),
             kv_cells_used=self._cache.used_cells,
             counters=counters,
-            step_tokens=self._step_tokens,
+            step_tokens=self._accounting.step_tokens,
             longest_step=self._page.longest,
             stuck=self._report_helpers(),
         )
@@ -398,7 +388,7 @@ class EngineLoop:
         if publish is not None and (reports := self._progress.begin(new)):
             publish(Step([], [], [], [], {}, progress=reports))
 
-    # Publish and account
+    # Publish
 
     def _embed(self, publish: Publish) -> None:
         """An embedding pass, if it is time for one."""
@@ -421,36 +411,3 @@ class EngineLoop:
         self._report_growth()
         self._published_queue = (len(self._scheduler.running), len(self._scheduler.waiting))
         publish(self.heartbeat())
-
-    def _account(self, batch: StepBatch, lengths: list[int], seconds: float) -> None:
-        """A step has computed ``batch`` in ``seconds``. ``lengths``: the sampled sequences' tokens before it."""
-        tokens = len(batch.tokens)
-        if not batch.n_beyond_one:
-            self._prefill_budget.observe(batch.n_decoding, tokens - batch.n_decoding, seconds)
-        counters, cells_read = self._counters, tokens
-        counters.steps += 1
-        counters.prefill_tokens += tokens - len(batch.outputs)
-        counters.decode_tokens += sum(len(sequence.tokens) for sequence in batch.sampled) - sum(lengths)
-        counters.batch_tokens += tokens
-        self._step_tokens[bisect_left(STEP_TOKENS, tokens)] += 1
-        counters.batch_sequences += len(batch.scheduled)
-        counters.decode_sequences += batch.n_decoding
-        for sequence, count in batch.scheduled:
-            cells_read += sequence.computed
-            self._account_sequence(sequence, count)
-        counters.kv_cells_read += cells_read
-        if self._speculator is not None:
-            self._speculator.observe(batch.token_counts, batch.n_decoding, seconds)
-            for sequence, length in zip(batch.sampled, lengths, strict=True):
-                self._speculator.learn(sequence, sequence.tokens[length:])
-
-    def _account_sequence(self, sequence: Sequence, count: int) -> None:
-        """``count`` tokens of the sequence were computed; those that are its own stay in its slot."""
-        start = sequence.computed
-        # The token sampled last and the jump-forward tokens behind it aren't computed yet. Draft tokens that weren't
-        # accepted aren't the sequence's.
-        end = min(start + count, len(sequence.tokens) - 1 - sequence.jump_forward)
-        self._cache.append(sequence.slot, sequence.tokens[start:end])
-        sequence.computed = end
-        if end < start + count:
-            self._backend.kv_truncate(sequence.slot, end)

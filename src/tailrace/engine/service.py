@@ -20,8 +20,9 @@ from tailrace.child import Start, settle_memory, settle_on
 from tailrace.cores_page import CoresPage, cores_of
 from tailrace.engine.core_share import CoreShare
 from tailrace.engine.intake import Intake
+from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.load import load_backend, load_draft, make_loop
-from tailrace.engine.loop import EngineLoop, PrefixCache
+from tailrace.engine.loop import EngineLoop
 from tailrace.engine.structured.grammar_compiler import GrammarCompiler
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.errors import ConfigurationError

@@ -1,0 +1,23 @@
+"""The prefix cache of a backend as one thing: it outlives the loops that fill it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tailrace.engine.backends.base import Backend
+from tailrace.engine.kv_cache.cache import KVCache
+from tailrace.engine.kv_cache.cache_op_executor import CacheExecutor
+from tailrace.engine.kv_cache.disk_tier import DiskOptions
+
+
+class PrefixCache(NamedTuple):
+    """The accounting, and the executor that makes the backend follow it."""
+
+    accounting: KVCache
+    executor: CacheExecutor
+
+    @classmethod
+    def empty(cls, backend: Backend, host_tokens: int, disk: DiskOptions | None) -> PrefixCache:
+        """That of a backend with empty slots. ``host_tokens``: as in ``KVCache``."""
+        accounting = KVCache(backend.layout_policy, backend.layout, host_tokens)
+        return cls(accounting, CacheExecutor(backend, accounting, disk, lambda fetched: None))

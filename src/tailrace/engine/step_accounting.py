@@ -1,0 +1,64 @@
+"""The accounting of a computed step: counters, the tokens that slots hold now, and what the step's time teaches.
+
+It runs after the step's tokens are published, while their message is on its way.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from tailrace.engine.backends.base import Backend
+from tailrace.engine.kv_cache.cache import KVCache
+from tailrace.engine.scheduler.prefill_budget import PrefillBudget
+from tailrace.engine.sequence import Sequence
+from tailrace.engine.speculation.speculator import Speculator
+from tailrace.engine.step import StepBatch
+from tailrace.observe.buckets import STEP_TOKENS
+from tailrace.protocol import EngineCounters
+
+
+class StepAccounting:
+    """See the module. ``counters`` and ``step_tokens`` (steps, by the tokens of their batches) are of one loop."""
+
+    def __init__(
+        self, backend: Backend, cache: KVCache, prefill_budget: PrefillBudget, speculator: Speculator | None
+    ) -> None:
+        self.counters = EngineCounters()
+        self.step_tokens = [0] * (len(STEP_TOKENS) + 1)
+        self._backend = backend
+        self._cache = cache
+        self._prefill_budget = prefill_budget
+        self._speculator = speculator
+
+    def add(self, batch: StepBatch, lengths: list[int], seconds: float) -> None:
+        """A step has computed ``batch`` in ``seconds``. ``lengths``: the sampled sequences' tokens before it."""
+        tokens = len(batch.tokens)
+        if not batch.n_beyond_one:
+            self._prefill_budget.observe(batch.n_decoding, tokens - batch.n_decoding, seconds)
+        counters, cells_read = self.counters, tokens
+        counters.steps += 1
+        counters.prefill_tokens += tokens - len(batch.outputs)
+        counters.decode_tokens += sum(len(sequence.tokens) for sequence in batch.sampled) - sum(lengths)
+        counters.batch_tokens += tokens
+        self.step_tokens[bisect_left(STEP_TOKENS, tokens)] += 1
+        counters.batch_sequences += len(batch.scheduled)
+        counters.decode_sequences += batch.n_decoding
+        for sequence, count in batch.scheduled:
+            cells_read += sequence.computed
+            self._account_sequence(sequence, count)
+        counters.kv_cells_read += cells_read
+        if self._speculator is not None:
+            self._speculator.observe(batch.token_counts, batch.n_decoding, seconds)
+            for sequence, length in zip(batch.sampled, lengths, strict=True):
+                self._speculator.learn(sequence, sequence.tokens[length:])
+
+    def _account_sequence(self, sequence: Sequence, count: int) -> None:
+        """``count`` tokens of the sequence were computed; those that are its own stay in its slot."""
+        start = sequence.computed
+        # The token sampled last and the jump-forward tokens behind it aren't computed yet. Draft tokens that weren't
+        # accepted aren't the sequence's.
+        end = min(start + count, len(sequence.tokens) - 1 - sequence.jump_forward)
+        self._cache.append(sequence.slot, sequence.tokens[start:end])
+        sequence.computed = end
+        if end < start + count:
+            self._backend.kv_truncate(sequence.slot, end)
