@@ -22,7 +22,7 @@ from tailrace.models.pulls.disk_space import disk_failure
 from tailrace.models.pulls.file_lock import locked
 from tailrace.models.pulls.progress import Stage
 from tailrace.models.pulls.retries import Interrupted, Retries
-from tailrace.models.pulls.transport import Opened, pieces
+from tailrace.models.pulls.transport import Opened, check_encoding, pieces
 
 #: Bytes that are read and hashed at a time, of a file that is here.
 _CHUNK = 1 << 20
@@ -180,16 +180,16 @@ class Download:
                 headers["if-range"] = self._etag  # A file that has changed comes whole (RFC 9110, section 13.1.5).
         with self._open(self._file, headers) as opened:
             response = opened.response
+            # First, because what is here is given up for a response that is the file, and for no other.
+            self._check_head(response)
             if not self._continues(response):
                 began = self._done
                 self._restart(out)
                 if response.status_code != 200:
-                    self._check_head(response)
                     raise self._misplaced(response, began)
-            self._check_head(response)
             etag = response.headers.get("etag")
             self._etag = etag if etag is not None and etag.startswith('"') else None
-            for chunk in self._bounded(response):
+            for chunk in self._bounded(response, out):
                 out.write(chunk)
                 self._hash.update(chunk)
                 before, self._done = self._done, self._done + len(chunk)
@@ -220,6 +220,7 @@ class Download:
     def _check_head(self, response: httpx2.Response) -> None:
         """Raise PullFailed for a response that isn't the file."""
         file, host = self._file, response.request.url.host
+        check_encoding(response)
         if response.headers.get("content-type", "").startswith("text/html"):
             raise PullFailed(
                 f"{host} answers with a web page instead of {file.name}: this network may want a login in a browser, "
@@ -234,12 +235,15 @@ class Download:
                 reason="damaged",
             )
 
-    def _bounded(self, response: httpx2.Response) -> Iterator[bytes]:
-        left = self._file.size - self._done
+    def _bounded(self, response: httpx2.Response, out: BinaryIO) -> Iterator[bytes]:
+        """The body's pieces. Raises PullFailed for a longer one than the file, of which nothing stays."""
+        began = self._done
+        left = self._file.size - began
         for chunk in pieces(response):
             left -= len(chunk)
             if left < 0:
-                self._file.partial.unlink(missing_ok=True)
+                out.flush()
+                out.truncate(began)
                 raise PullFailed(
                     f"{response.request.url.host} sends more than the {self._file.size:,} bytes that {self._file.name} "
                     "has. Pull again later",

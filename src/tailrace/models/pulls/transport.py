@@ -204,13 +204,18 @@ class Transport:
 
 def pieces(response: httpx2.Response) -> Iterator[bytes]:
     """The body as it arrives. Raises Interrupted where it breaks off, and PullFailed where it is compressed."""
-    host = response.request.url.host
-    if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-        raise PullFailed(f"{host} sends a compressed body, which wasn't wanted", reason="damaged")
+    check_encoding(response)
     try:
         yield from response.iter_raw()
     except httpx2.HTTPError as error:
-        raise broken(host, error) from error
+        raise broken(response.request.url.host, error) from error
+
+
+def check_encoding(response: httpx2.Response) -> None:
+    """Raise PullFailed for a body that is compressed, which no request has asked for."""
+    if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        host = response.request.url.host
+        raise PullFailed(f"{host} sends a compressed body, which wasn't wanted", reason="damaged")
 
 
 def broken(host: str, error: httpx2.HTTPError) -> Interrupted:

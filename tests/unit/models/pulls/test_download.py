@@ -13,7 +13,7 @@ import pytest
 
 from local_pulls import LocalPulls, files_below
 from model_files import tiny_gguf
-from pull_servers import Content
+from pull_servers import Behaviour, Content
 from tailrace.errors import PullFailed
 
 #: Large enough that the server sends it in many chunks, and no part of it is like another.
@@ -143,6 +143,26 @@ def test_an_endless_body(pulls: LocalPulls, content: Content) -> None:
 def test_a_web_page_instead_of_the_file(pulls: LocalPulls, content: Content) -> None:
     pulls.storage.behaviour.html = True
     assert "web page" in check_failed(pulls, "damaged")
+
+
+@pytest.mark.parametrize("wrong", ["html", "size", "status", "compressed", "endless"])
+def test_a_wrong_answer_to_a_resumed_pull_costs_nothing_of_what_is_here(
+    pulls: LocalPulls, content: Content, wrong: str
+) -> None:
+    """A network before its login answers so: what was downloaded before must survive it."""
+    partial(pulls, content).write_bytes(MODEL[:700_000])
+    behaviour = pulls.storage.behaviour
+    behaviour.html = wrong == "html"
+    behaviour.ranges = wrong not in ("size", "compressed")
+    behaviour.replaced = {content.sha256: MODEL + b"more"} if wrong == "size" else {}
+    behaviour.status = [404] * 50 if wrong == "status" else []
+    behaviour.endless = wrong == "endless"
+    behaviour.encoding = "gzip" if wrong == "compressed" else None
+    check_failed(pulls, "network" if wrong == "status" else "damaged")
+    assert partial(pulls, content).read_bytes() == MODEL[:700_000]
+    pulls.storage.behaviour = Behaviour()
+    check_whole(pulls, content)
+    assert ranges(pulls)[-1] == "bytes=700000-"
 
 
 def test_a_compressed_body(pulls: LocalPulls, content: Content) -> None:
