@@ -54,7 +54,7 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     path = minilm.write_minilm(tmp_path_factory.mktemp("models") / "minilm.gguf")
-    with serving(str(path), "--threads", "1") as started:
+    with serving(str(path), "--threads", "1", "--embeddings") as started:
         yield started
 
 

@@ -44,7 +44,7 @@ def expected(document: str) -> float:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     path = minilm.write_minilm(tmp_path_factory.mktemp("models") / "reranker.gguf", ranks=True)
-    with serving(str(path), "--threads", "1") as started:
+    with serving(str(path), "--threads", "1", "--reranking") as started:
         yield started
 
 

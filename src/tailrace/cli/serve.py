@@ -15,6 +15,9 @@ from tailrace.server.start_check import check_http_settings
 from tailrace.settings import resolve
 from tailrace.supervisor import Supervisor
 
+#: Parameters of the command that are no settings.
+_NO_SETTINGS = frozenset({"config", "embeddings", "jinja", "models", "rerank"})
+
 
 def serve(
     models: Annotated[
@@ -35,6 +38,12 @@ def serve(
         str | None, typer.Option(help="Chat template instead of the model's own: a name, or a file (Jinja).")
     ] = None,
     jinja: Annotated[bool | None, typer.Option(hidden=True, help="llama-server's: always so here.")] = None,
+    embeddings: Annotated[
+        bool | None, typer.Option("--embedding", "--embeddings", hidden=True, help="llama-server's: always so here.")
+    ] = None,
+    rerank: Annotated[
+        bool | None, typer.Option("--reranking", "--rerank", hidden=True, help="llama-server's: always so here.")
+    ] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens that one request may have [what the model knows].")] = None,
     weights: Annotated[
         str | None, typer.Option(help="as-is, or converted once: near-lossless or fast [as-is].")
@@ -145,7 +154,7 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:
     """Serve MODEL (the starter model by default) over HTTP until Ctrl-C. Several are loaded as requests need them."""
-    flags = {name: value for name, value in locals().items() if name not in ("config", "jinja", "models")}
+    flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
     if jinja is False:
         raise ConfigurationError("--no-jinja: templates are always Jinja; leave it out, or name a --chat-template")
     server = resolve({name: value for name, value in flags.items() if name.startswith("log_")}, file=config).settings
