@@ -238,9 +238,8 @@ INLINE bool plan_prefetch(struct scratch *scratch, const struct mask_run *runs, 
 
 /* Runs of a window side by side: a tile of each, while the next tile of each is prefetched. The cells of eight
  * sequences that lie mixed are read at 20 GB/s, one run after the other at 15. */
-INLINE void attend_runs(struct scratch *scratch, int head_dim, const struct mask_run *runs, int n_runs, int part,
-                        int n_parts) {
-    if (!n_runs) return;
+INLINE void attend_runs_of(struct scratch *scratch, int head_dim, const struct mask_run *runs, int n_runs, int part,
+                           int n_parts) {
     const struct query_group *g = runs->g;
     struct prefetcher keys = prefetcher_of(g->k, g->k_type, g), values = prefetcher_of(g->v, g->v_type, g);
     const int key_bytes = cache_bytes(g->k_type, head_dim), value_bytes = cache_bytes(g->v_type, head_dim);
@@ -253,5 +252,27 @@ INLINE void attend_runs(struct scratch *scratch, int head_dim, const struct mask
             const int tile = first_tile_of(runs[r], part, n_parts) + round;
             if (tile < runs[r].n_tiles) attend_tile(scratch, head_dim, runs[r], tile, &keys, &values);
         }
+    }
+}
+
+/* The same for each head dimension, compiled once and not wherever it is called. */
+#define ATTEND_RUNS(HEAD_DIM)                                                                                          \
+    OUT_OF_LINE void attend_runs_##HEAD_DIM(struct scratch *scratch, const struct mask_run *runs, int n_runs,          \
+                                            int part, int n_parts) {                                                   \
+        attend_runs_of(scratch, HEAD_DIM, runs, n_runs, part, n_parts);                                                \
+    }
+ATTEND_RUNS(64)
+ATTEND_RUNS(96)
+ATTEND_RUNS(128)
+ATTEND_RUNS(256)
+
+INLINE void attend_runs(struct scratch *scratch, int head_dim, const struct mask_run *runs, int n_runs, int part,
+                        int n_parts) {
+    if (!n_runs) return;
+    switch (head_dim) {
+        case 64: attend_runs_64(scratch, runs, n_runs, part, n_parts); break;
+        case 96: attend_runs_96(scratch, runs, n_runs, part, n_parts); break;
+        case 128: attend_runs_128(scratch, runs, n_runs, part, n_parts); break;
+        case 256: attend_runs_256(scratch, runs, n_runs, part, n_parts); break;
     }
 }
