@@ -114,7 +114,7 @@ class _Memory:
             if model.need > self._spare:
                 self._take(model.need - self._spare, model.oldest)
             if model.need > self._spare:
-                # Models that load or are pinned have it. Who waits behind can't use what this one waits for.
+                # Models that load or are pinned have the rest. A younger model must not take what this one waits for.
                 self._spare -= model.need
                 continue
             self._spare -= model.need
@@ -150,7 +150,7 @@ class _Memory:
                 break
             chosen.append(model)
             missing -= model.taken
-        if missing > 0:  # A model that loads now has the rest: it has its turn, too.
+        if missing > 0:  # A model that loads now has the rest, and will have a turn before it ends.
             return []
         for model in list(chosen):
             if model.taken <= -missing:

@@ -48,6 +48,7 @@ class ModelScheduler:
         self._memory = memory
         self._estimate = plan
         self._models: dict[str, _Model] = {}
+        self._turns: dict[ModelTurn, _Model] = {}  #: of requests that wait or run; a model may be removed meanwhile
         self._decision = Decision()
         self._is_due = False  #: a decision follows in this pass of the event loop
         self._is_stopping = False
@@ -74,7 +75,7 @@ class ModelScheduler:
 
     def is_open(self, turn: ModelTurn) -> bool:
         """See ``ModelGate``."""
-        model = self._models[turn.service.name]
+        model = self._turns[turn] = self._models[turn.service.name]
         load = model.load
         load.arrived(turn.asked_at)
         if load.phase != "serving" or len(load.waiting) > 1 or turn.service.phase != "serving":
@@ -87,7 +88,7 @@ class ModelScheduler:
 
     async def enter(self, turn: ModelTurn) -> None:
         """See ``ModelGate``."""
-        model = self._models[turn.service.name]
+        model = self._turns[turn]
         if self._is_stopping:
             raise shutting_down()
         if not model.load.need and not model.load.is_present:
@@ -102,7 +103,9 @@ class ModelScheduler:
 
     def leave(self, turn: ModelTurn) -> None:
         """See ``ModelGate``."""
-        model = self._models[turn.service.name]
+        model = self._turns.pop(turn, None)
+        if model is None:
+            return  # It has never asked whether it may begin.
         if turn.begun:
             model.running[turn.caller] -= 1
             if not model.running[turn.caller]:

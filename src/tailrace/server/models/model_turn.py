@@ -76,7 +76,9 @@ class ModelGate(Protocol):
     """
 
     def is_open(self, turn: ModelTurn) -> bool:
-        """Whether the turn begins at once: ``turn.service`` is loaded, and no other turn comes first."""
+        """Whether the turn begins at once: ``turn.service`` is loaded, and no other turn comes first. Called once for
+        each turn, before ``enter``.
+        """
         ...
 
     async def enter(self, turn: ModelTurn) -> None:

@@ -293,3 +293,17 @@ def test_a_model_is_loaded_without_a_request_and_takes_its_turn() -> None:
         assert b.orders == ["load"]
 
     run(test)
+
+
+def test_a_turn_ends_though_its_model_was_removed_and_served_again() -> None:
+    async def test() -> None:
+        old, new = Service("a"), Service("a")
+        gate = Gate(100, old)
+        turn = await loaded(gate, old)
+        gate.scheduler.remove(cast(ModelService, old))
+        gate.scheduler.add(cast(ModelService, new))
+        turn.close()
+        (await loaded(gate, new)).close()
+        assert (new.waiting, new.running) == (0, 0)
+
+    run(test)
