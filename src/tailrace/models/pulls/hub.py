@@ -26,7 +26,7 @@ from tailrace.models.quant_choice import FileSize, choose_quant, is_model_name, 
 from tailrace.models.reference import HubReference, is_plain_path
 
 #: Bytes of a repository's listing; one with ten thousand files has about 3 MB.
-_MAX_LISTING = 32_000_000
+_MAX_LISTING = 16_000_000
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: A git blob's SHA-1, or its SHA-256 in a repository of git's newer format, which hubs don't have.

@@ -341,6 +341,6 @@ def test_links_of_a_file_system_without_links(pulls: LocalPulls, monkeypatch: py
 
 
 def test_a_huge_listing_is_not_read(pulls: LocalPulls) -> None:
-    pulls.hub.extra = [{"rfilename": "x" * 1000}] * 35_000
+    pulls.hub.extra = [{"rfilename": "x" * 1000}] * 18_000
     error = failure(pulls)
-    assert (error.reason, "more than 32,000,000 bytes" in str(error)) == ("damaged", True)
+    assert (error.reason, "more than 16,000,000 bytes" in str(error)) == ("damaged", True)
