@@ -9,9 +9,8 @@ from tailrace.models.metadata_override import with_overrides
 from tailrace.models.shards import read_shards
 from tailrace.server.models.model_directory import ModelDirectory
 from tailrace.server.models.model_service import ModelService
+from tailrace.serving.model_abilities import RANK
 
-#: A reranker's pooling in a header (``enum llama_pooling_type``).
-_RANK = 4
 #: Rerankers that an error names.
 _MAX_LISTED = 8
 
@@ -51,7 +50,7 @@ def _ranks_by_header(service: ModelService) -> bool:
         values = with_overrides(read_shards(service.path).values, service.spec.settings.override_kv)
     except ModelError:
         return False  # It can't be loaded either.
-    return values.get(f"{values.get('general.architecture')}.pooling_type") == _RANK
+    return values.get(f"{values.get('general.architecture')}.pooling_type") == RANK
 
 
 def _no_reranker(name: str, others: list[str]) -> InvalidRequest:
