@@ -22,6 +22,8 @@ VERSION = {"anthropic-version": "2023-06-01"}
 
 #: Two models that differ in what replies show: their contexts and numbers of slots, and their defaults.
 CONFIG = """
+models_mb = 2000
+
 [models.first]
 ctx = 1000
 parallel = 2
@@ -294,22 +296,43 @@ def test_a_key_for_one_model_finds_no_other(config: Path, tmp_path: Path) -> Non
         assert ask(server.port, "GET", "/v1/models/first", headers=headers).status == 404
 
 
+def loaded(server: ServerProcess) -> int | None:
+    """How many models are loaded; None while nothing answers."""
+    with contextlib.suppress(OSError, AssertionError, ValueError):
+        found: int = ask(server.port, "GET", "/health").json()["models_loaded"]
+        return found
+    return None
+
+
+def starts(server: ServerProcess, process: str) -> float:
+    """How often the supervisor has started a process."""
+    text = ask(server.port, "GET", "/metrics").body.decode()
+    families = text_string_to_metric_families(text)
+    samples = [sample for family in families for sample in family.samples]
+    (found,) = [each.value for each in samples if each.labels == {"process": process} and "starts_total" in each.name]
+    return found
+
+
+def replace_http_process(server: ServerProcess) -> None:
+    before = server.http
+    os.kill(before, signal.SIGKILL)
+    wait_for("another HTTP process", lambda: server.child("server") not in (None, before))
+
+
 def test_a_new_http_process_takes_up_the_engines_that_run(config: Path) -> None:
     with fake("--config", str(config)) as server:
         body = {"prompt": "<say>ok</say>", "max_tokens": 4}
         for name in KEYED:
             assert post(server, "/v1/completions", {**body, "model": name}).status == 200
-        engines, before = server.children("engine"), server.http
-        os.kill(before, signal.SIGKILL)
-        wait_for("another HTTP process", lambda: server.child("server") not in (None, before))
-
-        def both_loaded() -> bool:
-            with contextlib.suppress(OSError, AssertionError, ValueError):
-                return bool(ask(server.port, "GET", "/health").json().get("models_loaded") == 2)
-            return False
-
-        wait_for("both models", both_loaded)
+        replace_http_process(server)
+        wait_for("both models", lambda: loaded(server) == 2)
         for name in KEYED:
             assert post(server, "/v1/completions", {**body, "model": name}).status == 200
-        # A process that stands by for the next load may have come.
-        assert set(engines) <= set(server.children("engine")), "no model was loaded again"
+        assert starts(server, "engine second") == 1, "it wasn't loaded again"
+
+        # The first one starts with the server. A new HTTP process finds it unloaded.
+        assert post(server, "/api/generate", {"model": "first", "keep_alive": 0, "stream": False}).status == 200
+        wait_for("the unloading", lambda: loaded(server) == 1)
+        replace_http_process(server)
+        wait_for("the other model", lambda: loaded(server) == 1)
+        assert post(server, "/v1/completions", {**body, "model": "first"}).status == 200

@@ -9,7 +9,7 @@ from tailrace.observe.model_figures import LoadFigures
 
 @dataclass
 class Load:
-    """See ``observe.model_metrics.ModelLoad``."""
+    """See ``observe.model_metrics.LoadState``."""
 
     figures: LoadFigures = field(default_factory=LoadFigures)
     is_loaded: bool = True

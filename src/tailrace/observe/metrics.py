@@ -19,7 +19,7 @@ from tailrace.observe.exposition import expose
 from tailrace.observe.histogram import Histogram
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS, LlamaServerTotals, LlamaServerView
 from tailrace.observe.metric import Labelled
-from tailrace.observe.model_metrics import MODEL_LABELS, MODEL_METRICS, ModelLoad
+from tailrace.observe.model_metrics import MODEL_LABELS, MODEL_METRICS, LoadState
 from tailrace.observe.own_metrics import (
     ENGINE_METRICS,
     SERVER_METRICS,
@@ -64,7 +64,7 @@ class Lives(Protocol):
 class ModelMetrics:
     """One served model's part of the metrics, labelled with its name and its engines' numbers."""
 
-    def __init__(self, server: Metrics, name: str, engine: EngineState, load: ModelLoad, replicas: int) -> None:
+    def __init__(self, server: Metrics, name: str, engine: EngineState, load: LoadState, replicas: int) -> None:
         """Use ``Metrics.add_model``."""
         self.server = server  #: counts what isn't of one model
         self.name = name
@@ -104,7 +104,7 @@ class Metrics:
         #: Reads the CPU throttling of this process's control groups; they limit each other, so the largest counts.
         self.read_throttling: Callable[[], Iterable[Throttling]] = tuple
 
-    def add_model(self, name: str, engine: EngineState, load: ModelLoad, replicas: int = 1) -> ModelMetrics:
+    def add_model(self, name: str, engine: EngineState, load: LoadState, replicas: int = 1) -> ModelMetrics:
         """The metrics of one more served model, which show it from now on."""
         self._models[name] = added = ModelMetrics(self, name, engine, load, replicas)
         return added

@@ -9,7 +9,7 @@ from tailrace.observe.metric import Metric
 from tailrace.observe.model_figures import LoadFigures
 
 
-class ModelLoad(Protocol):
+class LoadState(Protocol):
     """One model at a scrape."""
 
     @property
@@ -36,11 +36,11 @@ class ModelLoad(Protocol):
 MODEL_LABELS = ("model_name",)
 
 
-def _counter(name: str, text: str, value: Callable[[LoadFigures], float]) -> Metric[ModelLoad]:
+def _counter(name: str, text: str, value: Callable[[LoadFigures], float]) -> Metric[LoadState]:
     return Metric(f"tailrace:model_{name}_total", "counter", text, lambda model: value(model.figures))
 
 
-MODEL_METRICS: tuple[Metric[ModelLoad], ...] = (
+MODEL_METRICS: tuple[Metric[LoadState], ...] = (
     Metric("tailrace:model_loaded", "gauge", "1 while the model is loaded", lambda model: float(model.is_loaded)),
     Metric(
         "tailrace:model_waiting_requests",

@@ -99,7 +99,7 @@ async def _serve(start: Start) -> None:
     page.phase = Phase.SERVING
     await app.hub.start(socket.socket(fileno=start.hub_fd))
     if link is not None:
-        link.on_report = app.models.on_report
+        link.on_report, link.on_all = app.models.on_report, app.models.on_all_reported
         link.start()
         if not alone:
             await link.all_reported()

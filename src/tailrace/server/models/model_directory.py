@@ -71,6 +71,12 @@ class ModelDirectory:
         if (service := self._services.get(report.name) or self._retired.get(report.name)) is not None:
             service.on_report(report)
 
+    def on_all_reported(self, names: frozenset[str]) -> None:
+        """The supervisor has reported the models of these ``names``, and has engines of no other."""
+        for service in self._services.values():
+            if service.name not in names:
+                service.on_absent()
+
     def add(self, service: ModelService) -> None:
         """Serve one more model, or another one under this name."""
         self._services[service.name] = service

@@ -145,6 +145,13 @@ class ModelService:
             # A report that was sent before the order to unload is out of date.
             self._enter("serving" if self.engine.is_connected else "starting")
 
+    def on_absent(self) -> None:
+        """The supervisor has no engines of it: one that was to start with the server didn't fit, or was unloaded before
+        this process has started.
+        """
+        if self.phase == "starting" and self._orders is not None and self._ordered_at is None:
+            self._enter("unloaded")
+
     def fail(self, reason: str) -> None:
         """It can't be loaded: requests that wait for it fail."""
         if self.phase != "failed":

@@ -29,11 +29,13 @@ _ANSWER_SECONDS = 20.0
 
 
 class SupervisorLink:
-    """See the module. ``on_report`` gets each report."""
+    """See the module. ``on_report`` gets each report, and ``on_all`` the names of the reported models when all are."""
 
     def __init__(self, end: socket.socket) -> None:
         """``end``: this process's end of ``serving.control.control_channel``."""
         self.on_report: Callable[[ModelReport], None] | None = None
+        self.on_all: Callable[[frozenset[str]], None] | None = None
+        self._reported: set[str] = set()
         self._end = end
         self._unsent: deque[FromServer] = deque()
         self._has_all = asyncio.Event()
@@ -111,9 +113,16 @@ class SupervisorLink:
             asyncio.get_running_loop().remove_reader(self._end.fileno())
         for report in reports:
             if not report.name:
-                self._has_all.set()
-            elif self.on_report is not None:
+                self._end_of_reports()
+                continue
+            self._reported.add(report.name)
+            if self.on_report is not None:
                 self.on_report(report)
+
+    def _end_of_reports(self) -> None:
+        if self.on_all is not None:
+            self.on_all(frozenset(self._reported))
+        self._has_all.set()
 
     def _has_ended(self) -> bool:
         try:

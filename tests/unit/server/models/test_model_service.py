@@ -198,6 +198,24 @@ def test_an_engine_that_dies_is_waited_for() -> None:
     play(scene)
 
 
+def test_a_model_that_was_to_start_with_the_server_and_isnt_there_is_loaded_on_demand(tmp_path: Path) -> None:
+    async def scene(stage: Scene) -> None:
+        spec = msgspec.structs.replace(stage.model.spec, at_start=True)
+        services = [
+            ModelService(msgspec.structs.replace(spec, name=name), stage.hub, stage.metrics, orders)
+            for name, orders in (("there", stage.orders), ("absent", stage.orders), ("only", None))
+        ]
+        directory = ModelDirectory(services, DerivedModels(tmp_path), tmp_path)
+        directory.on_report(ModelReport(name="there", phase="starting"))
+        directory.on_all_reported(frozenset({"there"}))
+        assert [service.phase for service in services] == ["starting", "unloaded", "starting"]
+        services[1].load()
+        directory.on_all_reported(frozenset({"there"}))
+        assert services[1].phase == "starting", "it was ordered meanwhile"
+
+    play(scene)
+
+
 def test_a_new_http_process_takes_up_what_runs() -> None:
     async def scene(stage: Scene) -> None:
         stage.reports("serving", bytes=5, replicas=1, first_child=3)

@@ -56,6 +56,7 @@ def test_what_is_loaded_is_known_when_all_is_reported() -> None:
     async def scene(link: SupervisorLink, supervisor: socket.socket) -> None:
         came: list[str] = []
         link.on_report = lambda report: came.append(report.name)
+        link.on_all = lambda names: came.append(",".join(sorted(names)))
         link.start()
         waiting = asyncio.ensure_future(link.all_reported())
         send(supervisor, ModelReport(name="a", phase="serving"))
@@ -65,7 +66,7 @@ def test_what_is_loaded_is_known_when_all_is_reported() -> None:
         send(supervisor, ModelReport(name="b", phase="failed"))
         send(supervisor, ModelReport(name="", phase="unloaded"))
         await waiting
-        assert came == ["a", "b"]
+        assert came == ["a", "b", "a,b"]
 
     run(scene)
 
