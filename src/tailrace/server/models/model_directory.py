@@ -63,8 +63,11 @@ class ModelDirectory:
         return next(iter(self._services.values()))
 
     def service(self, name: str) -> ModelService:
-        """The service of a ``ServedModel.name``."""
-        return self._services[name]
+        """The service of a ``ServedModel.name``. Raises ModelNotFound for one that was removed meanwhile."""
+        service = self._services.get(name)
+        if service is None:
+            raise self.not_found(name)
+        return service
 
     def on_report(self, report: ModelReport) -> None:
         """The supervisor reports a model's engines."""

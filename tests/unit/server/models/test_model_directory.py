@@ -179,6 +179,8 @@ def test_models_come_and_go(tmp_path: Path) -> None:
     found.forget(added)
     for name in ("b", "bee", "B"):
         assert found.find(name) is None
+    with pytest.raises(ModelNotFound):
+        found.service("b")  # A request for it has begun.
 
 
 def test_llama_servers_routes_ignore_a_name_where_one_model_is_served(tmp_path: Path) -> None:
