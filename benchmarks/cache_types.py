@@ -96,7 +96,11 @@ def _serve(path: Path, side: _Side) -> None:
     from tailrace.engine.backends.llama.sequence_state import with_streams
 
     settings = Settings(
-        **{"ctx": 16_384, "kv_tokens": 20_480, "parallel": 8, "prefill_chunk": 512, "threads": 1, "threads_prefill": 1},
+        ctx=16_384,
+        kv_tokens=20_480,
+        parallel=8,
+        threads=1,
+        threads_prefill=1,
         cache_type_k=side.kind,
         cache_type_v=side.kind,
     )
