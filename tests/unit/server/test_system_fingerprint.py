@@ -58,6 +58,8 @@ def test_settings_that_no_reply_depends_on_leave_it(changed: dict[str, object]) 
     [
         {"ctx": 4096},
         {"kernels": "off"},
+        {"cache_type_k": "q8_0"},
+        {"cache_type_v": "q4_0"},
         {"weights": "q8_0"},
         {"speculate": "off"},
         {"reasoning": "inline"},
