@@ -77,6 +77,7 @@ class Supervisor:
         self._log = structlog.get_logger()
         self._is_alone = len(self.models) == 1
         self._budget = memory_budget(self.settings, read_memory())
+        self.models = tuple(with_disk_share(spec, len(self.models), cache_folder()) for spec in self.models)
         self._plan = self._plan_start()
         self._listening = http = listen(self.settings.host, self.settings.port)
         self._host, self._port = http.getsockname()[:2]
@@ -158,6 +159,7 @@ class Supervisor:
 
     def _make_group(self, spec: ModelSpec) -> EngineGroup:
         """The model's group, not yet started. Raises ConfigurationError."""
+        # A model that came after the start has no number yet.
         spec = with_disk_share(spec, len(self.models), cache_folder())
         planned = PlannedModel(spec, self._plan, 0) if self._alone else plan_model(spec, self._budget)
         if spec.name not in (known.name for known in self.models):
