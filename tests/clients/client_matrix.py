@@ -45,6 +45,7 @@ PROOFS = (
     "errors",
     "broken",
     "leaving",
+    "switching",
 )
 
 
@@ -177,13 +178,14 @@ CLIENTS = (
         "Ollama",
         "ollama_chat.py",
     ),
+    Client("ollama-node", "ollama (JavaScript)", "ollama", "node", "Ollama", "ollama_chat.mjs"),
     Client(
         "claude-code",
         "Claude Code",
         "@anthropic-ai/claude-code",
         "node",
         "Anthropic messages",
-        asked=("text", "tool-call", "answer"),
+        asked=("text", "tool-call", "answer", "switching"),
         ways=("direct", "relay", "litellm"),
     ),
     Client(
@@ -253,17 +255,23 @@ CLIENTS = (
         "open-webui",
         "open-webui",
         "chat completions",
-        asked=("first-message", "second-message", "titles", "tags", "follow-ups"),
+        asked=("first-message", "second-message", "titles", "tags", "follow-ups", "switching"),
     ),
 )
 LIGHT = ("openai-python", "openai-python-responses")
 #: one-api reads an upstream's reply to its end whatever becomes of the client.
 DIRECT_ALONE = ("leaving",)
+#: Its proxy has names of its own for models, each of which leads to one server.
+NOT_BY_LITELLM = ("switching",)
 
 
 def proofs(client: Client, way: str) -> list[str]:
     """The abilities that are tested with the client in this way."""
-    left_out = {*client.lacks, *(DIRECT_ALONE if way != "direct" else ())}
+    left_out = {
+        *client.lacks,
+        *(DIRECT_ALONE if way != "direct" else ()),
+        *(NOT_BY_LITELLM if way == "litellm" else ()),
+    }
     return [proof for proof in client.asked if proof not in left_out and f"{way} {proof}" not in left_out]
 
 

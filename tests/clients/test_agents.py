@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import litellm_proxy
-from client_matrix import NODE, Client, chosen
+from client_matrix import NODE, Client, chosen, proofs
 from client_results import Results
 from openai_wire import say
 from relay import Relay
@@ -60,6 +60,17 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> list[d
     return found
 
 
+def claude_code_environment(port: int, key: str, model: str) -> dict[str, str]:
+    return {
+        "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}",
+        "ANTHROPIC_API_KEY": key,
+        "ANTHROPIC_MODEL": model,
+        "ANTHROPIC_SMALL_FAST_MODEL": model,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+    }
+
+
 def claude_code(port: int, key: str, model: str, folder: Path) -> dict[str, object]:
     """A turn of Claude Code."""
     events = run(
@@ -68,14 +79,7 @@ def claude_code(port: int, key: str, model: str, folder: Path) -> dict[str, obje
             script("Bash", {"command": COMMAND, "description": "Say it"}),
         ],
         folder,
-        {
-            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}",
-            "ANTHROPIC_API_KEY": key,
-            "ANTHROPIC_MODEL": model,
-            "ANTHROPIC_SMALL_FAST_MODEL": model,
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            "DISABLE_AUTOUPDATER": "1",
-        },
+        claude_code_environment(port, key, model),
     )
     blocks = [
         block
@@ -186,7 +190,7 @@ if MATRIX:
 
     @pytest.mark.parametrize(("client", "way"), MATRIX)
     def test_a_turn_with_a_tool_call(client: Client, way: str, results: Results, tmp_path: Path) -> None:
-        for proof in client.asked:
+        for proof in ("text", "tool-call", "answer"):
             results.begin(client, way, proof)
         with contextlib.ExitStack() as stack:
             port, key, model = stack.enter_context(fake(*SERVER, step=STEP)).port, "any", "fake"
@@ -202,3 +206,31 @@ if MATRIX:
         results.passed(client, way, "tool-call")
         assert seen["answer"] == "It said so."
         results.passed(client, way, "answer")
+
+
+SWITCHING = [
+    pytest.param(client, way, id=f"{client.name}-{way}")
+    for client in chosen()
+    if client.name == "claude-code"
+    for way in client.ways
+    if "switching" in proofs(client, way)
+]
+if SWITCHING:
+
+    @pytest.mark.parametrize(("client", "way"), SWITCHING)
+    def test_an_agent_goes_on_with_another_model(client: Client, way: str, results: Results, tmp_path: Path) -> None:
+        """The session's second turn asks another model of the server, whose memory holds one of them."""
+        results.begin(client, way, "switching")
+        sizes = {"models_mb": "400", "fake_weights_mb": "first=150,second=150"}
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(fake("first", "second", *SERVER, step=STEP, **sizes)).port
+            if way == "relay":
+                port = stack.enter_context(Relay(port)).port
+            for model, more in (("first", ()), ("second", ("--continue",))):
+                events = run(
+                    ["claude", "--print", "--output-format", "json", *more, "--", say(f"This is {model}.")],
+                    tmp_path,
+                    claude_code_environment(port, "any", model),
+                )
+                assert events[-1]["result"] == f"This is {model}."
+        results.passed(client, way, "switching")

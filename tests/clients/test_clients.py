@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import litellm_proxy
+import openai_wire
 from client_driver import WEATHER, Driver, ask, drivers
 from client_matrix import PROOFS, Client, chosen, proofs, ways
 from client_results import Results
@@ -27,8 +28,18 @@ TEXT = "Grüße 👋🏽 aus 東京: «fertig»"
 STOPPED = ("stop", "end_turn", "completed")
 CALLED = ("tool_calls", "tool-calls", "tool_use", "completed", "stop")
 
+#: The models of a server whose memory holds one of them.
+MODELS = ("first", "second")
+
+
+def several_models() -> contextlib.AbstractContextManager[ServerProcess]:
+    """A server with the models ``MODELS``: each switch unloads one and loads the other."""
+    sizes = {"models_mb": "400", "fake_weights_mb": ",".join(f"{name}=150" for name in MODELS)}
+    return fake(*MODELS, "--keepalive-seconds", "0.3", step=0.0, **sizes)
+
+
 #: Steps of a millisecond, so that replies overlap; steps of no time; one request at a time, in steps of 20 ms for
-#: at most 64 tokens and a keep-alive after 0.3 s of silence; one with a key.
+#: at most 64 tokens and a keep-alive after 0.3 s of silence; one with a key; one with several models.
 KINDS: dict[str, Callable[[], contextlib.AbstractContextManager[ServerProcess]]] = {
     "quick": lambda: fake("--parallel", "8", step=0.001),
     "instant": lambda: fake("--ctx", "32768", "--parallel", "1"),
@@ -36,6 +47,7 @@ KINDS: dict[str, Callable[[], contextlib.AbstractContextManager[ServerProcess]]]
         *("--parallel", "1", "--keepalive-seconds", "0.3", "--prefill-chunk", "64", "--ctx", "16384"), step=0.02
     ),
     "keyed": lambda: fake(api_key="s3cret"),
+    "several": several_models,
 }
 
 
@@ -273,11 +285,31 @@ def leaving(bench: Bench) -> None:
     assert result["texts"] == ["next"]
 
 
+def switching(bench: Bench) -> None:
+    """Models of one server are asked in turn. Each switch loads one, and the client just waits for its reply."""
+    port = bench.stand.servers["several"].port
+    endpoint = bench.stand.endpoint("several", "any")
+    before = {model: finished_replies(port, model) for model in MODELS}
+    for number, model in enumerate((*MODELS, *MODELS)):
+        asked = ask(say(f"{TEXT} {number}"))
+        (result,) = bench.driver.results({**endpoint, "model": model}, [asked])
+        assert result["error"] is None, bench.driver.log[-4000:]
+        assert result["texts"] == [f"{TEXT} {number}"]
+    assert {model: finished_replies(port, model) - before[model] for model in MODELS} == dict.fromkeys(MODELS, 2)
+
+
+def finished_replies(port: int, model: str) -> float:
+    """How many replies the model has finished."""
+    lines = openai_wire.ask(port, "GET", "/metrics").body.decode().splitlines()
+    start, label = "vllm:request_success_total{", f'model_name="{model}"'
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start) and label in line)
+
+
 KNOWN = {
     proof.__name__.replace("_", "-"): proof
     for proof in (
         *(whole, stream, whole_tools, stream_tools, long_call, two_chats, reasoning),
-        *(long_wait, errors, broken, leaving),
+        *(long_wait, errors, broken, leaving, switching),
     )
 }
 MATRIX = [

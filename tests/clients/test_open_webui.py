@@ -35,12 +35,13 @@ MATRIX = [
 ]
 
 
-def browse(url: str, screenshots: Path) -> dict[str, dict[str, Any]]:
-    """What was on the pages of each chat."""
+def browse(url: str, screenshots: Path, models: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """What was on the pages of each chat. ``models``: the chats' models, where the server has several."""
     chromium = next(path for name in CHROMIUMS if (path := shutil.which(name)))
     chats = [
         {
             "name": name,
+            "model": (models or {}).get(name),
             "turns": [
                 {"text": f"{name} {number} {say(reply)}", "followUp": f"More of {name} {number}?"}
                 for number, reply in zip(("one", "two"), replies, strict=True)
@@ -71,7 +72,7 @@ if MATRIX:
     def test_two_concurrent_chats_are_shown_complete(
         client: Client, way: str, results: Results, tmp_path: Path
     ) -> None:
-        for proof in client.asked:
+        for proof in (proof for proof in client.asked if proof != "switching"):
             results.begin(client, way, proof)
         with contextlib.ExitStack() as stack:
             port = stack.enter_context(fake("--ctx", "65536", "--parallel", "8", step=0.004)).port
@@ -91,3 +92,21 @@ if MATRIX:
         results.passed(client, way, "tags")
         # The browser has waited for them.
         results.passed(client, way, "follow-ups")
+
+    @pytest.mark.parametrize(("client", "way"), MATRIX)
+    def test_two_chats_with_two_models(client: Client, way: str, results: Results, tmp_path: Path) -> None:
+        """The chats, and the tasks that are made beside them, ask two models; the memory holds one of them."""
+        results.begin(client, way, "switching")
+        sizes = {"models_mb": "400", "fake_weights_mb": "first=150,second=150"}
+        models = dict(zip(REPLIES, ("first", "second"), strict=True))
+        with contextlib.ExitStack() as stack:
+            arguments = ("first", "second", "--ctx", "65536", "--parallel", "8")
+            port = stack.enter_context(fake(*arguments, step=0.004, **sizes)).port
+            if way == "relay":
+                port = stack.enter_context(Relay(port)).port
+            seen = browse(stack.enter_context(open_webui(port)), tmp_path, models)
+        for name, chat in seen.items():
+            assert chat["failure"] is None, (chat, f"screenshots are in {tmp_path}")
+            assert [text.strip() for text in chat["replies"][1]] == REPLIES[name]
+            assert chat["models"] == [models[name]]
+        results.passed(client, way, "switching")

@@ -1,7 +1,7 @@
 // Open WebUI in a headless Chromium, as a person would use it: chats in pages of their own at the same time.
 //
-// Takes {url, chromium, screenshots, chats: [{name, turns: [{text, followUp}]}]} as its argument and prints what was on
-// the pages: for each chat the replies after each turn, the title, the stored tags, the follow-up, and what went wrong.
+// Takes {url, chromium, screenshots, chats: [{name, model, turns: [{text, followUp}]}]} as its argument and prints what was on
+// the pages: for each chat the replies after each turn, the title, the stored tags and models, and what went wrong.
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,10 +11,10 @@ import { chromium } from "playwright-core";
 const PATIENCE = 60_000;
 const { url, chromium: executablePath, screenshots, chats } = JSON.parse(process.argv[2]);
 
-async function open(context) {
+async function open(context, model) {
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE);
-  await page.goto(url);
+  await page.goto(model ? `${url}?models=${model}` : url);
   const input = page.locator("#chat-input");
   await input.waitFor();
   return page;
@@ -49,7 +49,7 @@ async function stored(page) {
   return page.evaluate(async (path) => {
     const headers = { Authorization: `Bearer ${localStorage.token}` };
     const chat = await (await fetch(path, { headers })).json();
-    return { title: chat.title, tags: chat.meta?.tags ?? [] };
+    return { title: chat.title, tags: chat.meta?.tags ?? [], models: chat.chat.models };
   }, `/api/v1/chats/${id}`);
 }
 
@@ -88,7 +88,7 @@ try {
   await first.getByText("Okay, Let's Go!").click();
   await first.getByRole("dialog").waitFor({ state: "hidden" });
   const pages = [];
-  for (const _ of chats) pages.push(await open(context));
+  for (const { model } of chats) pages.push(await open(context, model));
   const seen = await Promise.all(chats.map((chat, index) => converse(pages[index], chat)));
   console.log(JSON.stringify(seen));
 } finally {
