@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -99,3 +101,29 @@ def test_conversations_of_models_that_take_turns_in_memory_go_on(cache: Path, tm
         for talk in talks * 2:
             assert talk.turn(server) == 0, talk.model
         assert server.log.count("model loaded") > len(files), "they took turns"
+
+
+def test_a_second_signal_ends_an_engine_that_saves_at_once() -> None:
+    """Its save writes to a pipe that is never read, and would last for ever."""
+    code = f"""
+import os, signal, time
+from tailrace.engine.service import EngineService
+service = object.__new__(EngineService)
+service._stopping, service._loop = False, None
+def serve():
+    print("serving", flush=True)
+    while not service._stopping:
+        time.sleep(0.01)
+def save():
+    print("saving", flush=True)
+    read, write = os.pipe()
+    os.write(write, bytes({1 << 20}))
+service._serve_connection, service._save_states = serve, save
+service.run()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in (b"serving\n", b"saving\n"):
+            assert process.stdout.readline() == line
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == -signal.SIGTERM

@@ -102,7 +102,8 @@ class EngineService:
         signal.signal(signal.SIGTERM, self._on_stop)
         while not self._stopping:
             self._serve_connection()
-            structlog.get_logger().debug("the HTTP process has gone; waiting for it")
+            if not self._stopping:
+                structlog.get_logger().debug("the HTTP process has gone; waiting for it")
         self._save_states()
         # The kernel frees the memory faster than Python and llama.cpp would.
         signal.raise_signal(signal.SIGTERM)
