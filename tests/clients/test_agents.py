@@ -224,8 +224,6 @@ if SWITCHING:
         sizes = {"models_mb": "400", "fake_weights_mb": "first=150,second=150"}
         with contextlib.ExitStack() as stack:
             port = stack.enter_context(fake("first", "second", *SERVER, step=STEP, **sizes)).port
-            if way == "relay":
-                port = stack.enter_context(Relay(port)).port
             for model, more in (("first", ()), ("second", ("--continue",))):
                 events = run(
                     ["claude", "--print", "--output-format", "json", *more, "--", say(f"This is {model}.")],
