@@ -28,6 +28,11 @@ def serve(
     all_models: Annotated[
         bool | None, typer.Option(help="Serve all models of this machine, too: see tailrace list [no].")
     ] = None,
+    models_mb: Annotated[int | None, typer.Option(help="Memory for all loaded models, in MB [what there is].")] = None,
+    idle_seconds: Annotated[
+        float | None, typer.Option(help="Idle time after which one of several models is unloaded; 0: never [0].")
+    ] = None,
+    pinned: Annotated[bool | None, typer.Option(help="Never unload a model that is loaded [no].")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on [8000]; 0 picks a free one.")] = None,
     alias: Annotated[str | None, typer.Option(help="Model name that clients see.")] = None,
