@@ -7,6 +7,8 @@ import re
 
 from tailrace.errors import InvalidRequest
 
+#: Characters of the longest duration that is read.
+_MAX_LENGTH = 100
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _PART = re.compile(_NUMBER + "(ns|us|µs|μs|ms|s|m|h)")
@@ -28,9 +30,9 @@ def seconds_of(keep_alive: float | str | None) -> float | None:
 
 def _parsed(text: str) -> float:
     sign = -1.0 if text.startswith("-") else 1.0
-    if _SECONDS.fullmatch(text):
+    if len(text) <= _MAX_LENGTH and _SECONDS.fullmatch(text):
         return sign * abs(float(text))
-    if _DURATIONS.fullmatch(text):
+    if len(text) <= _MAX_LENGTH and _DURATIONS.fullmatch(text):
         return sign * sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     raise InvalidRequest(
         "Invalid value for 'keep_alive': not a duration such as '5m', '1h30m' or a number of seconds.",
