@@ -71,8 +71,10 @@ class ModelDirectory:
 
     def on_report(self, report: ModelReport) -> None:
         """The supervisor reports a model's engines."""
-        if (service := self._services.get(report.name) or self._retired.get(report.name)) is not None:
-            service.on_report(report)
+        # Both have the name where one was deleted and pulled again.
+        for services in (self._retired, self._services):
+            if (service := services.get(report.name)) is not None:
+                service.on_report(report)
 
     def on_all_reported(self, names: frozenset[str]) -> None:
         """The supervisor has reported the models of these ``names``, and has engines of no other."""

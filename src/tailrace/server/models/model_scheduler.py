@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from tailrace.errors import ModelLoadFailed
+from tailrace.errors import ModelLoadFailed, ModelNotFound
 from tailrace.server.engine_client import shutting_down
 from tailrace.server.models.model_service import ModelService
 from tailrace.server.models.model_turn import ModelTurn
@@ -55,7 +55,9 @@ class ModelScheduler:
         self._alarm: asyncio.TimerHandle | None = None
 
     def add(self, service: ModelService) -> None:
-        """See ``ModelGate``."""
+        """See ``ModelGate``. One of the same name that was removed may still end."""
+        if (before := self._models.get(service.name)) is not None:
+            self._refuse(before, partial(_removed, before.service))
         model = self._models[service.name] = _Model(service)
         if service.phase != "unloaded":
             # Its engines start with the server, so the others have to leave it its memory.
@@ -67,9 +69,9 @@ class ModelScheduler:
 
     def remove(self, service: ModelService) -> None:
         """See ``ModelGate``."""
-        # A model of the same name may have come meanwhile.
-        if self._models[service.name].service is service:
+        if (model := self._model(service)) is not None:
             del self._models[service.name]
+            self._refuse(model, partial(_removed, service))
         service.on_change.remove(self._on_change)
         self._decide_soon()
 
@@ -89,10 +91,12 @@ class ModelScheduler:
     async def enter(self, turn: ModelTurn) -> None:
         """See ``ModelGate``."""
         model = self._turns[turn]
-        if self._is_stopping:
-            raise shutting_down()
         if not model.load.need and not model.load.is_present:
             model.load.need = await asyncio.to_thread(self._plan, turn.service.spec)
+        if self._is_stopping:
+            raise shutting_down()
+        if self._model(turn.service) is None:
+            raise _removed(turn.service)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         model.waiting[turn] = future
         self._decide_soon()
@@ -126,14 +130,18 @@ class ModelScheduler:
         load = self._models[service.name].load
         if not load.need and not load.is_present:
             load.need = await asyncio.to_thread(self._plan, service.spec)
-        if (why := why_too_large(load, [model.load for model in self._models.values()], self._memory)) is not None:
+        known, now = [model.load for model in self._models.values()], time.monotonic()
+        if load.phase == "failed" and now < load.retry_at:
+            raise self._error(service.name, known, now)
+        if (why := why_too_large(load, known, self._memory)) is not None:
             raise ModelLoadFailed(why)
-        load.wanted(time.monotonic())
+        load.wanted(now)
         self._decide_soon()
 
     def keep_alive(self, service: ModelService, seconds: float) -> None:
         """See ``ModelGate``."""
-        self._models[service.name].load.keep_alive = seconds
+        if (model := self._model(service)) is not None:
+            model.load.keep_alive = seconds
 
     def unload(self, service: ModelService) -> None:
         """See ``ModelGate``."""
@@ -154,8 +162,15 @@ class ModelScheduler:
 
     # Events
 
+    def _model(self, service: ModelService) -> _Model | None:
+        """The service's model; None for one that was removed, also where another one has its name now."""
+        model = self._models.get(service.name)
+        return model if model is not None and model.service is service else None
+
     def _on_change(self, service: ModelService) -> None:
-        load = self._models[service.name].load
+        if (model := self._model(service)) is None:
+            return
+        load = model.load
         if not load.need and service.phase in ("starting", "serving"):
             load.need = self._plan(service.spec)  # Its engines are there though this process hasn't ordered them.
         load.places = service.engine.capacity or service.spec.settings.parallel
@@ -233,3 +248,7 @@ class ModelScheduler:
         error = self._models[name].service.load_error()
         error.retry_after = max(1, math.ceil(load.retry_at - now))
         return error
+
+
+def _removed(service: ModelService) -> ModelNotFound:
+    return ModelNotFound(f"The model '{service.name}' was deleted while the request waited for it.", param="model")

@@ -86,7 +86,7 @@ class ModelGate(Protocol):
 
         A turn that waits is granted (``ModelTurn.grant``) before the task that waits here goes on. The task is
         cancelled when the client goes or a deadline passes: then ``leave`` follows, also for a granted turn. Raises
-        ModelLoadFailed when the model can't be loaded, and EngineUnavailable when its turn doesn't come in time.
+        ModelLoadFailed when the model can't be loaded, and ModelNotFound when it is removed meanwhile.
         """
         ...
 
@@ -99,7 +99,7 @@ class ModelGate(Protocol):
         ...
 
     def remove(self, service: ModelService) -> None:
-        """The model is served no more, and has no engines and no requests."""
+        """The model is served no more, and has no engines. Requests that wait for it fail."""
         ...
 
     def tick(self) -> None:
@@ -113,7 +113,7 @@ class ModelGate(Protocol):
     async def load(self, service: ModelService) -> None:
         """Have the model loaded without a request, as if one waited. Returns before it is loaded, or has failed.
 
-        Raises ModelLoadFailed for a model that can never fit.
+        Raises ModelLoadFailed for a model that can never fit, and for one whose load has failed a moment ago.
         """
         ...
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from tailrace.errors import ModelLoadFailed, ShuttingDown
+from tailrace.errors import ModelLoadFailed, ModelNotFound, ShuttingDown
 from tailrace.observe.model_figures import LoadFigures
 from tailrace.server.models.model_scheduler import ModelScheduler
 from tailrace.server.models.model_service import ModelService
@@ -305,5 +305,53 @@ def test_a_turn_ends_though_its_model_was_removed_and_served_again() -> None:
         turn.close()
         (await loaded(gate, new)).close()
         assert (new.waiting, new.running) == (0, 0)
+
+    run(test)
+
+
+@pytest.mark.parametrize("comes_again", [False, True])
+def test_requests_that_wait_for_a_model_fail_when_it_is_removed(comes_again: bool) -> None:
+    async def test() -> None:
+        a, b, new = Service("a"), Service("b"), Service("b")
+        gate = Gate(100, a, b)
+        await loaded(gate, a)
+        _, waits = gate.wait(b)
+        await settle(lambda: not waits.done())
+        _, plans = gate.wait(b)  # Its plan is made on a thread, where the first one's isn't there.
+        if comes_again:
+            gate.scheduler.add(cast(ModelService, new))
+        gate.scheduler.remove(cast(ModelService, b))
+        for request in (waits, plans):
+            with pytest.raises(ModelNotFound, match="'b' was deleted"):
+                await request
+        assert (b.waiting, b.running) == (0, 0)
+
+    run(test)
+
+
+def test_a_request_whose_plan_is_made_while_the_server_stops_is_refused() -> None:
+    async def test() -> None:
+        a = Service("a")
+        gate = Gate(100, a)
+        _, plans = gate.wait(a)
+        await asyncio.sleep(0)  # It is on the thread.
+        gate.scheduler.stop()
+        with pytest.raises(ShuttingDown):
+            await plans
+        assert a.orders == []
+
+    run(test)
+
+
+def test_an_ordered_load_says_that_the_last_one_failed_a_moment_ago() -> None:
+    async def test() -> None:
+        a = Service("a")
+        gate = Gate(100, a)
+        await gate.scheduler.load(cast(ModelService, a))
+        await settle(lambda: a.orders == ["load"])
+        a.enter("failed", "the file is cut")
+        with pytest.raises(ModelLoadFailed, match="the file is cut") as failed:
+            await gate.scheduler.load(cast(ModelService, a))
+        assert 1 <= (failed.value.retry_after or 0) <= 5
 
     run(test)

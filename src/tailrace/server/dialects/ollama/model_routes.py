@@ -81,8 +81,8 @@ class ModelRoutes:
     async def running(self, request: Request) -> Response:
         """The served models that are loaded."""
         loaded = [service for service in self._app.models.usable if service.engine.is_connected]
-        models = await asyncio.to_thread(lambda: [self._models.served(service) for service in loaded])
         expiries = [self._app.gate.expires_in(service) for service in loaded]
+        models = await asyncio.to_thread(lambda: [self._models.served(service) for service in loaded])
         rows = [_running(*each) for each in zip(models, loaded, expiries, strict=True)]
         return json_response({"models": rows})
 
