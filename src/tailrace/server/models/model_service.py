@@ -133,11 +133,12 @@ class ModelService:
             self.fail(report.reason)
         elif phase == "unloaded":
             self.figures.bytes, self._is_new = 0, True
-            if self.phase == "stopping":
-                self.figures.unloads += 1
             if self._unusable:
                 self.fail(self._unusable)
-            elif self.phase != "failed":
+                return
+            if self.phase == "stopping":
+                self.figures.unloads += 1
+            if self.phase != "failed":
                 self._enter("unloaded")
         elif phase == "stopping":
             self._enter("stopping")
@@ -198,9 +199,10 @@ class ModelService:
             self.on_unusable(error)
         self._unusable = str(error)
         self._log.error("a model can't be used", model=self.name, reason=self._unusable)
-        if self._orders is not None:
-            self._orders.unload(self.name)
-        self.fail(self._unusable)
+        if self._orders is None:
+            self.fail(self._unusable)
+        else:
+            self.unload()  # It fails once its engines have ended, so that their memory counts until then.
 
     # What depends on it
 
