@@ -296,6 +296,32 @@ def test_a_key_for_one_model_finds_no_other(config: Path, tmp_path: Path) -> Non
         assert ask(server.port, "GET", "/v1/models/first", headers=headers).status == 404
 
 
+def test_a_key_for_an_alias_reaches_its_model_by_the_alias_alone(config: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    key, record = new_key(KeyRecord(name="k", id="", sha256="", created=now(), models=("any-second",)))
+    KeysFile(file).add(record)
+    with fake("--config", str(config), "--keys-file", str(file)) as server:
+        headers = {"authorization": f"Bearer {key}"}
+        rerank = {"/v1/rerank": {"query": "a", "documents": ["a", "b"]}}
+        for path, body in (NAMED | rerank).items():
+            assert post(server, path, {**body, "model": "any-second"}, headers=headers).status == 200, path
+            assert post(server, path, {**body, "model": "second"}, headers=headers).status == 404, path
+
+
+def test_a_look_at_slots_neither_loads_a_model_nor_keeps_it(config: Path) -> None:
+    with fake("--config", str(config), idle_seconds="1") as server:
+        body = {"model": "second", "prompt": "<say>ok</say>", "max_tokens": 4}
+        assert post(server, "/v1/completions", body).status == 200
+        assert len(ask(server.port, "GET", "/slots?model=second").json()) == 3
+
+        def has_gone() -> bool:
+            return not ask(server.port, "GET", "/slots?model=second").json()
+
+        wait_for("the unload of a model that is looked at all the time", has_gone)
+        assert ask(server.port, "GET", "/slots?model=second").json() == []
+        assert metrics(server)["tailrace:model_loads_total", "second"] == 1
+
+
 def loaded(server: ServerProcess) -> int | None:
     """How many models are loaded; None while nothing answers."""
     with contextlib.suppress(OSError, AssertionError, ValueError):

@@ -259,7 +259,7 @@ class AppState:
         part of it, and fill the fields that ``payload`` leaves out. Raises RequestError.
         """
         named = self.models.resolve(name)
-        model = await self._loaded(request, named.service)
+        model = await self.loaded(request, named.service)
         model = await named.service.with_overrides(model, named.derived)
         if model.overrides is not None:
             model.overrides.fill(payload)
@@ -267,7 +267,7 @@ class AppState:
 
     async def loaded_model(self, request: Request, name: str | None) -> ServedModel:
         """The model of this name, loaded, for requests that are no conversation. Raises RequestError."""
-        return await self._loaded(request, self.models.resolve(name).service)
+        return await self.loaded(request, self.models.resolve(name).service)
 
     async def ready(self, request: Request, model: ServedModel) -> ServedModel:
         """The model of a request that has begun, once an engine serves it. Raises EngineUnavailable after
@@ -275,9 +275,9 @@ class AppState:
         """
         return await wait_for_engine(self.models.service(model.name).engine, request.receive)
 
-    async def _loaded(self, request: Request, service: ModelService) -> ServedModel:
+    async def loaded(self, request: Request, service: ModelService) -> ServedModel:
         """The model, once the request has its turn and an engine serves it. The request has the turn until its end, or
-        that of its generation.
+        that of its generation. Raises RequestError.
         """
         scope = request.scope
         turn: ModelTurn | None = scope.get(MODEL_TURN)

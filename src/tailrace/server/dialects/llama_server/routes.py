@@ -203,11 +203,15 @@ class _LlamaServer:
         return json_response(props(service, model))
 
     async def slots(self, request: Request) -> Response:
-        """A model that isn't loaded has none, where models are loaded on demand."""
+        """A model that isn't loaded has none, where models are loaded on demand. A look at them is no use of it."""
         app = self._app
         name = app.models.routed(request.query_params.get("model"))
         service = app.models.resolve(name).service
-        found = [] if service.phase == "unloaded" else slots(service, await app.loaded_model(request, name))
+        if app.loads_on_demand:
+            model = service.engine.model if service.is_loaded else None
+        else:
+            model = await app.loaded_model(request, name)
+        found = [] if model is None else slots(service, model)
         if request.query_params.get("fail_on_no_slot") and all(slot["is_processing"] for slot in found):
             raise EngineUnavailable("No slot is available: all are processing.")
         return json_response(found)

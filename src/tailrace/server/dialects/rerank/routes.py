@@ -57,7 +57,7 @@ class _Rerank:
         payload = await app.read(request, decoder)
         texts = texts_of(payload)
         service = await self._rerankers.find(payload.model)
-        model = await app.loaded_model(request, service.name)
+        model = await app.loaded(request, app.models.service(service.name))
         _check_scores(payload, model)
         found = await app.query_engine(
             request,
