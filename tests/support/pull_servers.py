@@ -216,6 +216,7 @@ class HubServer(_Server):
         self.status: list[int] = []  #: of the next responses of the API
         self.headers: dict[str, str] = {}
         self.html = False
+        self.listing_body: bytes | None = None  #: instead of the listing
         self.linked: dict[str, str] = {}  #: another ``X-Linked-Etag`` than the file's, by name
 
     def add(self, name: str, content: Content | bytes, *, lfs: bool = True) -> Content:
@@ -253,7 +254,8 @@ class HubServer(_Server):
             handler.reply_json({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
         else:
             siblings = [self._entry(name, content) for name, content in self.files.items()] + self.extra
-            handler.reply_json({"id": repo_id, "sha": self.commit, "gated": self.gated, "siblings": siblings})
+            listing = {"id": repo_id, "sha": self.commit, "gated": self.gated, "siblings": siblings}
+            handler.reply(200, self.listing_body or json.dumps(listing).encode())
 
     def _entry(self, name: str, content: Content) -> dict[str, Any]:
         if name in self.small:

@@ -17,6 +17,7 @@ import msgspec
 from huggingface_hub import constants, get_token, hf_hub_url
 
 from tailrace.errors import ModelError, PullFailed
+from tailrace.models.foreign_json import MALFORMED
 from tailrace.models.pulls.download import RemoteFile
 from tailrace.models.pulls.file_set import FileSet
 from tailrace.models.pulls.hub_cache import REMEDY, HubCache
@@ -184,7 +185,7 @@ class Hub:
 def _decode(answer: Answer, url: str) -> _Listing:
     try:
         listing = msgspec.json.decode(answer.body, type=_Listing)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise PullFailed(
             f"{host_of(url)} answers with something else than the hub's listing: this network may want a login in a "
             "browser, or HF_ENDPOINT names no hub",

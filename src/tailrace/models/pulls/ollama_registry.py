@@ -16,6 +16,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from tailrace.errors import PullFailed
+from tailrace.models.foreign_json import MALFORMED
 from tailrace.models.pulls.download import RemoteFile
 from tailrace.models.pulls.file_set import FileSet
 from tailrace.models.pulls.ollama_layout import REMEDY, OllamaLayout
@@ -162,7 +163,7 @@ class OllamaRegistry:
             raise self._refusal(401)
         try:
             given = msgspec.json.decode(answer.body, type=_Token)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise PullFailed(f"{host_of(realm)} answers with something else than a token", reason="damaged") from error
         token = given.token or given.access_token
         if not token or not token.isascii() or not token.isprintable():
@@ -216,7 +217,7 @@ def base_url(host: str) -> str:
 def _decode(answer: Answer, base: str) -> Manifest:
     try:
         manifest = msgspec.json.decode(answer.body, type=Manifest)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise PullFailed(
             f"{host_of(base)} answers with something else than a manifest: this network may want a login in a browser",
             reason="damaged",

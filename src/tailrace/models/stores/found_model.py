@@ -12,9 +12,6 @@ from tailrace.models.quant_choice import QuantFiles
 #: ``folder`` is the one that ``models_dir`` names.
 StoreName = Literal["tailrace", "folder", "huggingface", "ollama", "lm-studio", "llama.cpp"]
 
-#: What the JSON decoder raises for another program's file that is damaged, of another form, or nested too deep.
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 
 class FoundModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model in a store. Its header hasn't been read, so the file may be damaged."""

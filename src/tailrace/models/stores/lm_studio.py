@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 
 from tailrace.errors import ModelError
+from tailrace.models.foreign_json import MALFORMED
 from tailrace.models.quant_choice import FileSize
 from tailrace.models.reference import HubReference, parse_reference
 from tailrace.models.stores.folder_walk import gguf_files
-from tailrace.models.stores.found_model import MALFORMED, FoundModel, StoreContents
+from tailrace.models.stores.found_model import FoundModel, StoreContents
 from tailrace.models.stores.models_folder import folder_models
 from tailrace.models.stores.repository_files import repository_models
 

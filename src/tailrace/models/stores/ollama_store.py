@@ -16,9 +16,10 @@ from typing import Any
 import msgspec
 
 from tailrace.errors import ModelError
+from tailrace.models.foreign_json import MALFORMED
 from tailrace.models.quant_choice import quant_of
 from tailrace.models.reference import OllamaReference, parse_reference, served_name
-from tailrace.models.stores.found_model import MALFORMED, FoundModel, StoreContents, StoreName
+from tailrace.models.stores.found_model import FoundModel, StoreContents, StoreName
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _LAYER = "application/vnd.ollama.image."

@@ -236,6 +236,12 @@ def test_a_web_page_instead_of_the_listing(pulls: LocalPulls) -> None:
     assert (error.reason, "login in a browser" in str(error)) == ("damaged", True)
 
 
+@pytest.mark.parametrize("body", [b'{"sha": "\xff"}', b'{"other": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
+def test_a_listing_that_is_none(pulls: LocalPulls, body: bytes) -> None:
+    pulls.hub.listing_body = body
+    assert failure(pulls).reason == "damaged"
+
+
 def test_too_many_requests_are_waited_for(pulls: LocalPulls) -> None:
     pulls.hub.add("model.gguf", MODEL)
     pulls.hub.status, pulls.hub.headers = [429, 503], {"Retry-After": "7"}

@@ -138,6 +138,8 @@ def test_a_projector_is_fetched_and_named(pulls: LocalPulls, weights: Content) -
         b"<html>login</html>",
         b"[]",
         b'{"layers": 3}',
+        b'{"layers": [{"mediaType": "\xff"}]}',
+        b'{"other": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:../../x", "size": 3}]}',
         b'{"layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": "md5:00", "size": 3}]}',
         b'{"layers": [{"mediaType": "application/vnd.ollama.image.model", "size": 3}]}',
