@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import structlog
+
 from tailrace.engine.backends.base import Backend, KVLayoutError, KVState
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Placement, Relayout, Swap
@@ -42,7 +44,7 @@ class CacheExecutor:
         self._cache = cache
         self._gauge = MemoryGauge()
         self._host_states: dict[int, KVState] = {}  #: by the prefix store's keys
-        self._disk = DiskTier(disk, deliver) if disk is not None else None
+        self._disk = _open_tier(disk, deliver) if disk is not None else None
 
     def apply(self, ops: Iterable[CacheOp]) -> Applied:
         """Apply the ops, in order. Raises BackendError."""
@@ -187,3 +189,14 @@ class CacheExecutor:
         store.retain(self._host_states.keys())
         stored = {key for key, _ in store.items()}
         self._host_states = {key: state for key, state in self._host_states.items() if key in stored}
+
+
+def _open_tier(disk: DiskOptions, deliver: Callable[[Fetched], None]) -> DiskTier | None:
+    """The disk tier; None where its folder can't be made: a model is served without it then."""
+    try:
+        return DiskTier(disk, deliver)
+    except OSError as error:
+        structlog.get_logger().warning(
+            "prefix states stay in memory alone: their folder can't be used", error=str(error)
+        )
+        return None

@@ -6,6 +6,7 @@ at the next scan. Nothing is locked. Times of files are the order of their use.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -44,9 +45,13 @@ class StateFolder:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, name: str, packed: bytes, state: KVState, deadline: float | None = None) -> None:
-        """Write the state of these tokens (``write_state``). The folder may have been deleted meanwhile."""
-        self._make()
-        write_state(self.path(name), packed, state, deadline)
+        """Write the state of these tokens (``write_state``)."""
+        try:
+            write_state(self.path(name), packed, state, deadline)
+        except FileNotFoundError:
+            # Another process has deleted the empty folder, or took the unfinished file for one of a dead process.
+            self._make()
+            write_state(self.path(name), packed, state, deadline)
 
     def path(self, name: str) -> Path:
         """The file of this name."""
@@ -124,12 +129,12 @@ def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:
-        return 0.0  # Another process has just deleted it.
+        return math.inf  # Another process has just deleted or renamed it, so it uses the folder.
 
 
 def _writer_lives(path: Path) -> bool:
-    """Whether the process that writes the file may still run. A process of another container counts as dead: its
-    rename fails then, and nothing else.
+    """Whether the process that writes the file may still run. A process of another container counts as dead: it writes
+    the file once more then.
     """
     number = path.name.removesuffix(PART).rpartition(".")[2]
     try:

@@ -346,3 +346,40 @@ def test_a_folder_that_is_deleted_while_its_model_is_loaded_is_made_again(tmp_pa
     mine.rmdir()
     assert tier.tier.save([savable(500)], deadline=time.monotonic() + 60)[0] == 1
     assert len(list(mine.iterdir())) == 1
+
+
+def test_a_model_is_served_where_the_folder_can_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    talk = Talk(tmp_path / "file" / "kv")
+    assert talk.ask(1, "a conversation that is long enough. " * 3 + "<say>one</say>") == (b"one", 0)
+    assert talk.loop.cache.executor.save(time.monotonic() + 60) == (0, 0)
+    talk.loop.close()
+
+
+def test_a_folder_that_another_process_deletes_while_a_file_is_written_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = Tier(tmp_path / "kv")
+    replace, failures = os.replace, ["once"]
+
+    def delete_first(source: Path, target: Path) -> None:
+        if failures:
+            failures.pop()
+            source.unlink()
+            source.parent.rmdir()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", delete_first)
+    tier.tier.write(_tokens(0), _state(1))
+    assert tier.fetch(_tokens(0)).state is not None
+    tier.tier.close()
+
+
+def test_a_folder_whose_file_is_renamed_while_it_is_looked_at_is_in_use(
+    tmp_path: Path,
+) -> None:
+    mine, other = tmp_path / ("a" * 20), tmp_path / ("b" * 20)
+    mine.mkdir()
+    (mine / f"x.kv.1{PART}").symlink_to("gone")  # In the list of names, and gone when its time is read.
+    Tier(other).tier.close()
+    assert (mine / f"x.kv.1{PART}").is_symlink()
