@@ -35,7 +35,7 @@ def serve(
     pinned: Annotated[bool | None, typer.Option(help="Never unload a model that is loaded [no].")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on [8000]; 0 picks a free one.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Model name that clients see.")] = None,
+    alias: Annotated[str | None, typer.Option("--alias", "-a", help="Model name that clients see.")] = None,
     aliases: Annotated[
         list[str] | None, typer.Option(help="Further names that clients may use, such as 'claude-*'.")
     ] = None,
@@ -49,13 +49,23 @@ def serve(
     rerank: Annotated[
         bool | None, typer.Option("--reranking", "--rerank", hidden=True, help="llama-server's: always so here.")
     ] = None,
-    ctx: Annotated[int | None, typer.Option(help="Tokens that one request may have [what the model knows].")] = None,
+    ctx: Annotated[
+        int | None,
+        typer.Option("--ctx", "--ctx-size", "-c", help="Tokens that one request may have [what the model knows]."),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="as-is, or converted once: near-lossless or fast [as-is].")
     ] = None,
-    parallel: Annotated[int | None, typer.Option(help="Requests decoded at the same time [8].")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads that decode [planned: tailrace doctor].")] = None,
-    threads_prefill: Annotated[int | None, typer.Option(help="Threads that read prompts [as many].")] = None,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", "-np", help="Requests decoded at the same time [8].")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", "-t", help="Threads that decode [planned: tailrace doctor].")
+    ] = None,
+    threads_prefill: Annotated[
+        int | None,
+        typer.Option("--threads-prefill", "--threads-batch", "-tb", help="Threads that read prompts [as many]."),
+    ] = None,
     cpus: Annotated[str | None, typer.Option(help="CPUs that decode, such as 0-3,8 [planned].")] = None,
     cpus_prefill: Annotated[str | None, typer.Option(help="CPUs that read prompts [those that decode].")] = None,
     http_cpus: Annotated[str | None, typer.Option(help="CPUs of the HTTP process [planned].")] = None,
@@ -81,7 +91,10 @@ def serve(
     step_ms: Annotated[
         int | None, typer.Option(help="Longest step beside running replies, in ms [from measured speeds].")
     ] = None,
-    gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
+    gpu_layers: Annotated[
+        int | None,
+        typer.Option("--gpu-layers", "--n-gpu-layers", "-ngl", help="Layers on the GPU, where there is one [all]."),
+    ] = None,
     split_mode: Annotated[
         str | None, typer.Option("--split-mode", "-sm", help="How GPUs share the model: layer, row or none [layer].")
     ] = None,
