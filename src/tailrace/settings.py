@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -302,7 +302,10 @@ def _read_model(path: Path, name: str, section: object) -> dict[str, Any]:
             f"settings file {path}: [models.{name}] can't have {', '.join(unknown)}; a model may have path, "
             f"{', '.join(sorted(MODEL_FIELDS))}"
         )
-    return {field: _checked(field, value, "file", strict=True) for field, value in section.items()}
+    try:
+        return {field: _checked(field, value, "file", strict=True) for field, value in section.items()}
+    except ConfigurationError as error:
+        raise ConfigurationError(f"settings file {path}: [models.{name}] {error}") from error
 
 
 def _split(name: str, value: str) -> Any:
@@ -315,4 +318,6 @@ def _checked(name: str, value: Any, origin: Origin, *, strict: bool) -> Any:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
         shown = "a secret" if name == "api_key" else repr(value)
-        raise ConfigurationError(f"{name} ({origin}) can't be {shown}: {error}") from error
+        # msgspec doesn't list the values that there are.
+        reason = f"name {', '.join(get_args(kind))}" if get_origin(kind) is Literal else str(error)
+        raise ConfigurationError(f"{name} ({origin}) can't be {shown}: {reason}") from error

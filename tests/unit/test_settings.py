@@ -143,7 +143,8 @@ def test_a_models_own_settings_count_before_the_files_and_after_flags(tmp_path: 
     ("text", "message"),
     [
         ("[models.coder]\nport = 1\n", "can't have port"),
-        ("[models.coder]\nctx = -1\n", "ctx"),
+        ("[models.coder]\nctx = -1\n", r"\[models.coder\] ctx \(file\) can't be -1"),
+        ('[models.coder]\ncache_type_k = "q3"\n', "can't be 'q3': name f16, bf16, q8_0, q4_0"),
         ('[models]\ncoder = "x"\n', "has to be a table"),
         ('models = "x"\n', r"\[models.NAME\]"),
     ],

@@ -27,3 +27,8 @@ def test_ollamas_options_are_parameters() -> None:
 def test_a_wrong_one_is_named(parameters: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
         check_sampling(parameters)
+
+
+def test_the_table_of_a_model_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"^\[models.a\]: 'sampling.temprature'"):
+        check_sampling({"temprature": 1.0}, "[models.a]")
