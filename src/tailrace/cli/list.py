@@ -51,7 +51,9 @@ def list_models(
     errors = console_output.stderr()
     for row in shown:
         if row.error is not None and not as_json:
-            errors.print(f"[red]{escape(row.reference)}[/red]: {escape(row.error)}", soft_wrap=True)
+            # An error begins with the file's path, which is the reference of a folder's models.
+            named = "" if row.error.startswith(row.reference) else f"[red]{escape(row.reference)}[/red]: "
+            errors.print(f"{named}{escape(row.error)}", soft_wrap=True)
     for each in contents:
         for problem in each.problems:
             errors.print(f"[yellow]{each.store}[/yellow]: {escape(problem)}", soft_wrap=True)

@@ -155,6 +155,14 @@ def test_a_folder_of_models(run: Run, stores: Stores, tmp_path: Path, monkeypatc
     assert "folder: there is no folder" in err
 
 
+def test_an_unusable_file_of_a_folder_is_named_once(run: Run, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"nothing")
+    _, _, err = run("list", "--models-dir", str(tmp_path))
+    assert err.count(str(broken)) == 1
+    assert f"{broken} isn't a whole GGUF file" in err
+
+
 def test_a_broken_model_does_not_hide_the_others(run: Run, stores: Stores) -> None:
     stores.add_own("tiny", "tiny.gguf", tiny_gguf())
     broken = stores.add_own("broken", "b.gguf", b"nothing")
