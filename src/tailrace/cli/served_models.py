@@ -140,6 +140,8 @@ def _spec(named: _Named, resolved: Resolved, *, first: bool, share: int | None) 
         try:
             found = _locate(named.reference, resolved)
         except ModelError as error:
+            if share is None:
+                raise
             # A file may have gone since. The others are served, and requests for this one get the reason.
             structlog.get_logger().warning("a model can't be served", model=name, reason=str(error))
             found = ModelFile(path=Path(named.reference), name=name)
@@ -149,7 +151,7 @@ def _spec(named: _Named, resolved: Resolved, *, first: bool, share: int | None) 
     if own.origins["keep_mb"] == "default" and share is not None:
         own = _with(own, keep_mb=share)
     check_chat_template(own.settings.chat_template)
-    check_sampling(own.settings.sampling)
+    check_sampling(own.settings.sampling, str(named) if "sampling" in section else "sampling")
     return ModelSpec(
         name=name,
         path=None if own.settings.backend == "fake" else str(found.path),

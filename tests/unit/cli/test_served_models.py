@@ -130,6 +130,18 @@ def test_an_argument_without_a_file_is_an_error_and_a_table_without_one_is_serve
     ]
 
 
+def test_an_only_table_without_a_file_is_an_error(folder: Path) -> None:
+    file = settings_file(folder, '[models.a]\npath = "FOLDER/gone.gguf"\n')
+    with pytest.raises(ModelError, match="there is no file"):
+        served_models([], {}, file)
+
+
+def test_a_wrong_parameter_of_a_table_is_named_with_it(folder: Path) -> None:
+    file = settings_file(folder, '[models.a]\npath = "FOLDER/coder.gguf"\nsampling = { heat = 1 }\n')
+    with pytest.raises(ConfigurationError, match=r"\[models.a\]: 'sampling.heat'"):
+        served_models([], {}, file)
+
+
 def test_scripted_models_have_the_names_of_arguments_and_tables(folder: Path) -> None:
     assert names(served_models([], {"backend": "fake"})) == ["fake"]
     assert names(served_models(["a", "b"], {"backend": "fake"})) == ["a", "b"]
