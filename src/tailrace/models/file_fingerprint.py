@@ -31,7 +31,7 @@ def fingerprint(path: Path) -> str:
             for sample in range(_SAMPLES):
                 digest.update(_read(files, sizes, max(0, sum(sizes) - _SAMPLE_BYTES) * sample // (_SAMPLES - 1)))
     except OSError as error:
-        raise ModelError(f"{path} can't be read: {error}") from error
+        raise ModelError(f"{path} can't be read: {error.strerror}") from error
     return digest.hexdigest()[:32]
 
 

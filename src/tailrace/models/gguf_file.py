@@ -84,7 +84,7 @@ def read_file(path: Path) -> FileHeader:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
             return _HeaderReader(file).header()
     except OSError as error:
-        raise ModelError(f"{path} can't be read: {error}") from error
+        raise ModelError(f"{path} can't be read: {error.strerror}") from error
     except (struct.error, ValueError, OverflowError) as error:
         # Text that isn't UTF-8 raises ValueError, too.
         raise ModelError(f"{path} isn't a whole GGUF file ({error}). Fetch or copy it again") from error

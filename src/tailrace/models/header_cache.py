@@ -92,7 +92,7 @@ def _states(path: Path) -> tuple[tuple[int, int], ...]:
             found = shard.stat()
         except OSError as error:
             if shard == path:
-                raise ModelError(f"{path} can't be read: {error}") from error
+                raise ModelError(f"{path} can't be read: {error.strerror}") from error
             states.append((0, 0))
         else:
             states.append((found.st_size, found.st_mtime_ns))

@@ -116,7 +116,7 @@ def _summary(path: Path, settings: Settings) -> ModelSummary:
     try:
         changed = path.stat().st_mtime_ns
     except OSError as error:
-        raise ModelError(f"{path} can't be read: {error}") from error
+        raise ModelError(f"{path} can't be read: {error.strerror}") from error
     return _read_summary(path, changed, total_bytes(path), settings.override_kv)
 
 
