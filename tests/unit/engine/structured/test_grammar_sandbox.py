@@ -118,6 +118,19 @@ def test_the_program_is_started_again_after_its_death() -> None:
         sandbox.close()
 
 
+def test_a_program_that_dies_is_not_the_grammars_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer is missing a moment before its exit status is there."""
+    sandbox = GrammarSandbox(BACKEND.vocabulary, [END])
+    exchange = sandbox._exchange
+    with subprocess.Popen(["sleep", "0.03"]) as dying:
+        answers = iter([lambda *_: (None, dying), exchange])
+        monkeypatch.setattr(sandbox, "_exchange", lambda order, trial: next(answers)(order, trial))
+        try:
+            assert sandbox.attempt(Grammar(kind="lark", text='start: "a"'), Trial()).document is not None
+        finally:
+            sandbox.close()
+
+
 def children(process: int) -> list[int]:
     """The process's children."""
     shown = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False)
