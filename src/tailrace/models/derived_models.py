@@ -6,8 +6,6 @@ only this module may change them.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import msgspec
 import structlog
 
 from tailrace.errors import ModelError
+from tailrace.models.file_replacement import replace_file
 
 _FOLDER = ".entries"
 #: Bounds, so that clients can't fill a disk or a list.
@@ -72,10 +71,7 @@ class DerivedModels:
         if len(data) > _MAX_BYTES:
             raise ModelError(f"an entry may have {_MAX_BYTES:,} bytes, and this one has {len(data):,}")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as file:
-                file.write(data)
-            os.replace(file.name, self._path(name))
+            replace_file(self._path(name), data)
         except OSError as error:
             raise ModelError(f"{self._folder} can't be written: {error}. Make room or correct its rights") from error
         self._models[name] = entry

@@ -7,14 +7,13 @@ file in the user's cache folder. Losing it costs only time.
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from tailrace.errors import ModelError
 from tailrace.folders import cache_folder
+from tailrace.models.file_replacement import replace_file
 from tailrace.models.model_header import read_header
 from tailrace.models.model_summary import ModelSummary, summarise
 from tailrace.models.shards import shard_paths
@@ -69,10 +68,7 @@ class HeaderCache:
         entries = {**self._used, **{path: entry for path, entry in self._known.items() if path not in self._used}}
         data = _encoder.encode(_Content(entries=dict(list(entries.items())[:_MAX_ENTRIES])))
         with contextlib.suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._file.parent, suffix=".part", delete=False) as file:
-                file.write(data)
-            os.replace(file.name, self._file)
+            replace_file(self._file, data)
         self._changed = False
 
     def _load(self) -> dict[str, _Entry]:
