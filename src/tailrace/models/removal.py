@@ -5,7 +5,14 @@ from __future__ import annotations
 from tailrace.errors import ModelError
 from tailrace.models.derived_models import DerivedModels
 from tailrace.models.pulls.ollama_layout import OllamaLayout, ollama_folder
-from tailrace.models.reference import HubReference, NameReference, OllamaReference, PathReference, Reference
+from tailrace.models.reference import (
+    HubReference,
+    NameReference,
+    OllamaReference,
+    PathReference,
+    Reference,
+    served_name,
+)
 from tailrace.models.store import Store
 
 
@@ -19,6 +26,8 @@ def remove_model(reference: Reference, store: Store | None = None) -> int:
             f"{reference} is in the hub's cache, which other programs share: delete it with: "
             f"hf cache rm model/{reference.repo_id}"
         )
+    if made := DerivedModels(store.folder).derived_from(served_name(reference)):
+        raise ModelError(f"the model {made[0]} is made of {reference}: delete it first, over Ollama's API")
     freed = _remove_stored(reference, store) if isinstance(reference, NameReference) else None
     if freed is None:
         freed = _remove_pulled(reference, store)
@@ -37,8 +46,6 @@ def _remove_stored(reference: NameReference, store: Store) -> int | None:
     stored = store.find(reference.name)
     if stored is None:
         return None
-    if made := DerivedModels(store.folder).derived_from(reference.name):
-        raise ModelError(f"the model {made[0]} is made of {reference.name}: delete it first, over Ollama's API")
     store.remove(reference.name)
     return stored.bytes
 

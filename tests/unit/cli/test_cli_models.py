@@ -13,7 +13,10 @@ from model_files import tiny_entry, tiny_gguf, write_wheel
 from tailrace import __version__
 from tailrace.cli import app, console_output
 from tailrace.models.catalogue import PackageFile
+from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.models.pulls import pull as pull_module
+from tailrace.models.pulls.ollama_layout import OllamaLayout, ollama_folder
+from tailrace.models.reference import OllamaReference
 from tailrace.models.store import Store
 
 WHOLE = tiny_gguf()
@@ -126,6 +129,20 @@ def test_rm(run: Run, stored: Path) -> None:
     code, out, err = run("rm", "tiny")
     assert (code, out) == (1, "")
     assert "has no tiny" in err
+
+
+def test_rm_of_a_pulled_model_that_another_one_is_made_of(run: Run, stored: Path) -> None:
+    store = Store(stored.parent.parent)
+    layout = OllamaLayout(ollama_folder(store.folder))
+    base = OllamaReference(model="llama3.2", tag="3b")
+    layout.publish(base, b"{}")
+    models = DerivedModels(store.folder)
+    models.put("mine", DerivedModel(base="llama3.2:3b"))
+    code, out, err = run("rm", "ollama:llama3.2:3b")
+    assert (code, out, "mine is made of" in err) == (1, "", True)
+    models.remove("mine")
+    assert run("rm", "llama3.2:3b")[0] == 0
+    assert not layout.manifest(base).exists()
 
 
 @pytest.mark.parametrize(
