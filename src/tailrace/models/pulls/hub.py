@@ -22,7 +22,7 @@ from tailrace.models.pulls.download import RemoteFile
 from tailrace.models.pulls.file_set import FileSet
 from tailrace.models.pulls.hub_cache import REMEDY, HubCache
 from tailrace.models.pulls.retries import Interrupted
-from tailrace.models.pulls.transport import Answer, Opened, Transport, host_of, is_same_server
+from tailrace.models.pulls.transport import Answer, Opened, Transport, host_of, is_same_server, shown_url
 from tailrace.models.quant_choice import FileSize, choose_quant, is_model_name, listed_quants, quant_sets
 from tailrace.models.reference import HubReference, is_plain_path
 
@@ -153,7 +153,7 @@ class Hub:
 
     def _refusal(self, reference: HubReference, status: int, headers: Mapping[str, str]) -> PullFailed:
         """The failure for a status of the hub. Its codes are those of huggingface_hub's ``hf_raise_for_status``."""
-        repo_id, page = reference.repo_id, f"{self._endpoint}/{reference.repo_id}"
+        repo_id, page = reference.repo_id, f"{shown_url(self._endpoint)}/{reference.repo_id}"
         code = headers.get("x-error-code", "")
         login = "set HF_TOKEN to a token of that account (or run: hf auth login)"
         if code == "GatedRepo":

@@ -230,6 +230,11 @@ def host_of(url: str) -> str:
     return _parse(url).host
 
 
+def shown_url(url: str) -> str:
+    """The URL without a user and a password in it."""
+    return str(_parse(url).copy_with(username=None, password=None)).rstrip("/")
+
+
 def is_same_server(url: httpx2.URL, other: str) -> bool:
     """Whether two URLs are of one server: scheme, host and port."""
     return _origin(url) == _origin(_parse(other))
@@ -246,9 +251,10 @@ def _parse(url: str) -> httpx2.URL:
 
 
 def _no_address(url: str) -> PullFailed:
-    """The failure for a variable with a wrong value. The URL's beginning is enough to find it."""
+    """The failure for a variable with a wrong value. The URL's beginning is enough to find it, and has no password."""
     return PullFailed(
-        f"{url[:60]!r} isn't a URL of a server: HF_ENDPOINT and TAILRACE_OLLAMA_REGISTRY begin with https://",
+        f"{url.rpartition('@')[2][:60]!r} isn't a URL of a server: HF_ENDPOINT and TAILRACE_OLLAMA_REGISTRY begin with "
+        "https://",
         reason="network",
     )
 

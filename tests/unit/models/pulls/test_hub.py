@@ -225,6 +225,17 @@ def test_a_repository_without_models(pulls: LocalPulls) -> None:
     assert (error.reason, ".gguf" in str(error)) == ("missing", True)
 
 
+def test_a_password_in_the_endpoint_is_in_no_message(pulls: LocalPulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", pulls.hub.url.replace("://", "://me:hush@"))
+    pulls.hub.gated, pulls.hub.token = True, "hf_right"
+    pulls.hub.add("model.gguf", MODEL)
+    pulls.hub.status, pulls.hub.headers = [403], {"X-Error-Code": "GatedRepo"}
+    error = str(failure(pulls))
+    assert (pulls.hub.url in error, "hush" in error) == (True, False)
+    monkeypatch.setattr(constants, "ENDPOINT", "htp://me:hush@127.0.0.1")
+    assert "hush" not in str(failure(pulls))
+
+
 def test_a_disabled_repository(pulls: LocalPulls) -> None:
     pulls.hub.status, pulls.hub.headers = [403], {"X-Error-Message": "Access to this resource is disabled."}
     assert failure(pulls).reason == "denied"
