@@ -224,9 +224,8 @@ def _hub_reference(
     whole: str, organisation: str, name: str, quant: str | None, file: str | None, revision: str | None
 ) -> HubReference:
     """Raises ModelError for a part that isn't a plain name."""
-    for part in (organisation, name):
-        if _HUB_NAME.fullmatch(part) is None or "--" in part or ".." in part:
-            raise _wrong(whole, "a repository of the hub is ORG/REPO, two names of letters, digits, '.', '-' and '_'")
+    if not is_repository(f"{organisation}/{name}"):
+        raise _wrong(whole, "a repository of the hub is ORG/REPO, two names of letters, digits, '.', '-' and '_'")
     if quant is not None and (_QUANT.fullmatch(quant) is None or ".." in quant):
         raise _wrong(whole, "behind the colon comes a quantisation such as Q4_K_M, or a .gguf file's path")
     if file is not None and not is_plain_path(file):
@@ -274,7 +273,10 @@ def _url(text: str, endpoint: str | None) -> HubReference | OllamaReference:
     path = url.path
     own = urlsplit(endpoint) if endpoint else None
     if own is not None and (own.hostname or "").lower() == host and own.port == port:
-        path = path.removeprefix(own.path.rstrip("/"))
+        prefix = own.path.rstrip("/")
+        if not f"{path}/".startswith(f"{prefix}/"):
+            raise _wrong(text, f"HF_ENDPOINT's pages are below {prefix}/")
+        path = path.removeprefix(prefix)
     elif host in _OLLAMA_HOSTS:
         return _ollama(text, path.strip("/"))
     elif host not in HUB_HOSTS or port is not None:
@@ -294,6 +296,12 @@ def _url(text: str, endpoint: str | None) -> HubReference | OllamaReference:
     if not path.lower().endswith(".gguf"):
         raise _wrong(text, "the file that it names isn't a .gguf file")
     return _hub_reference(text, organisation, name, None, path, revision)
+
+
+def is_repository(text: str) -> bool:
+    """Whether text is ``ORG/REPO``, two names that the hub allows."""
+    organisation, _, name = text.partition("/")
+    return all(_HUB_NAME.fullmatch(part) and "--" not in part and ".." not in part for part in (organisation, name))
 
 
 def is_plain_path(path: str) -> bool:

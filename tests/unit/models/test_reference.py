@@ -101,6 +101,11 @@ def test_urls_of_the_own_endpoint_are_the_hub(endpoint: str) -> None:
         parse_reference("http://127.0.0.1:8901/ggml-org/tiny-GGUF", endpoint)
 
 
+def test_a_page_beside_the_own_endpoint_is_none_of_the_hub() -> None:
+    with pytest.raises(ModelError, match="below /hub/"):
+        parse_reference("http://127.0.0.1:8900/hubble/ggml-org/tiny-GGUF", "http://127.0.0.1:8900/hub")
+
+
 WRONG = [
     ("", "no model is named"),
     (" \t", "no model is named"),

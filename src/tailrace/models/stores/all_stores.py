@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tailrace.errors import ModelError
+from tailrace.models.pulls.ollama_layout import ollama_folder
 from tailrace.models.quant_choice import FileSize, choose_quant
 from tailrace.models.reference import HubReference, NameReference, OllamaReference, Reference, name_key, served_name
-from tailrace.models.store import default_folder
 from tailrace.models.stores.found_model import FoundModel, StoreContents, StoreName
 from tailrace.models.stores.hub_cache import read_hub_cache, revision_models
 from tailrace.models.stores.llama_cache import read_llama_cache
@@ -20,8 +20,6 @@ from tailrace.models.stores.own_store import read_own_store
 
 #: The stores in the order in which a reference is looked up.
 STORES: tuple[StoreName, ...] = ("tailrace", "folder", "huggingface", "ollama", "lm-studio", "llama.cpp")
-#: The folder of tailrace's store for what it has pulled from Ollama's registry, in the layout of Ollama's store.
-_OLLAMA = "ollama"
 
 
 class NotHere(ModelError):
@@ -47,7 +45,7 @@ def read_stores(
 def _read(store: StoreName, models_dir: str | None, repository: str | None) -> list[StoreContents]:
     match store:
         case "tailrace":
-            return [read_own_store(), read_ollama_store(default_folder() / _OLLAMA, "tailrace")]
+            return [read_own_store(), read_ollama_store(ollama_folder(), "tailrace")]
         case "folder":
             return [read_models_folder(Path(models_dir))] if models_dir is not None else []
         case "huggingface":

@@ -11,8 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from tailrace.errors import ModelError
-from tailrace.models.reference import HubReference, parse_reference
+from tailrace.models.reference import is_repository
 from tailrace.models.stores.folder_walk import gguf_files
 from tailrace.models.stores.found_model import FoundModel, StoreContents, StoreName
 from tailrace.models.stores.repository_files import repository_models
@@ -26,12 +25,12 @@ _MAX_SNAPSHOTS = 100
 
 
 def hub_folder() -> Path:
-    """Where huggingface_hub keeps its cache, by its own variables."""
+    """Where huggingface_hub keeps its cache, by its own variables, in which other variables may be named."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if os.environ.get(variable):
-            return Path(os.environ[variable]).expanduser().absolute()
+        if named := os.environ.get(variable):
+            return Path(os.path.expandvars(named)).expanduser().absolute()
     if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser().absolute() / "hub"
+        return Path(os.path.expandvars(home)).expanduser().absolute() / "hub"
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "huggingface" / "hub"
 
@@ -54,19 +53,12 @@ def hub_layout(store: StoreName, folder: Path, *, repository: str | None = None)
         return StoreContents(store=store, folder=folder, problems=(f"{folder} can't be read: {error.strerror}",))
     for name in names:
         repo_id = name.removeprefix(_REPOSITORY).replace("--", "/")
-        if not _is_repository(repo_id) or (repository is not None and repo_id.lower() != repository.lower()):
+        if not is_repository(repo_id) or (repository is not None and repo_id.lower() != repository.lower()):
             continue
         found, unread = _repository(store, folder / name, repo_id)
         models += found
         problems += unread
     return StoreContents(store=store, folder=folder, models=tuple(models), problems=tuple(problems))
-
-
-def _is_repository(repo_id: str) -> bool:
-    try:
-        return isinstance(parse_reference(f"hf:{repo_id}"), HubReference)
-    except ModelError:
-        return False
 
 
 def _repository(store: StoreName, folder: Path, repo_id: str) -> tuple[list[FoundModel], list[str]]:

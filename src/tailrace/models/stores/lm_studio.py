@@ -9,10 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.errors import ModelError
 from tailrace.models.foreign_json import MALFORMED
 from tailrace.models.quant_choice import FileSize
-from tailrace.models.reference import HubReference, parse_reference
+from tailrace.models.reference import is_repository
 from tailrace.models.stores.folder_walk import gguf_files
 from tailrace.models.stores.found_model import FoundModel, StoreContents
 from tailrace.models.stores.models_folder import folder_models
@@ -48,7 +47,7 @@ def read_lm_studio(folder: Path) -> StoreContents:
     for file in walk.files:
         publisher, _, behind = file.path.partition("/")
         repository, _, name = behind.partition("/")
-        if name and _is_repository(f"{publisher}/{repository}"):
+        if name and is_repository(f"{publisher}/{repository}"):
             repositories.setdefault(f"{publisher}/{repository}", []).append(FileSize(name, file.bytes))
         else:
             others.append(file)
@@ -57,10 +56,3 @@ def read_lm_studio(folder: Path) -> StoreContents:
         models += repository_models("lm-studio", repository, files, (folder / repository).joinpath)
     models += folder_models("lm-studio", folder, others)
     return StoreContents(store="lm-studio", folder=folder, models=tuple(models), problems=walk.problems)
-
-
-def _is_repository(repo_id: str) -> bool:
-    try:
-        return isinstance(parse_reference(f"hf:{repo_id}"), HubReference)
-    except ModelError:
-        return False

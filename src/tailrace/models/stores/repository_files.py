@@ -29,7 +29,7 @@ def repository_models(
         path = each.files[0].path
         behind = each.quant if each.quant is not None and quants[each.quant] == 1 else path
         # A projector belongs to the models of its own folder, and of those below it.
-        near = [other.path for other in projectors if path.startswith(other.path.rpartition("/")[0])]
+        near = [other.path for other in projectors if path.startswith("".join(other.path.rpartition("/")[:2]))]
         models.append(
             FoundModel(
                 store=store,

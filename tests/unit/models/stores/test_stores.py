@@ -59,6 +59,12 @@ class TestHubCache:
         assert model.projector == snapshot / "mmproj-F16.gguf"
         assert model.revision == COMMIT
 
+    def test_a_projector_is_of_the_models_of_its_folder(self, stores: Stores) -> None:
+        stores.add_hub("org/tiny", {"a/mmproj-F16.gguf": b"p", "a/a-Q8_0.gguf": GGUF, "ab/b-Q4_0.gguf": GGUF})
+        found = _models("huggingface")
+        assert found["hf:org/tiny:Q8_0"].projector is not None
+        assert found["hf:org/tiny:Q4_0"].projector is None
+
     def test_shards_in_a_folder_are_one_model(self, stores: Stores) -> None:
         files = {f"BF16/tiny-BF16-{number:05}-of-00003.gguf": GGUF + bytes([number]) for number in (1, 2, 3)}
         snapshot = stores.add_hub("org/tiny", files)
@@ -105,6 +111,7 @@ class TestHubCache:
             ({"HF_HUB_CACHE": "~/x", "HF_HOME": "/h"}, "HOME/x"),
             ({"HUGGINGFACE_HUB_CACHE": "/y"}, "/y"),
             ({"HF_HOME": "/h"}, "/h/hub"),
+            ({"HF_HOME": "$OTHER/h", "OTHER": "/o"}, "/o/h/hub"),
             ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
             ({}, "HOME/.cache/huggingface/hub"),
         ],
