@@ -16,6 +16,7 @@ import structlog
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.core_share import CoreShare
 from tailrace.engine.embedding_queue import EmbeddingQueue
+from tailrace.engine.file_waits import FileWaits
 from tailrace.engine.helper_thread import HelperThread
 from tailrace.engine.inbox import Inbox, InboxItem
 from tailrace.engine.kv_cache.cache_op_executor import Applied
@@ -37,8 +38,6 @@ from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat
 
 #: Seconds between heartbeats.
 HEARTBEAT_SECONDS = 0.5
-#: Seconds that a sequence waits for its prefix from the disk. A disk that hangs must not hang requests.
-_FETCH_SECONDS = 10.0
 
 Publish = Callable[[Step | Heartbeat | EmbeddingAnswer], None]
 
@@ -89,8 +88,7 @@ class EngineLoop:
         self._prefill_budget = PrefillBudget(prefill_chunk, step_seconds)
         self._speculator = speculator
         self._sequences: dict[int, Sequence] = {}
-        #: Sequences that wait for a prefix from the disk tier, and since when; oldest first.
-        self._fetching: dict[int, tuple[Sequence, float]] = {}
+        self._file_waits = FileWaits()
         self._progress = PromptProgress()
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._batch = StepBatch([])  #: the last step's
@@ -111,7 +109,7 @@ class EngineLoop:
     @property
     def has_work(self) -> bool:
         """Whether anything runs, waits or lies in the inbox."""
-        return self._scheduler.has_work or not self.inbox.empty() or bool(self._fetching) or bool(self._embeddings)
+        return self._scheduler.has_work or not self.inbox.empty() or bool(self._file_waits) or bool(self._embeddings)
 
     def run(self, publish: Publish) -> None:
         """Step until the inbox brings None (the connection has ended); then drop every sequence.
@@ -227,15 +225,7 @@ class EngineLoop:
                 self._drop(self._sequences[finished.id])
         if batch.constrained:
             self._masks.start_slow(batch)
-        ended = time.perf_counter()
-        counters = self._counters
-        counters.schedule_seconds += begun - planning
-        counters.decode_seconds += decoded - begun
-        counters.mask_wait_seconds += masked - decoded
-        counters.sample_seconds += sampled - masked
-        counters.publish_seconds += ended - sampled
-        if ended - planning > counters.longest_step_seconds:
-            counters.longest_step_seconds = ended - planning
+        self._accounting.add_times(planning, begun, decoded, masked, sampled, time.perf_counter())
         return step
 
     def include_counters(self, counters: EngineCounters) -> None:
@@ -270,14 +260,14 @@ class EngineLoop:
             if self._speculator is not None:
                 self._speculator.begin(item)
             if item.reuse_prefix and self._executor.fetch(item.tokens, item.id):
-                self._fetching[item.id] = item, time.monotonic()
+                self._file_waits.begin(item, time.monotonic())
             else:
                 self._scheduler.add(item)
         elif isinstance(item, Fetched):
             self._executor.store(item)
             # The id is unknown if it was cancelled meanwhile.
-            if (fetching := self._fetching.pop(item.id, None)) is not None:
-                self._scheduler.add(fetching[0])
+            if (waiting := self._file_waits.end(item.id)) is not None:
+                self._scheduler.add(waiting)
         elif isinstance(item, MaskReady):
             self._masks.resume(item.id)
         elif isinstance(item, list):
@@ -292,12 +282,9 @@ class EngineLoop:
 
     def _end_late_fetches(self, now: float) -> None:
         """Have sequences compute their prompts that have waited too long for a file."""
-        while self._fetching:
-            sequence, since = next(iter(self._fetching.values()))
-            if now - since < _FETCH_SECONDS:
-                return
-            del self._fetching[sequence.id]
-            self._scheduler.add(sequence)
+        if self._file_waits:
+            for sequence in self._file_waits.take_late(now):
+                self._scheduler.add(sequence)
 
     def _drop(self, sequence: Sequence) -> None:
         """Remove a sequence that has finished, failed or been cancelled."""
@@ -305,7 +292,7 @@ class EngineLoop:
         if sequence.constraint is not None:
             sequence.constraint.cancel()
         self._progress.end(sequence)
-        if self._fetching.pop(sequence.id, None) is None:
+        if self._file_waits.end(sequence.id) is None:
             self._scheduler.remove(sequence)
         if self._speculator is not None:
             self._speculator.end(sequence)

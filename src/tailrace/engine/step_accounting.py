@@ -52,6 +52,19 @@ class StepAccounting:
             for sequence, length in zip(batch.sampled, lengths, strict=True):
                 self._speculator.learn(sequence, sequence.tokens[length:])
 
+    def add_times(
+        self, planning: float, begun: float, decoded: float, masked: float, sampled: float, ended: float
+    ) -> None:
+        """When the parts of a step began, and when it ended: seconds of one clock."""
+        counters = self.counters
+        counters.schedule_seconds += begun - planning
+        counters.decode_seconds += decoded - begun
+        counters.mask_wait_seconds += masked - decoded
+        counters.sample_seconds += sampled - masked
+        counters.publish_seconds += ended - sampled
+        if ended - planning > counters.longest_step_seconds:
+            counters.longest_step_seconds = ended - planning
+
     def _account_sequence(self, sequence: Sequence, count: int) -> None:
         """``count`` tokens of the sequence were computed; those that are its own stay in its slot."""
         start = sequence.computed
