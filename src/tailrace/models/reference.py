@@ -271,8 +271,12 @@ def _url(text: str, endpoint: str | None) -> HubReference | OllamaReference:
     if url.username is not None or url.password is not None:
         raise ModelError("a URL of a model has no user or password in it; the hub's token belongs into HF_TOKEN")
     path = url.path
-    own = urlsplit(endpoint) if endpoint else None
-    if own is not None and (own.hostname or "").lower() == host and own.port == port:
+    try:
+        own = urlsplit(endpoint or "")
+        is_own = bool(endpoint) and ((own.hostname or "").lower(), own.port) == (host, port)
+    except ValueError as error:
+        raise ModelError(f"HF_ENDPOINT isn't a URL ({error}): it is one such as https://huggingface.co") from error
+    if is_own:
         prefix = own.path.rstrip("/")
         if not f"{path}/".startswith(f"{prefix}/"):
             raise _wrong(text, f"HF_ENDPOINT's pages are below {prefix}/")

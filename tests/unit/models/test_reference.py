@@ -101,6 +101,13 @@ def test_urls_of_the_own_endpoint_are_the_hub(endpoint: str) -> None:
         parse_reference("http://127.0.0.1:8901/ggml-org/tiny-GGUF", endpoint)
 
 
+@pytest.mark.parametrize("endpoint", ["http://[::1", "http://hub:port"])
+def test_an_endpoint_that_is_no_url_is_named(endpoint: str) -> None:
+    with pytest.raises(ModelError, match="HF_ENDPOINT isn't a URL"):
+        parse_reference("http://127.0.0.1/ggml-org/tiny-GGUF", endpoint)
+    assert parse_reference("hf:ggml-org/tiny-GGUF", endpoint) == _hub()
+
+
 def test_a_page_beside_the_own_endpoint_is_none_of_the_hub() -> None:
     with pytest.raises(ModelError, match="below /hub/"):
         parse_reference("http://127.0.0.1:8900/hubble/ggml-org/tiny-GGUF", "http://127.0.0.1:8900/hub")
