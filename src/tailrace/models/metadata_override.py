@@ -53,12 +53,19 @@ def _parse(text: str) -> MetadataOverride:
     if found is None:
         raise _wrong(text, _EXAMPLE)
     key, value = found["key"], found["value"]
+    if "\0" in text or not _is_text(text):
+        raise _wrong(text, "it has a character that no text has")
     if len(key.encode()) > _MAX_BYTES:
         raise _wrong(text, f"a key has at most {_MAX_BYTES} bytes")
     try:
         return MetadataOverride(key, _CONVERSIONS[found["type"]](value))
     except ValueError as error:
         raise _wrong(text, str(error)) from error
+
+
+def _is_text(text: str) -> bool:
+    """Whether it is without bytes that aren't UTF-8, which Python has as half a character in arguments."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _integer(value: str) -> int:

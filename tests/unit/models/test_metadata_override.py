@@ -37,6 +37,8 @@ def test_an_override_has_a_value_of_its_type(text: str, key: str, value: object)
         ("flag=bool:yes", "neither true nor false"),
         ("name=str:" + "ä" * 64, "127 bytes"),
         ("k" * 128 + "=int:1", "127 bytes"),
+        ("name=str:a\0b", "no text has"),
+        ("a\udcff=int:1", "no text has"),
     ],
 )
 def test_what_cannot_be_an_override_is_refused_with_the_reason(text: str, why: str) -> None:
