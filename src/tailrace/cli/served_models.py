@@ -89,7 +89,9 @@ def served_models(references: Sequence[str], flags: Mapping[str, Any], file: Pat
     for model in with_free_names(found, specs.values()):
         specs[model.name] = _spec(_Named(model.reference, found=model), resolved, first=not specs, share=share)
     models = tuple(specs.values())
-    return ServedModels(models[0].settings if len(models) == 1 else resolved.settings, models)
+    if len(models) == 1:  # One model is always loaded: no policy is in the way of its requests.
+        return ServedModels(models[0].settings, (msgspec.structs.replace(models[0], at_start=True),))
+    return ServedModels(resolved.settings, models)
 
 
 def _named(references: Sequence[str], resolved: Resolved, *, anything_else: bool) -> list[_Named]:
@@ -156,7 +158,7 @@ def _spec(named: _Named, resolved: Resolved, *, first: bool, share: int | None) 
         name=name,
         path=None if own.settings.backend == "fake" else str(found.path),
         settings=_with_draft(own.settings),
-        # A model that was only found is loaded when it is asked for, unless it is the only one.
+        # A model that was only found is loaded when it is asked for.
         at_start=(first and named.found is None) or own.settings.pinned,
     )
 

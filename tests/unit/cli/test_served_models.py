@@ -189,6 +189,12 @@ class TestFoundModels:
         assert names(served) == ["x/b", "coder", "a", "y/b"]
         assert [spec.at_start for spec in served.specs] == [True, False, False, False]
 
+    def test_an_only_model_is_loaded_at_once(self, tmp_path: Path) -> None:
+        (tmp_path / "only").mkdir()
+        (tmp_path / "only" / "a.gguf").write_bytes(tiny_gguf())
+        (spec,) = served_models([], {"models_dir": str(tmp_path / "only")}).specs
+        assert (spec.name, spec.at_start) == ("a", True)
+
     def test_another_model_of_the_name_has_its_store_in_front(self, more: Path, tmp_path: Path) -> None:
         (tmp_path / "a.gguf").write_bytes(tiny_gguf())
         served = served_models([str(tmp_path / "a.gguf")], {"models_dir": str(more)})
