@@ -19,8 +19,12 @@ from rich.progress import Progress as Bars
 from tailrace.cli import console_output
 from tailrace.models.pulls.progress import Progress
 
-#: Columns for a file's name; its end tells shards and quantisations apart.
-_NAME_WIDTH = 40
+#: Max and min columns for a file's name; its end tells shards and quantisations apart.
+_NAME_WIDTH, _MIN_NAME_WIDTH = 40, 12
+#: The same for a bar.
+_BAR_WIDTH, _MIN_BAR_WIDTH = 40, 8
+#: Columns for a line's other parts: what is done, sizes, speed and time, with a space between each.
+_FACTS_WIDTH = 50
 #: A plain line is written for each of so many parts of all bytes.
 _LINES = 10
 
@@ -49,7 +53,11 @@ class _BarDisplay:
     """A bar for the file that comes now, and one for all where there are several."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        # A line that doesn't fit would be wrapped within its columns.
+        free = console.width - _FACTS_WIDTH
+        self._name_width = max(_MIN_NAME_WIDTH, min(_NAME_WIDTH, free - _MIN_BAR_WIDTH))
+        bar = BarColumn(max(_MIN_BAR_WIDTH, min(_BAR_WIDTH, free - self._name_width)))
+        columns = (TextColumn("{task.description}"), bar, DownloadColumn(), TransferSpeedColumn())
         self._bars = Bars(*columns, TimeRemainingColumn(), console=console)
         self._file: tuple[str, str] | None = None  #: the bar's file, and whether it is verified or downloaded
         self._file_bar: TaskID | None = None
@@ -71,7 +79,7 @@ class _BarDisplay:
                 self._bars.remove_task(self._file_bar)
             # It begins where the file is, so that its speed is that of the network.
             self._file_bar = self._bars.add_task(
-                f"{what} {_short(progress.file)}", total=progress.total, completed=progress.done
+                f"{what} {_short(progress.file, self._name_width)}", total=progress.total, completed=progress.done
             )
         if self._file_bar is not None:
             self._bars.update(self._file_bar, completed=progress.done, total=progress.total)
@@ -118,6 +126,7 @@ class _LineDisplay:
         self._console.print(escape(text), soft_wrap=True)
 
 
-def _short(name: str) -> str:
+def _short(name: str, width: int) -> str:
+    """A file's name without its folder, and where it has more than ``width`` characters, without its beginning."""
     name = name.rpartition("/")[2]
-    return escape(name if len(name) <= _NAME_WIDTH else f"…{name[1 - _NAME_WIDTH :]}")
+    return escape(name if len(name) <= width else f"…{name[1 - width :]}")
