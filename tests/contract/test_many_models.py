@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from openai_wire import Reply, ask
-from servers import ServerProcess, fake, wait_for
+from servers import ServerProcess, fake, replace_http_process, wait_for
 from tailrace.server.keys.keys_file import KeyRecord, KeysFile, new_key, now
 
 USER = [{"role": "user", "content": "<say>ok</say>"}]
@@ -263,8 +261,12 @@ def test_what_isnt_loaded_is_neither_in_the_way_of_health_nor_missing_in_metrics
         running = ask(server.port, "GET", "/api/ps").json()["models"]
         assert [entry["name"] for entry in running] == ["first:latest", "second:latest"]
         assert ask(server.port, "GET", "/health").json()["models_loaded"] == 2
+
+        def shown() -> list[str]:
+            return [engine["model"] for engine in ask(server.port, "GET", "/stats").json()["engines"]]
+
+        wait_for("the next sample", lambda: shown() == ["first", "second"])
         stats = ask(server.port, "GET", "/stats").json()
-        assert [engine["model"] for engine in stats["engines"]] == ["first", "second"]
         assert stats["requests"]["slots"] == 5
         roles = {process["role"] for process in stats["processes"]}
         assert {"engine first", "engine second"} <= roles
@@ -337,12 +339,6 @@ def starts(server: ServerProcess, process: str) -> float:
     samples = [sample for family in families for sample in family.samples]
     (found,) = [each.value for each in samples if each.labels == {"process": process} and "starts_total" in each.name]
     return found
-
-
-def replace_http_process(server: ServerProcess) -> None:
-    before = server.http
-    os.kill(before, signal.SIGKILL)
-    wait_for("another HTTP process", lambda: server.child("server") not in (None, before))
 
 
 def test_a_new_http_process_takes_up_the_engines_that_run(config: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openai_wire import Reply, ask, chat
-from servers import ServerProcess, serving, wait_for
+from servers import ServerProcess, replace_http_process, serving, wait_for
 from tailrace.models.model_reference import locate_model
 
 
@@ -56,6 +56,12 @@ def test_a_model_that_is_not_loaded_is_deleted(server: ServerProcess, store: Pat
     assert delete(server, "third").status == 200
     assert not (store / "third").exists()
     assert "third" not in names(server)
+
+
+def test_the_next_http_process_serves_no_deleted_model(server: ServerProcess) -> None:
+    replace_http_process(server)
+    assert names(server) == {"first"}
+    assert ask(server.port, "GET", "/health").json()["status"] == "ok"
 
 
 def test_the_first_model_is_not_deleted(server: ServerProcess, store: Path) -> None:

@@ -146,6 +146,13 @@ class ServerProcess:
         self._folder.cleanup()
 
 
+def replace_http_process(server: ServerProcess) -> None:
+    """Kill the HTTP process, and return when there is another one."""
+    before = server.http
+    os.kill(before, signal.SIGKILL)
+    wait_for("another HTTP process", lambda: server.child("server") not in (None, before))
+
+
 @contextlib.contextmanager
 def serving(
     *arguments: str, environment: Mapping[str, str] | None = None, prefix: Sequence[str] = ()

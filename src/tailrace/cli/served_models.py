@@ -23,7 +23,7 @@ from tailrace.machine.free_memory import read_memory
 from tailrace.models.model_reference import ModelFile, locate_model
 from tailrace.models.stores.found_model import FoundModel
 from tailrace.serving.memory_share import keep_mb, memory_budget
-from tailrace.serving.model_spec import ModelSpec
+from tailrace.serving.model_spec import ModelSpec, loads_on_demand
 from tailrace.settings import Resolved, Settings, resolve
 
 #: The name of the scripted model where none is set.
@@ -62,7 +62,8 @@ def served_models(references: Sequence[str], flags: Mapping[str, Any], file: Pat
     resolved = resolve({**flags, "model": single}, file=file)
     found = found_models(resolved.settings)
     named = _named(references, resolved, anything_else=bool(found))
-    if len(named) == 1 and not resolved.models and not found:
+    on_demand = loads_on_demand(resolved.settings, [*named, *found])
+    if not on_demand and not resolved.models:
         spec = _only(resolved)
         return ServedModels(spec.settings, (spec,))
     if resolved.settings.alias is not None and len(named) + len(found) > 1:
@@ -71,8 +72,7 @@ def served_models(references: Sequence[str], flags: Mapping[str, Any], file: Pat
             f"alias is {resolved.settings.alias!r}, but {len(named) + len(found)} models are served ({listed}), and a "
             "name has to be one model's: leave it out, or write the names into the settings file as [models.NAME]"
         )
-    several = len(named) + len(found) > 1
-    share = keep_mb(memory_budget(resolved.settings, read_memory())) if several else None
+    share = keep_mb(memory_budget(resolved.settings, read_memory())) if on_demand else None
     specs: dict[str, ModelSpec] = {}
     origins: dict[str, _Named] = {}
     for each in named:
@@ -89,9 +89,11 @@ def served_models(references: Sequence[str], flags: Mapping[str, Any], file: Pat
     for model in with_free_names(found, specs.values()):
         specs[model.name] = _spec(_Named(model.reference, found=model), resolved, first=not specs, share=share)
     models = tuple(specs.values())
-    if len(models) == 1:  # One model is always loaded: no policy is in the way of its requests.
-        return ServedModels(models[0].settings, (msgspec.structs.replace(models[0], at_start=True),))
-    return ServedModels(resolved.settings, models)
+    if len(models) == 1:
+        models = (msgspec.structs.replace(models[0], at_start=True),)
+    if loads_on_demand(resolved.settings, models):
+        return ServedModels(resolved.settings, models)
+    return ServedModels(models[0].settings, models)
 
 
 def _named(references: Sequence[str], resolved: Resolved, *, anything_else: bool) -> list[_Named]:
@@ -124,7 +126,7 @@ def _only(resolved: Resolved) -> ModelSpec:
 
 def _spec(named: _Named, resolved: Resolved, *, first: bool, share: int | None) -> ModelSpec:
     """One of the models, with the settings of its table. ``share``: its part of the memory for prefix caches, in MB;
-    None where it is the only model.
+    None where it has the memory alone.
     """
     if named.found is not None:
         name, section = named.found.name, resolved.models.get(named.found.name, {})
@@ -134,7 +136,7 @@ def _spec(named: _Named, resolved: Resolved, *, first: bool, share: int | None) 
         found = _locate(named.reference, resolved)
         section = resolved.models.get(found.name, {})
         own = _own(resolved.for_model(found.name), named.reference, section)
-        name = found.name
+        name = resolved.settings.alias or found.name
     else:
         section = resolved.models[named.section]
         own = _own(resolved.for_model(named.section), named.reference, section)

@@ -91,7 +91,9 @@ class ModelMetrics:
 class Metrics:
     """One process's metrics: the server's, and those of each served model."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, several: bool = False) -> None:
+        """``several``: models come and go, so the names of engines have their model's."""
+        self._several = several
         self._models: dict[str, ModelMetrics] = {}
         self._llama_server = LlamaServerTotals()
         self._responses: Labelled = {("other", "404"): 0}
@@ -195,7 +197,7 @@ class Metrics:
             queue=self.queue,
             starts=self._lives_of(lambda lives, child: lives.starts(child)),
             hangs=self._lives_of(lambda lives, child: lives.hangs(child)),
-            processes=_processes(_named(models)),
+            processes=_processes(_named(models, several=self._several)),
             throttling=max(self.read_throttling(), key=lambda each: each.seconds, default=None),
         )
 
@@ -210,7 +212,7 @@ class Metrics:
         for model in self._models.values():
             first = model.load.figures.first_child
             for number in range(len(model.totals)):
-                name = _engine_name(model.name, number, several=len(self._models) > 1)
+                name = _engine_name(model.name, number, several=self._several)
                 children[name] = first + number if first >= 0 else -1
         return {name: 0 if lives is None else count(lives, child) for name, child in children.items()}
 
@@ -246,10 +248,10 @@ def _error_codes() -> list[str]:
     return found
 
 
-def _named(models: Mapping[str, list[EngineFigures]]) -> dict[str, EngineFigures]:
+def _named(models: Mapping[str, list[EngineFigures]], *, several: bool) -> dict[str, EngineFigures]:
     """The engines by their processes' names."""
     return {
-        _engine_name(name, number, several=len(models) > 1): each
+        _engine_name(name, number, several=several): each
         for name, figures in models.items()
         for number, each in enumerate(figures)
     }

@@ -106,7 +106,7 @@ class AppState:
         self.settings = settings
         self.created = int(time.time())
         self.hub = EngineHub(silence_seconds=settings.keepalive_seconds)
-        self.metrics = Metrics()
+        self.metrics = Metrics(several=orders is not None)
         self.metrics.read_throttling = read_throttling
         export = start_export(settings.otlp_endpoint, settings.host, settings.port)
         self.request_log = RequestLog(
@@ -145,7 +145,8 @@ class AppState:
         store = default_folder()
         self.derived_models = DerivedModels(store)
         replicas = 1 if plan is None else len(plan.replicas)
-        self.models = ModelDirectory((self._service(spec, replicas) for spec in models), self.derived_models, store)
+        services = (self._service(spec, replicas) for spec in models)
+        self.models = ModelDirectory(services, self.derived_models, store, on_demand=orders is not None)
 
     @classmethod
     def of_one(cls, settings: Settings, name: str) -> AppState:
@@ -155,11 +156,19 @@ class AppState:
     @property
     def loads_on_demand(self) -> bool:
         """Whether models are loaded when requests want them."""
-        return self._orders is not None
+        return self.models.on_demand
 
     def serve(self, spec: ModelSpec) -> None:
         """Serve one more model, which is loaded when a request wants it; only with ``loads_on_demand``."""
+        assert self._orders is not None, "it has an only model"
+        self._orders.serve(spec)
         self.models.add(self._service(spec, 1))
+
+    def retire(self, service: ModelService) -> None:
+        """Serve the model no more; only with ``loads_on_demand``. It gets reports until ``models.forget``."""
+        assert self._orders is not None, "it has an only model"
+        self._orders.remove(service.name)
+        self.models.retire(service)
 
     def _service(self, spec: ModelSpec, replicas: int) -> ModelService:
         # With several models, each one's Hello says how many engines there are.

@@ -6,14 +6,14 @@ from tailrace.server.app_state import AppState
 
 
 def state(app: AppState) -> str:
-    """With one model that of its engines. With several the server is ``ok`` while it takes requests: a model that isn't
-    loaded is loaded on demand. It is ``loading`` until the first model is loaded or has failed, and ``stalled`` while
-    all connected engines are.
+    """With one model that of its engines. Where models are loaded on demand, the server is ``ok`` while it takes
+    requests. It is ``loading`` until the first model is loaded or has failed, and ``stalled`` while all connected
+    engines are.
     """
     if app.draining:
         return "draining"
     services = app.models.services
-    if len(services) == 1:
+    if not app.loads_on_demand:
         return services[0].engine.state
     connected = [service.engine for service in services if service.engine.is_connected]
     if connected:

@@ -36,7 +36,7 @@ from tailrace.server.http_server import HttpServer
 from tailrace.server.memory_trim import settle_allocator
 from tailrace.server.models.supervisor_link import SupervisorLink
 from tailrace.server.startup_message import announce, title_of
-from tailrace.serving.model_spec import ModelSpec
+from tailrace.serving.model_spec import ModelSpec, loads_on_demand
 
 #: Seconds for which a thread may run Python code while the event loop waits for its turn: a rendering, say.
 _SWITCH_SECONDS = 0.001
@@ -67,7 +67,7 @@ async def _serve(start: Start) -> None:
     http = socket.socket(fileno=start.http_fd)
     models = start.models or (_only_model(start),)
     link = SupervisorLink(socket.socket(fileno=start.control_fd)) if start.control_fd >= 0 else None
-    alone = len(models) == 1
+    alone = not loads_on_demand(settings, models)
     app = AppState(settings, models, orders=None if alone else link, memory=start.memory, plan=start.plan)
 
     if start.lives_fd >= 0:
@@ -78,7 +78,9 @@ async def _serve(start: Start) -> None:
         if not page.ready and health.state(app) == "ok":
             if start.announce:
                 services = app.models.services
-                announce(http, settings, title_of(services), services[0], needs_key=app.keys.required)
+                announce(
+                    http, settings, title_of(services, on_demand=not alone), services[0], needs_key=app.keys.required
+                )
             page.ready = True
 
     def on_unusable(error: ModelError) -> None:

@@ -17,13 +17,14 @@ _MAX_NAMES = 10
 _announced = False
 
 
-def title_of(services: Sequence[ModelService]) -> str:
+def title_of(services: Sequence[ModelService], *, on_demand: bool) -> str:
     """What is ready."""
-    if len(services) == 1 and (info := services[0].info) is not None:
+    if not on_demand and (info := services[0].info) is not None:
         return f"{services[0].name} is ready ({info.description}, context {info.context} tokens)"
     names = ", ".join(service.name for service in services[:_MAX_NAMES])
     more = f" and {len(services) - _MAX_NAMES} more" if len(services) > _MAX_NAMES else ""
-    return f"{len(services)} models are ready, loaded on demand: {names}{more}"
+    ready = "1 model is" if len(services) == 1 else f"{len(services)} models are"
+    return f"{ready} ready, loaded on demand: {names}{more}"
 
 
 def announce(http: socket.socket, settings: Settings, title: str, model: ModelService, *, needs_key: bool) -> None:

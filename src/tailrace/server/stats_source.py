@@ -64,7 +64,7 @@ class StatsSource:
         services, now = self._models.services, time.monotonic()
         engines = [service.engine for service in services]
         starts = sum(engine.engine_starts for engine in engines)
-        if len(services) > 1:  # An engine that was loaded hasn't replaced another.
+        if self._models.on_demand:  # An engine that was loaded hasn't replaced another.
             starts -= sum(service.figures.loads for service in services)
         return ServerSample(
             engines=tuple(
@@ -95,7 +95,7 @@ class StatsSource:
             running=connection.running,
             waiting=max(0, connection.submitted - connection.running),
             kv_cells=connection.kv_cells,
-            model=service.name if len(self._models.services) > 1 else "",
+            model=service.name if self._models.on_demand else "",
             slots=connection.parallel,
             weight_bytes=0 if info is None else info.pass_bytes,
             cell_bytes=0 if info is None else info.cell_bytes,
@@ -113,7 +113,7 @@ class StatsSource:
         info = main.info
         replicas = () if self._plan is None else self._plan.replicas
         nodes = [replica.node for replica in replicas] or [None]
-        several = len(services) > 1
+        several = self._models.on_demand
         wanted = [service for service in services if service.phase in ("starting", "serving")]
         description = "" if info is None else info.description
         return ServerFacts(

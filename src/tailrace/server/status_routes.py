@@ -100,7 +100,7 @@ class _Admin:
         app = self._app
         services = app.models.services
         status = Status(health.state(app))
-        if len(services) > 1:
+        if app.loads_on_demand:
             status.models = len(services)
             status.models_loaded = sum(service.is_loaded for service in services)
             return status

@@ -23,6 +23,7 @@ _ELSEWHERE = frozenset(
     {
         "model",
         "models_dir",
+        "all_models",
         "models_mb",
         "alias",
         "aliases",

@@ -37,6 +37,18 @@ class UnloadModel(msgspec.Struct, tag="unload", frozen=True):
     name: str
 
 
+class ServeModel(msgspec.Struct, tag="serve", frozen=True):
+    """The model is served from now on, also by the next HTTP process; instead of one of its name. It loads nothing."""
+
+    spec: ModelSpec
+
+
+class RemoveModel(msgspec.Struct, tag="remove", frozen=True):
+    """The model is served no more, nor by the next HTTP process. Its engines end with ``UnloadModel``."""
+
+    name: str
+
+
 class ReportModels(msgspec.Struct, tag="report", frozen=True):
     """Report every model that has engines or has failed. A report with an empty name, in phase unloaded, is the end."""
 
@@ -52,7 +64,7 @@ class ModelReport(msgspec.Struct, tag="model", frozen=True, kw_only=True):
     first_child: int = -1  #: the number of its first engine on the page of lives (``lives_page``); -1: it has none
 
 
-FromServer = LoadModel | UnloadModel | ReportModels
+FromServer = LoadModel | UnloadModel | ServeModel | RemoveModel | ReportModels
 FromSupervisor = ModelReport
 _encoder = msgspec.json.Encoder()
 _from_server: msgspec.json.Decoder[FromServer] = msgspec.json.Decoder(FromServer)
@@ -85,18 +97,9 @@ def receive_order(end: socket.socket) -> FromServer | None:
     return _decode(_from_server, data) if data else None
 
 
-def receive_orders(end: socket.socket) -> list[FromServer]:
-    """The HTTP process's orders that have come. Raises ProtocolError."""
-    return [_decode(_from_server, data) for data in _receive(end)]
-
-
 def receive_reports(end: socket.socket) -> list[FromSupervisor]:
     """The supervisor's reports that have come. Raises ProtocolError."""
-    return [_decode(_from_supervisor, data) for data in _receive(end)]
-
-
-def _receive(end: socket.socket) -> list[bytes]:
-    found: list[bytes] = []
+    found: list[FromSupervisor] = []
     while True:
         try:
             data = end.recv(_MAX_MESSAGE)
@@ -104,7 +107,7 @@ def _receive(end: socket.socket) -> list[bytes]:
             return found
         if not data:
             return found
-        found.append(data)
+        found.append(_decode(_from_supervisor, data))
 
 
 def _decode(decoder: msgspec.json.Decoder[Message], data: bytes) -> Message:

@@ -20,14 +20,14 @@ _PART_OF_FREE = 10
 _MIN_MB = 64
 
 
-def with_disk_share(spec: ModelSpec, models: int, folder: Path) -> ModelSpec:
+def with_disk_share(spec: ModelSpec, models: int, folder: Path, *, on_demand: bool) -> ModelSpec:
     """The model with a number for ``keep_disk_mb`` (-1 is automatic). ``models``: how many the server serves.
 
-    ``folder``: where the states will be; it needn't exist.
+    ``folder``: where the states will be; it needn't exist. ``on_demand``: see ``loads_on_demand``.
     """
     if spec.settings.keep_disk_mb >= 0:
         return spec
-    unloads = models > 1 or spec.settings.idle_seconds > 0
+    unloads = on_demand or spec.settings.idle_seconds > 0
     share = max(_MIN_MB, _total_mb(folder) // models) if unloads else 0
     return msgspec.structs.replace(spec, settings=msgspec.structs.replace(spec.settings, keep_disk_mb=share))
 

@@ -9,12 +9,12 @@ It decides nothing about which models are loaded. An order is right in every pha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 
 from tailrace.errors import ConfigurationError
-from tailrace.serving.control import FromServer, LoadModel, ModelReport, UnloadModel
+from tailrace.serving.control import LoadModel, ModelReport, ReportModels, UnloadModel
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.supervisor.engine_group import EngineGroup
 
@@ -47,16 +47,15 @@ class ModelGroups:
         reason = self._refused.get(name)
         return ModelReport(name=name, phase="unloaded" if reason is None else "failed", reason=reason or "")
 
-    def obey(self, orders: Iterable[FromServer]) -> None:
-        """Carry out the orders."""
-        for order in orders:
-            if isinstance(order, LoadModel):
-                self.load(order.spec)
-            elif isinstance(order, UnloadModel):
-                self.unload(order.name)
-            else:
-                for name in (*self._groups, *self._refused, _END):
-                    self._changed(name)
+    def obey(self, order: LoadModel | UnloadModel | ReportModels) -> None:
+        """Carry out the order."""
+        if isinstance(order, LoadModel):
+            self.load(order.spec)
+        elif isinstance(order, UnloadModel):
+            self.unload(order.name)
+        else:
+            for name in (*self._groups, *self._refused, _END):
+                self._changed(name)
 
     def load(self, spec: ModelSpec) -> None:
         """Load the model, in whatever phase it is."""

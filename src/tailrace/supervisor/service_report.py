@@ -20,12 +20,19 @@ class ServiceReport:
     """See the module. ``server``: the HTTP process. ``models``: all that are served now."""
 
     def __init__(
-        self, manager: ServiceManager, server: ChildProcess, models: Callable[[], Sequence[ModelSpec]], port: int
+        self,
+        manager: ServiceManager,
+        server: ChildProcess,
+        models: Callable[[], Sequence[ModelSpec]],
+        port: int,
+        *,
+        alone: bool,
     ) -> None:
         self._manager = manager
         self._server = server
         self._models = models
         self._port = port
+        self._alone = alone  #: one model is served, and the server ends with it
         self._was_ready = False
         self._reloads: int | None = None  #: the HTTP process's count when a reload began; None: there is none
 
@@ -49,7 +56,7 @@ class ServiceReport:
             return
         groups = tuple(groups)
         models = self._models()
-        waiting = [child.name for child in (server, *self._needed(groups, models)) if not child.serves]
+        waiting = [child.name for child in (server, *self._needed(groups)) if not child.serves]
         if not waiting and announced:
             text = self._text(groups, models)
             if not self._was_ready:
@@ -64,12 +71,12 @@ class ServiceReport:
             if not self._was_ready:
                 manager.extend_start()
 
-    def _needed(self, groups: Sequence[EngineGroup], models: Sequence[ModelSpec]) -> list[ChildProcess]:
+    def _needed(self, groups: Sequence[EngineGroup]) -> list[ChildProcess]:
         """The engines without which the server isn't ready: those of an only model. Of several, each loads alone."""
-        return [engine for group in groups for engine in group.engines] if len(models) == 1 else []
+        return [engine for group in groups for engine in group.engines] if self._alone else []
 
     def _text(self, groups: Sequence[EngineGroup], models: Sequence[ModelSpec]) -> str:
-        if len(models) == 1:
+        if self._alone:
             return f"serving {models[0].name} on port {self._port}"
         loaded = sum(group.phase == "serving" for group in groups)
         return f"serving {len(models)} models on port {self._port}, {loaded} loaded"

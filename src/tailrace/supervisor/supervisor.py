@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -22,8 +23,9 @@ from tailrace.machine.free_memory import read_memory
 from tailrace.machine.plan import MachinePlan
 from tailrace.machine.plan_wording import memory_size
 from tailrace.machine.running_servers import ServerState, StateFolder
+from tailrace.serving.control import FromServer, RemoveModel, ServeModel
 from tailrace.serving.memory_share import load_bytes, memory_budget
-from tailrace.serving.model_spec import ModelSpec
+from tailrace.serving.model_spec import ModelSpec, loads_on_demand
 from tailrace.serving.prefix_disk import with_disk_share
 from tailrace.settings import Settings
 from tailrace.supervisor.child_factory import ChildFactory
@@ -75,9 +77,10 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, _WAIT_FOR_HANDLERS)
         open_files.raise_limit()  # The children inherit it.
         self._log = structlog.get_logger()
-        self._is_alone = len(self.models) == 1
+        #: One model is served, from the start, and the server ends with it.
+        self._alone = not loads_on_demand(self.settings, self.models)
         self._budget = memory_budget(self.settings, read_memory())
-        self.models = tuple(with_disk_share(spec, len(self.models), cache_folder()) for spec in self.models)
+        self.models = tuple(self._with_disk_share(spec) for spec in self.models)
         self._plan = self._plan_start()
         self._listening = http = listen(self.settings.host, self.settings.port)
         self._host, self._port = http.getsockname()[:2]
@@ -86,7 +89,7 @@ class Supervisor:
         self._groups = ModelGroups(self._make_group, self._start_group, self._on_news)
         self._server = self._factory.http(self.models, self._plan, 0 if self._alone else self._budget)
         self._announced = False
-        self._service = ServiceReport(self._manager, self._server, lambda: self.models, self._port)
+        self._service = ServiceReport(self._manager, self._server, lambda: self.models, self._port, alone=self._alone)
         # A terminal that is closed stops the server, as users expect of a program in it. While it is there, SIGHUP
         # asks for files to be read again.
         stops = (*_STOPS, signal.SIGHUP) if sys.stdin is not None and sys.stdin.isatty() else _STOPS
@@ -112,11 +115,6 @@ class Supervisor:
         if end.reason:
             self._log.error("the server has ended", reason=end.reason, exit_status=end.status)
         return end.status
-
-    @property
-    def _alone(self) -> bool:
-        """Whether one model is served from the start, with which the server ends."""
-        return self._is_alone
 
     @property
     def _engines(self) -> list[ChildProcess]:
@@ -152,6 +150,9 @@ class Supervisor:
                     free=memory_size(left),
                 )
 
+    def _with_disk_share(self, spec: ModelSpec) -> ModelSpec:
+        return with_disk_share(spec, len(self.models), cache_folder(), on_demand=not self._alone)
+
     def _on_news(self, name: str) -> None:
         """A model's phase or memory has changed, or its report is asked for."""
         self._control.announce(name)
@@ -160,10 +161,8 @@ class Supervisor:
     def _make_group(self, spec: ModelSpec) -> EngineGroup:
         """The model's group, not yet started. Raises ConfigurationError."""
         # A model that came after the start has no number yet.
-        spec = with_disk_share(spec, len(self.models), cache_folder())
+        spec = self._with_disk_share(spec)
         planned = PlannedModel(spec, self._plan, 0) if self._alone else plan_model(spec, self._budget)
-        if spec.name not in (known.name for known in self.models):
-            self.models += (spec,)  # A client has pulled it. The next HTTP process has to know it, too.
         plan = msgspec.structs.replace(planned.plan, http_cpus=self._plan.http_cpus)
         return EngineGroup(planned.spec, plan, self._factory.engines(planned.spec, plan), bytes=planned.bytes)
 
@@ -183,7 +182,7 @@ class Supervisor:
                     self._log_stacks()
             if (end := self._replace_dead()) is not None:
                 return end
-            self._groups.obey(self._control.orders())
+            self._obey(self._control.orders())
             self._control.send_pending()
             now = time.monotonic()
             self._groups.kill_late(now)
@@ -191,6 +190,20 @@ class Supervisor:
                 # Time beyond two periods is the supervisor's own absence: a suspended machine, say.
                 self._look(now, min(now - looked, 2 * self._period))
                 looked = now
+
+    def _obey(self, orders: Iterable[FromServer]) -> None:
+        """Carry out the orders. The next HTTP process serves what was pulled, and nothing that was deleted."""
+        for order in orders:
+            if isinstance(order, ServeModel):
+                self._remove(order.spec.name)
+                self.models += (order.spec,)
+            elif isinstance(order, RemoveModel):
+                self._remove(order.name)
+            else:
+                self._groups.obey(order)
+
+    def _remove(self, name: str) -> None:
+        self.models = tuple(spec for spec in self.models if spec.name != name)
 
     def _replace_dead(self) -> _End | None:
         """Notice deaths, and start what is due. Returns the server's end where a child is given up."""
@@ -274,6 +287,10 @@ class Supervisor:
         self._announced = self._announced or (server.page is not None and server.page.ready)
         self._service.on_server_death()
         self._control.forget_reports()
+        served = {spec.name for spec in self.models}
+        for group in self._groups:
+            if group.name not in served:
+                self._groups.unload(group.name)  # It was deleted, and the HTTP process died before it could say so.
         if status == EXIT_CONFIGURATION:
             return _End(EXIT_CONFIGURATION, reason.partition(": ")[2] or "the settings or the model can't work")
         ready = server.was_ready

@@ -14,6 +14,7 @@ from tailrace.cli.served_models import ServedModels, served_models
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.models.pulls.progress import Pulled
 from tailrace.models.reference import Reference
+from tailrace.serving.model_spec import loads_on_demand
 from tailrace.settings import STARTER_MODEL, Resolved
 
 
@@ -208,6 +209,17 @@ class TestFoundModels:
             "a": (0, False),
             "x/b": (0, False),
         }
+
+    def test_an_only_model_is_served_as_the_first_of_several(self, folder: Path, tmp_path: Path) -> None:
+        only = tmp_path / "only"
+        only.mkdir()
+        (only / "a.gguf").write_bytes(tiny_gguf())
+        served = served_models([], {"models_dir": str(only)})
+        assert names(served) == ["a"]
+        assert loads_on_demand(served.settings, served.specs)
+        served = served_models([str(folder / "coder.gguf")], {"all_models": True, "alias": "mine"})
+        assert [(spec.name, spec.at_start) for spec in served.specs] == [("mine", True)]
+        assert loads_on_demand(served.settings, served.specs)
 
     def test_an_empty_folder_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()

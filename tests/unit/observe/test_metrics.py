@@ -251,7 +251,7 @@ def test_the_control_group_that_stood_still_longest_is_shown() -> None:
 
 
 def test_each_model_has_its_samples_and_the_servers_are_sums() -> None:
-    metrics = Metrics()
+    metrics = Metrics(several=True)
     engines = {
         "a": Engine([EngineFigures(running=2, connected=True)]),
         "b": Engine([EngineFigures(running=1, connected=True), EngineFigures()]),
@@ -285,7 +285,7 @@ def test_each_model_has_its_samples_and_the_servers_are_sums() -> None:
 
 
 def test_hundreds_of_models_that_were_never_loaded_have_few_samples() -> None:
-    metrics = Metrics()
+    metrics = Metrics(several=True)
     for number in range(300):
         metrics.add_model(f"m{number}", Engine(engine_starts=int(number == 7)), Load(is_loaded=False))
     text = metrics.render().decode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tailrace.errors import ProtocolError
@@ -12,12 +14,17 @@ from tailrace.serving.control import (
     ReportModels,
     UnloadModel,
     control_channel,
-    receive_orders,
+    receive_order,
     receive_reports,
     send,
 )
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
+
+
+def received(end: socket.socket) -> list[FromServer]:
+    """The orders that have come."""
+    return list(iter(lambda: receive_order(end), None))
 
 
 def test_orders_and_reports_arrive_whole_and_in_order() -> None:
@@ -29,8 +36,8 @@ def test_orders_and_reports_arrive_whole_and_in_order() -> None:
             send(server, order)
         report = ModelReport(name="coder", phase="failed", reason="no such file")
         send(supervisor, report)
-        assert receive_orders(supervisor) == orders
-        assert receive_orders(supervisor) == []
+        assert received(supervisor) == orders
+        assert received(supervisor) == []
         assert receive_reports(server) == [report]
 
 
@@ -39,7 +46,7 @@ def test_what_is_no_message_is_an_error() -> None:
     with server, supervisor:
         server.send(b'{"type": "dance"}')
         with pytest.raises(ProtocolError, match="not a control message"):
-            receive_orders(supervisor)
+            received(supervisor)
 
 
 def test_a_message_beyond_the_limit_is_an_error() -> None:

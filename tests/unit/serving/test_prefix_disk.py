@@ -12,9 +12,9 @@ from tailrace.serving.prefix_disk import with_disk_share
 from tailrace.settings import Settings
 
 
-def share(models: int, **settings: float) -> int:
+def share(models: int, *, on_demand: bool = False, **settings: float) -> int:
     spec = ModelSpec(name="m", path=None, settings=Settings(**settings))  # type: ignore[arg-type]  # Only numbers.
-    return with_disk_share(spec, models, Path("/nowhere/at/all")).settings.keep_disk_mb
+    return with_disk_share(spec, models, Path("/nowhere/at/all"), on_demand=on_demand).settings.keep_disk_mb
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +25,11 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_a_model_that_is_unloaded_gets_disk_by_default() -> None:
     assert share(1) == 0
     assert share(1, idle_seconds=60) == 4000, "a tenth of the free disk"
-    assert share(4) == 1000
-    assert share(1000) == 64
+    assert share(1, on_demand=True) == 4000
+    assert share(4, on_demand=True) == 1000
+    assert share(1000, on_demand=True) == 64
 
 
 def test_a_number_that_is_set_holds() -> None:
-    assert share(4, keep_disk_mb=0) == 0
+    assert share(4, on_demand=True, keep_disk_mb=0) == 0
     assert share(1, keep_disk_mb=7) == 7

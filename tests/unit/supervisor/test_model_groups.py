@@ -89,10 +89,10 @@ class Models:
         return next(group for group in self.groups if group.name == name)
 
     def load(self, name: str, ctx: int = 0) -> None:
-        self.groups.obey([LoadModel(ModelSpec(name=name, path=None, settings=Settings(ctx=ctx)))])
+        self.groups.obey(LoadModel(ModelSpec(name=name, path=None, settings=Settings(ctx=ctx))))
 
     def unload(self, name: str) -> None:
-        self.groups.obey([UnloadModel(name)])
+        self.groups.obey(UnloadModel(name))
 
     def end(self, name: str) -> None:
         """All its processes end, as they were told."""
@@ -169,7 +169,7 @@ def test_a_failed_model_stays_so_until_it_is_ordered_again(models: Models) -> No
     models.groups.fail(models.group("a"), "not a GGUF file")
     assert models.reports[-1].reason == "not a GGUF file"
     models.groups.look(1e9)
-    models.groups.obey([ReportModels()])
+    models.groups.obey(ReportModels())
     assert models.phases[-2:] == [("a", "failed"), ("", "unloaded")], "the empty name is the end"
     assert models.engines["a"][0].start_at is None
     models.load("a")
@@ -205,7 +205,7 @@ def test_a_model_that_does_not_fit_fails_without_a_process(models: Models) -> No
     assert models.reports[-1].phase == "failed"
     assert models.reports[-1].reason == models.refusal
     models.reports.clear()
-    models.groups.obey([ReportModels()])
+    models.groups.obey(ReportModels())
     assert models.phases == [("a", "failed"), ("", "unloaded")]
     models.refusal = None
     models.load("a")

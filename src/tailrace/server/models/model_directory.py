@@ -38,8 +38,13 @@ class NamedModel(NamedTuple):
 class ModelDirectory:
     """See the module. The first service is the default: it answers requests without a name."""
 
-    def __init__(self, services: Iterable[ModelService], derived: DerivedModels, store: Path) -> None:
-        """``derived`` are the derived models of the local store, whose folder is ``store``."""
+    def __init__(
+        self, services: Iterable[ModelService], derived: DerivedModels, store: Path, *, on_demand: bool = False
+    ) -> None:
+        """``derived`` are the derived models of the local store, whose folder is ``store``. ``on_demand``: models are
+        loaded when requests want them; otherwise there is one, which stays.
+        """
+        self.on_demand = on_demand
         self.derived = derived
         self._store = store
         self._services: dict[str, ModelService] = {}
@@ -156,7 +161,7 @@ class ModelDirectory:
 
     def routed(self, name: str | None) -> str | None:
         """``name`` on routes of llama-server's, which ignores it where it serves one model."""
-        return None if not name or (len(self._services) == 1 and self.find(name) is None) else name
+        return None if not name or (not self.on_demand and self.find(name) is None) else name
 
     def base(self, name: str) -> ModelService | None:
         """The served model that a derived model's ``base`` means."""

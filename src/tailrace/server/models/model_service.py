@@ -43,6 +43,14 @@ class LoadOrders(Protocol):
         """See ``serving.control.UnloadModel``."""
         ...
 
+    def serve(self, spec: ModelSpec) -> None:
+        """See ``serving.control.ServeModel``."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """See ``serving.control.RemoveModel``."""
+        ...
+
 
 class ModelService:
     """See the module.

@@ -17,7 +17,9 @@ from tailrace.serving.control import (
     FromServer,
     LoadModel,
     ModelReport,
+    RemoveModel,
     ReportModels,
+    ServeModel,
     UnloadModel,
     receive_reports,
     send,
@@ -68,6 +70,14 @@ class SupervisorLink:
     def unload(self, name: str) -> None:
         """See ``LoadOrders``."""
         self._send(UnloadModel(name))
+
+    def serve(self, spec: ModelSpec) -> None:
+        """See ``LoadOrders``."""
+        self._send(ServeModel(spec))
+
+    def remove(self, name: str) -> None:
+        """See ``LoadOrders``."""
+        self._send(RemoveModel(name))
 
     def _send(self, message: FromServer) -> None:
         self._unsent.append(message)

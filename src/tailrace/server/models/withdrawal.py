@@ -23,7 +23,7 @@ def check_removable(app: AppState, service: ModelService, store: Path) -> None:
 
 def withdraw(app: AppState, service: ModelService) -> None:
     """Serve the model no more. Its engines end, and read no file any more that isn't open already."""
-    app.models.retire(service)
+    app.retire(service)
     app.gate.unload(service)
 
     def forget(changed: ModelService) -> None:

@@ -39,7 +39,8 @@ def directory(folder: Path, models: Mapping[str, Mapping[str, Any]], derived: Ma
     entries = DerivedModels(folder)
     for name, base in derived.items():
         entries.put(name, DerivedModel(base=base))
-    return ModelDirectory((ModelService(spec, hub, metrics) for spec in specs), entries, folder)
+    services = (ModelService(spec, hub, metrics) for spec in specs)
+    return ModelDirectory(services, entries, folder, on_demand=len(models) > 1)
 
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -40,6 +40,12 @@ class Orders:
     def unload(self, name: str) -> None:
         self.given.append(f"unload {name}")
 
+    def serve(self, spec: ModelSpec) -> None:
+        raise AssertionError("none comes")
+
+    def remove(self, name: str) -> None:
+        raise AssertionError("none goes")
+
 
 class Scene:
     """A hub with the models a and b, and engines that a test connects."""

@@ -32,6 +32,12 @@ class Orders:
     def unload(self, name: str) -> None:
         self.unloads += 1
 
+    def serve(self, spec: ModelSpec) -> None:
+        raise AssertionError("none comes")
+
+    def remove(self, name: str) -> None:
+        raise AssertionError("none goes")
+
 
 def service(orders: Orders) -> ModelService:
     spec = ModelSpec(name="a", path=None, settings=Settings())

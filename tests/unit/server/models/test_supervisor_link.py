@@ -11,10 +11,12 @@ from tailrace.serving.control import (
     FromServer,
     LoadModel,
     ModelReport,
+    RemoveModel,
     ReportModels,
+    ServeModel,
     UnloadModel,
     control_channel,
-    receive_orders,
+    receive_order,
     send,
 )
 from tailrace.serving.model_spec import ModelSpec
@@ -32,6 +34,11 @@ def run(scene: Callable[[SupervisorLink, socket.socket], Awaitable[None]]) -> No
     asyncio.run(inside())
 
 
+def received(end: socket.socket) -> list[FromServer]:
+    """The orders that have come."""
+    return list(iter(lambda: receive_order(end), None))
+
+
 def spec(name: str) -> ModelSpec:
     return ModelSpec(name=name, path=None, settings=Settings())
 
@@ -43,7 +50,10 @@ def test_orders_and_reports() -> None:
         link.start()
         link.load(spec("a"))
         link.unload("b")
-        assert receive_orders(supervisor) == [ReportModels(), LoadModel(spec("a")), UnloadModel("b")]
+        link.serve(spec("c"))
+        link.remove("b")
+        orders = [ReportModels(), LoadModel(spec("a")), UnloadModel("b"), ServeModel(spec("c")), RemoveModel("b")]
+        assert received(supervisor) == orders
         reports = [ModelReport(name=name, phase="serving", bytes=7) for name in ("a", "b")]
         for report in reports:
             send(supervisor, report)
@@ -79,11 +89,11 @@ def test_orders_that_dont_fit_into_the_socket_wait_in_their_order() -> None:
             link.load(spec(name))
         orders: list[FromServer] = []
         while len(orders) < len(names) + 1:
-            orders += receive_orders(supervisor)
+            orders += received(supervisor)
             await asyncio.sleep(0)
         assert [order.spec.name for order in orders if isinstance(order, LoadModel)] == names
         link.unload("last")
-        assert receive_orders(supervisor) == [UnloadModel("last")]
+        assert received(supervisor) == [UnloadModel("last")]
 
     run(scene)
 
@@ -97,7 +107,7 @@ def test_an_order_that_is_too_long_fails_its_model_alone() -> None:
         link.load(spec("a"))
         report = await came.get()
         assert (report.name, report.phase) == ("long", "failed")
-        assert receive_orders(supervisor) == [ReportModels(), LoadModel(spec("a"))]
+        assert received(supervisor) == [ReportModels(), LoadModel(spec("a"))]
 
     run(scene)
 

@@ -87,7 +87,7 @@ class _Models:
 
     async def unload(self, request: Request) -> Response:
         service = await self._named(request)
-        if len(self._app.models.services) == 1:
+        if not self._app.loads_on_demand:
             raise InvalidRequest("The only model that is served isn't unloaded; stop the server.", param="model")
         if service.spec.settings.pinned:
             raise InvalidRequest(f"The model '{service.name}' is pinned by the settings, so it stays.", param="model")
