@@ -167,6 +167,8 @@ class TestHub:
         stores.add_hub("org/tiny", {"a-Q8_0.gguf": GGUF})
         with pytest.raises(NotHere, match="tailrace pull hf:org/tiny@v2"):
             locate_model("hf:org/tiny@v2")
+        with pytest.raises(NotHere, match="tailrace pull hf:org/tiny@v2:Q8_0"):
+            locate_model("hf:org/tiny@v2:Q8_0")
 
     @pytest.mark.parametrize("place", ["lm-studio", "llama.cpp", "ollama"])
     def test_other_stores_have_the_hubs_models_too(self, stores: Stores, place: str) -> None:

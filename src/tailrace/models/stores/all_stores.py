@@ -81,6 +81,8 @@ def find_in_stores(
         found = _find_repository(reference, contents, memory)
         if found is not None:
             return _usable(found)
+        if reference.revision is not None:
+            return None  # Names don't have it: a model of the name may be of another revision.
     # An unprefixed ``user/model:tag`` reads as the hub's, and may be Ollama's.
     name = served_name(reference)
     models = [model for store in contents for model in store.models if name_key(model.name) == name_key(name)]
