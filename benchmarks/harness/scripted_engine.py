@@ -71,7 +71,7 @@ def _http_process() -> Iterator[tuple[int, int, socket.socket]]:
             http_fd=tcp.fileno(),
             announce=False,
         )
-        command = [sys.executable, "-m", "tailrace.server.process"]
+        command = [sys.executable, "-P", "-m", "tailrace.server.process"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(tcp.fileno(), http_hub.fileno(), page))
         os.close(page)
         assert process.stdin is not None

@@ -107,7 +107,7 @@ process.main()
 '''
 real = child_process.subprocess.Popen
 def start(command, **options):
-    changed = [command[0], "-c", body] if command[2] == "tailrace.server.process" else command
+    changed = [command[0], "-c", body] if "tailrace.server.process" in command else command
     return real(changed, **options)
 child_process.subprocess.Popen = start
 settings = Settings(backend="fake", port=PORT)

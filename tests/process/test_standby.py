@@ -31,7 +31,7 @@ class Waiting:
         self.page = create_page()
         standby = Standby(kernels="on", poll=1, imports_llama=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tailrace.engine.process", msgspec.json.encode(standby).decode()],
+            [sys.executable, "-P", "-m", "tailrace.engine.process", msgspec.json.encode(standby).decode()],
             stdin=subprocess.PIPE,
             pass_fds=(self.engine_hub.fileno(), self.page),
         )

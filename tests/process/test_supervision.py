@@ -9,6 +9,8 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from openai_wire import ask, chat
 from servers import ServerProcess, alive, fake, serving, wait_for
 from service_manager import Manager
@@ -42,6 +44,19 @@ def _environment(pid: int) -> set[str]:
         return set()
     pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return {pair.partition(b"=")[0].decode() for pair in pairs}
+
+
+def test_no_process_imports_from_the_folder_in_which_the_server_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be one of downloads."""
+    for module in ("msgspec", "structlog", "numpy", "tailrace"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    with fake() as server:
+        grammar = {"response_format": {"type": "json_object"}}
+        assert ask(server.port, "POST", "/v1/chat/completions", chat("<say>{}</say>") | grammar).status == 200
+        assert "process died" not in server.log
 
 
 def test_a_hang_up_during_the_start_harms_nothing() -> None:

@@ -81,7 +81,7 @@ from tailrace.supervisor import Supervisor, child_process
 logs.configure("supervisor", level="info", form="json")
 real = child_process.subprocess.Popen
 def start(command, **options):
-    stand_in = command[2] == "tailrace.server.process"
+    stand_in = "tailrace.server.process" in command
     return real([command[0], "-c", {stand_in!r}] if stand_in else command, **options)
 child_process.subprocess.Popen = start
 settings = msgspec.json.decode({settings!r}, type=Settings)

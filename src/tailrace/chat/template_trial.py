@@ -79,7 +79,7 @@ def _record_of(trial: TemplateTrial) -> Path:
 def _try(trial: TemplateTrial) -> str | None:
     try:
         done = subprocess.run(
-            [sys.executable, "-m", _MODULE],
+            [sys.executable, "-P", "-m", _MODULE],
             input=msgspec.json.encode(trial),
             stdout=subprocess.PIPE,
             timeout=_PATIENCE,

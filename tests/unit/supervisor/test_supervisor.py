@@ -46,7 +46,7 @@ restarts._BACKOFF = {backoff}
 real = child_process.subprocess.Popen
 bodies = {{"tailrace.engine.process": {engine!r}, "tailrace.server.process": {http!r}}}
 def start(command, **options):
-    body = bodies[command[2]]
+    body = bodies[command[command.index("-m") + 1]]
     return real([sys.executable, "-c", body] if body else command, **options)
 child_process.subprocess.Popen = start
 {setup}

@@ -142,7 +142,7 @@ class GrammarSandbox:
         try:
             with worker_end:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", _MODULE],
+                    [sys.executable, "-P", "-m", _MODULE],
                     stdin=worker_end.fileno(),
                     stdout=subprocess.DEVNULL,
                     # Each thread's heap of glibc takes 128 MB of addresses, more than a grammar's limit.

@@ -146,7 +146,7 @@ class TokenizerProcess:
             self._control, worker_end = socket.socketpair()
             with worker_end:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", _MODULE, str(self._model), self._overrides],
+                    [sys.executable, "-P", "-m", _MODULE, str(self._model), self._overrides],
                     stdin=worker_end.fileno(),
                     stdout=subprocess.DEVNULL,
                     env={
