@@ -140,6 +140,36 @@ def test_a_wrong_request_is_refused_before_its_model_is_loaded(lazy: ServerProce
     assert not is_loaded(lazy, "wrong")
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/completions", {"prompt": SAY, "n": 3, "best_of": 1}, "best_of"),
+        ("/v1/responses", {"input": SAY, "background": True, "store": False}, "background"),
+        (
+            "/v1/messages",
+            {"messages": USER, "max_tokens": 5, "tools": [{"type": "bash_20250124", "name": "b"}]},
+            "tools",
+        ),
+        ("/v1/messages", {"messages": USER, "max_tokens": 0}, "max_tokens"),
+        ("/completion", {"prompt": SAY, "lora": [{"id": 0, "scale": 1}]}, "lora"),
+        ("/infill", {"input_prefix": "a", "input_suffix": "b", "echo": True}, "echo"),
+        ("/api/chat", {"messages": [{"role": "user", "content": "a", "images": ["x"]}]}, "images"),
+        ("/api/generate", {"prompt": "a", "template": "x"}, "template"),
+        ("/api/embed", {"input": "a", "keep_alive": "soon"}, "keep_alive"),
+        ("/v1/embeddings", {"input": []}, "input"),
+        ("/v1/rerank", {"query": "a", "documents": []}, "documents"),
+    ],
+)
+def test_every_dialect_refuses_a_wrong_request_before_the_load(
+    lazy: ServerProcess, path: str, fields: dict[str, Any], param: str
+) -> None:
+    for stream in (True, False):
+        streamed = {} if path.startswith(("/v1/embed", "/v1/rerank", "/api/embed")) else {"stream": stream}
+        reply = post(lazy, path, {**fields, "model": "wrong", **streamed}, VERSION if path == "/v1/messages" else {})
+        assert (reply.status, param.encode() in reply.body) == (400, True), reply.body
+    assert not is_loaded(lazy, "wrong")
+
+
 #: Streams of a model that can't be loaded.
 FAILING: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": USER},

@@ -51,6 +51,15 @@ def prepare(request: MessagesRequest, model: ServedModel) -> GenerationRequest:
     return msgspec.structs.replace(chat_generation(request, model, params), stops=stops)
 
 
+def check_fields(request: MessagesRequest) -> None:
+    """Raise InvalidRequest for what is wrong whatever the model is."""
+    _limit(request)
+    stop_strings(request.stop_sequences, "stop_sequences")
+    refuse(request)
+    _form(request)
+    _functions(request)
+
+
 def _limit(request: MessagesRequest) -> int | None:
     """The reply's limit; -1 is none, as with llama-server. Raises InvalidRequest."""
     if request.max_tokens == 0:
@@ -86,7 +95,7 @@ def chat_generation(
     return chat_request(
         model,
         history.messages,
-        tools=[_function(tool, f"tools[{index}]") for index, tool in enumerate(request.tools or ())],
+        tools=_functions(request),
         tool_choice=choice,
         only=only,
         parallel=request.tool_choice is None
@@ -121,6 +130,10 @@ def _choice(choice: AutoChoice | AnyChoice | NamedChoice | NoChoice | None) -> t
     if isinstance(choice, AnyChoice):
         return "required", None
     return ("none" if isinstance(choice, NoChoice) else "auto"), None
+
+
+def _functions(request: PromptFields) -> list[Function]:
+    return [_function(tool, f"tools[{index}]") for index, tool in enumerate(request.tools or ())]
 
 
 def _function(tool: Tool, path: str) -> Function:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import msgspec
@@ -14,7 +15,7 @@ from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import collect_reply
 from tailrace.server.dialects.anthropic import models, reply
 from tailrace.server.dialects.anthropic.errors import ERRORS, REQUEST_ID
-from tailrace.server.dialects.anthropic.prepare import hides_reasoning, prepare, prompt_text
+from tailrace.server.dialects.anthropic.prepare import check_fields, hides_reasoning, prepare, prompt_text
 from tailrace.server.dialects.anthropic.request import CountRequest, MessagesRequest
 from tailrace.server.dialects.anthropic.stream import MessageStream
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
@@ -70,11 +71,12 @@ class _Anthropic:
         headers = [*sse.HEADERS, (REQUEST_ID.encode(), identity.encode())]
 
         def opening() -> Opening:
+            check_fields(payload)
             # The message's start has the prompt's tokens, so it waits for them; a ping may come before it.
             return EncoderOpening(MessageStream(head, identity, 0, hides_reasoning=hides), starts=False)
 
-        if payload.stream:
-            opens_with(request, opening, headers)
+        # A request that isn't streamed is checked before it waits, too.
+        opens_with(request, opening, headers, keepalive_seconds=None if payload.stream else math.inf)
         model = await app.model_for(request, payload.model, payload)
         generation_request = await app.run_large(partial(prepare, payload, model), request.state.size)
         generation = await app.start_generation(request, model, generation_request)

@@ -30,7 +30,7 @@ async def prepare(
     prompt_param: str,
 ) -> GenerationRequest:
     """Translate the request into a generation. Raises RequestError."""
-    _refuse(request)
+    check_fields(request)
     choices = request.n_cmpl or request.n or 1
     if len(prompts) * choices > _MAX_CHOICES:
         raise InvalidRequest(f"One request may have at most {_MAX_CHOICES} replies (prompts × n).", param=prompt_param)
@@ -74,7 +74,10 @@ def limit_of(request: NativeFields) -> int | None:
     return None
 
 
-def _refuse(request: NativeFields) -> None:
+def check_fields(request: NativeFields) -> None:
+    """Raise InvalidRequest for what is wrong whatever the model is."""
+    stop_strings(request.stop, "stop")
+    _form(request)
     refused: dict[str, tuple[bool, str]] = {
         "lora": (bool(request.lora), "no LoRA adapter is loaded; leave it out or send []."),
         "grammar_lazy": (bool(request.grammar_lazy), "a grammar holds for the whole reply."),

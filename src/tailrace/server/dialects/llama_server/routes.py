@@ -16,7 +16,7 @@ from tailrace.server.collected_reply import collect_reply
 from tailrace.server.dialects.llama_server import embeddings, model_routes, request_fields
 from tailrace.server.dialects.llama_server.errors import ERRORS
 from tailrace.server.dialects.llama_server.piecewise_prompt import PieceTokenizer
-from tailrace.server.dialects.llama_server.prepare import limit_of, prepare
+from tailrace.server.dialects.llama_server.prepare import check_fields, limit_of, prepare
 from tailrace.server.dialects.llama_server.prompt import infill_prompt, prompts_of
 from tailrace.server.dialects.llama_server.props import props, slots
 from tailrace.server.dialects.llama_server.reply import NativeStream, ReplyBuilder, error_event, reply_body
@@ -24,7 +24,7 @@ from tailrace.server.dialects.llama_server.request_fields import AdapterScale, N
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel
-from tailrace.server.waiting_stream import CommentOpening, opens_with
+from tailrace.server.waiting_stream import CommentOpening, Opening, opens_with
 
 _STREAM = "text/event-stream"
 #: One reply, or a list of several.
@@ -155,9 +155,14 @@ class _LlamaServer:
         return await self._reply(request, payload, [prompt], model, tokens, "input_prefix")
 
     def _opens_stream(self, request: Request, payload: NativeFields) -> None:
-        """Open the stream while the request waits for its model, where it is streamed."""
-        if payload.stream:
-            opens_with(request, lambda: CommentOpening(error_event), keepalive_seconds=_keepalive_seconds(payload))
+        """Check the request before it waits for its model, and open the stream meanwhile, where it is streamed."""
+
+        def opening() -> Opening:
+            check_fields(payload)
+            return CommentOpening(error_event)
+
+        seconds = _keepalive_seconds(payload) if payload.stream else math.inf
+        opens_with(request, opening, keepalive_seconds=seconds)
 
     async def _reply(
         self,

@@ -12,7 +12,7 @@ from tailrace.chat.call_arguments import decode_arguments
 from tailrace.chat.messages import Message
 from tailrace.chat.tools import Function
 from tailrace.server.dialects.ollama.reply import ReplyShape
-from tailrace.server.dialects.ollama.shared_fields import SharedFields, conversation, refuse_images
+from tailrace.server.dialects.ollama.shared_fields import SharedFields, check, conversation, refuse_images
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
@@ -74,16 +74,23 @@ class ChatRequest(SharedFields):
 decoder = msgspec.json.Decoder(ChatRequest)
 
 
+def check_fields(request: ChatRequest) -> None:
+    """Raise InvalidRequest for what is wrong whatever the model is."""
+    check(request)
+    for index, message in enumerate(request.messages or []):
+        refuse_images(message.images, f"messages[{index}].images")
+
+
 def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool, start: int = 0) -> GenerationRequest:
-    """Translate the request into a generation, without the messages before ``start`` except system messages. Raises
-    InvalidRequest.
+    """Translate the request, which ``check_fields`` has accepted, into a generation, without the messages before
+    ``start`` except system messages. Raises InvalidRequest.
     """
     functions = tuple(
         Function(name=f.name, description=f.description, parameters=f.parameters)
         for f in (tool.function for tool in request.tools or ())
     )
     messages = [
-        _message(message, f"messages[{index}]")
+        _message(message)
         for index, message in enumerate(request.messages or [])
         if index >= start or message.role == "system"
     ]
@@ -108,9 +115,8 @@ def remaining_chars(messages: list[ChatMessage]) -> list[int]:
     return [0, *accumulate(len(message.content or "") for message in reversed(messages))][::-1]
 
 
-def _message(message: ChatMessage, path: str) -> Message:
+def _message(message: ChatMessage) -> Message:
     """The message as templates expect it."""
-    refuse_images(message.images, f"{path}.images")
     rendered: Message = {"role": message.role, "content": message.content or ""}
     if message.tool_name is not None:
         rendered["name"] = message.tool_name

@@ -9,7 +9,7 @@ import msgspec
 from tailrace.chat.messages import Message
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.ollama.reply import ReplyShape
-from tailrace.server.dialects.ollama.shared_fields import SharedFields, conversation, raw, refuse_images
+from tailrace.server.dialects.ollama.shared_fields import SharedFields, check, conversation, raw, refuse_images
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
@@ -60,17 +60,22 @@ def check_context(request: GenerateRequest, vocabulary: int) -> None:
         )
 
 
-def prepare(request: GenerateRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
-    """Translate the request into a generation. Raises InvalidRequest."""
+def check_fields(request: GenerateRequest) -> None:
+    """Raise InvalidRequest for what is wrong whatever the model is."""
+    check(request)
     refuse_images(request.images, "images")
     for name, why in _REFUSED.items():
         if getattr(request, name):
             raise InvalidRequest(f"'{name}': {why}", param=name, code="unsupported_value")
+    if request.system and (request.raw or request.suffix):
+        kind = "a raw prompt" if request.raw else "a text with a gap"
+        raise InvalidRequest(f"'system' has no place in {kind}; put it into the prompt.", param="system")
+
+
+def prepare(request: GenerateRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
+    """Translate the request, which ``check_fields`` has accepted, into a generation. Raises InvalidRequest."""
     prompt = request.prompt or ""
     if request.raw or request.suffix:
-        if request.system:
-            kind = "a raw prompt" if request.raw else "a text with a gap"
-            raise InvalidRequest(f"'system' has no place in {kind}; put it into the prompt.", param="system")
         if request.suffix and not model.info.infill:
             raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
         return raw(request, prompt, request.suffix)

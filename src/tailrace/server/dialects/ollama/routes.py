@@ -100,16 +100,16 @@ class _Replies:
         self._inline = app.settings.reasoning == "inline"
 
     async def _open(
-        self, request: Request, decoder: msgspec.json.Decoder[Fields], form: ReplyShape
+        self, request: Request, decoder: msgspec.json.Decoder[Fields], form: ReplyShape, check: Callable[[Fields], None]
     ) -> tuple[ReplyHead, Fields, ServedModel | None]:
         """The head of the reply, the request with its model's defaults, and the loaded model; None where the request
-        only has it loaded or unloaded. Raises RequestError.
+        only has it loaded or unloaded. ``check`` raises for what is wrong whatever the model is. Raises RequestError.
         """
         watch = Stopwatch()
         app = self._app
         payload = await app.read(request, decoder, truncated=TRUNCATED)
         name = model_names.check(app, payload.model)
-        shared_fields.check(payload)
+        check(payload)
         head = ReplyHead(name, watch, form)
         kept = seconds_of(payload.keep_alive)
         service = app.models.resolve(payload.model or None).service
@@ -127,7 +127,7 @@ class _Replies:
         return head, payload, None if payload.is_empty else model
 
     async def chat(self, request: Request) -> Response:
-        head, payload, model = await self._open(request, chat.decoder, chat.SHAPE)
+        head, payload, model = await self._open(request, chat.decoder, chat.SHAPE, chat.check_fields)
         if model is None or payload.messages is None:
             return _only_loaded(head, payload)
 
@@ -140,7 +140,7 @@ class _Replies:
         )
 
     async def generate(self, request: Request) -> Response:
-        head, payload, model = await self._open(request, generate.decoder, generate.SHAPE)
+        head, payload, model = await self._open(request, generate.decoder, generate.SHAPE, generate.check_fields)
         if model is None:
             return _only_loaded(head, payload)
         generate.check_context(payload, len(model.vocabulary))
