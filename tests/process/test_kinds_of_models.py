@@ -34,6 +34,11 @@ def post(server: ServerProcess, path: str, **fields: object) -> Reply:
     return ask(server.port, "POST", path, fields)
 
 
+def test_models_that_were_never_loaded_say_what_they_are(server: ServerProcess) -> None:
+    models = ask(server.port, "GET", "/v1/models").json()["models"]
+    assert [model["capabilities"] for model in models] == [["completion"], ["embedding"], ["rerank"]]
+
+
 def test_a_reranker_is_found_without_its_name(server: ServerProcess) -> None:
     """Clients of TEI send none. The first model that is served writes text."""
     body = post(server, "/v1/rerank", query=QUERY, documents=DOCUMENTS).json()

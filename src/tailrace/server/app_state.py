@@ -42,6 +42,7 @@ from tailrace.server.json_response import json_response
 from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.memory_trim import MemoryTrim
 from tailrace.server.models.engine_hub import EngineHub
+from tailrace.server.models.file_abilities import FileAbilities
 from tailrace.server.models.model_directory import ModelDirectory
 from tailrace.server.models.model_scheduler import ModelScheduler
 from tailrace.server.models.model_service import LoadOrders, ModelService
@@ -146,6 +147,7 @@ class AppState:
         self.derived_models = DerivedModels(store)
         replicas = 1 if plan is None else len(plan.replicas)
         services = (self._service(spec, replicas) for spec in models)
+        self.abilities = FileAbilities()
         self.models = ModelDirectory(services, self.derived_models, store, on_demand=orders is not None)
 
     @classmethod

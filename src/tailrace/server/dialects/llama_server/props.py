@@ -10,6 +10,7 @@ from tailrace.server.choice import Choice
 from tailrace.server.dialects.llama_server.prepare import default_settings
 from tailrace.server.models.model_service import ModelService
 from tailrace.server.served_model import ServedModel
+from tailrace.serving.model_abilities import ModelAbilities
 
 
 def props(service: ModelService, model: ServedModel) -> dict[str, Any]:
@@ -55,8 +56,10 @@ def slots(service: ModelService, model: ServedModel) -> list[dict[str, Any]]:
     return rows
 
 
-def model_entry(service: ModelService) -> dict[str, Any]:
-    """The model as llama-server has it in ``models``, beside OpenAI's ``data``."""
+def model_entry(service: ModelService, abilities: ModelAbilities | None) -> dict[str, Any]:
+    """The model as llama-server has it in ``models``, beside OpenAI's ``data``. ``abilities``: by its file, where no
+    engine has said them yet.
+    """
     info = service.info
     return {
         "name": service.name,
@@ -67,7 +70,7 @@ def model_entry(service: ModelService) -> dict[str, Any]:
         "type": "model",
         "description": info.description if info is not None else "",
         "tags": [""],
-        "capabilities": _capabilities(info),
+        "capabilities": _capabilities(info, abilities),
         "parameters": "",
         "details": {
             "parent_model": "",
@@ -80,10 +83,11 @@ def model_entry(service: ModelService) -> dict[str, Any]:
     }
 
 
-def _capabilities(info: ModelInfo | None) -> list[str]:
+def _capabilities(info: ModelInfo | None, abilities: ModelAbilities | None) -> list[str]:
     """What the model can do, as far as llama-server has words for it."""
-    if info is None or (info.generates and info.rank_score is None):
-        return ["completion"]
-    if info.rank_score is None:
-        return ["embedding"]
-    return [*(["completion"] if info.generates else []), "rerank"]
+    if info is not None:
+        writes, ranks = info.generates, info.rank_score is not None
+    else:
+        writes = abilities is None or abilities.text
+        ranks = abilities is not None and abilities.rerank
+    return [*(["completion"] if writes else []), *(["rerank"] if ranks else [])] or ["embedding"]

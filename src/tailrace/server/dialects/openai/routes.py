@@ -352,7 +352,9 @@ class _OpenAI:
         """Answers in any state of the engine."""
         app = self._app
         data = [self._model_object(name, named.service) for name, named in app.models.listed]
-        entries = [model_entry(service) for service in app.models.usable]
+        usable = app.models.usable
+        await app.abilities.read(usable)
+        entries = [model_entry(service, app.abilities.of(service)) for service in usable]
         return json_response({"object": "list", "data": data, "models": entries})
 
     async def model(self, request: Request) -> Response:

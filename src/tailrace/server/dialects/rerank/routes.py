@@ -49,7 +49,7 @@ def routes(app: AppState) -> list[Endpoint]:
 class _Rerank:
     def __init__(self, app: AppState) -> None:
         self._app = app
-        self._rerankers = ServedRerankers(app.models)
+        self._rerankers = ServedRerankers(app.models, app.abilities)
 
     async def rerank(self, request: Request, version: Literal["1", "2"]) -> Response:
         """Cohere's second version cuts long documents by default and returns none; the others do the opposite."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from tailrace.errors import InvalidRequest, ModelError
-from tailrace.models.metadata_override import with_overrides
-from tailrace.models.shards import read_shards
+from tailrace.errors import InvalidRequest
+from tailrace.server.models.file_abilities import FileAbilities
 from tailrace.server.models.model_directory import ModelDirectory
 from tailrace.server.models.model_service import ModelService
-from tailrace.serving.model_abilities import RANK
 
 #: Rerankers that an error names.
 _MAX_LISTED = 8
@@ -18,9 +14,9 @@ _MAX_LISTED = 8
 class ServedRerankers:
     """See the module."""
 
-    def __init__(self, models: ModelDirectory) -> None:
+    def __init__(self, models: ModelDirectory, abilities: FileAbilities) -> None:
         self._models = models
-        self._by_path: dict[str, bool] = {}  #: of models that were never loaded
+        self._abilities = abilities
 
     async def find(self, name: str | None) -> ModelService:
         """The reranker of this name; None is the first one that the caller may use. Raises ModelNotFound, and
@@ -37,20 +33,9 @@ class ServedRerankers:
     async def _is_reranker(self, service: ModelService) -> bool:
         if service.info is not None:
             return service.info.rank_score is not None
-        if (path := service.spec.path) is None:
-            return False
-        if path not in self._by_path:
-            self._by_path[path] = await asyncio.to_thread(_ranks_by_header, service)
-        return self._by_path[path]
-
-
-def _ranks_by_header(service: ModelService) -> bool:
-    assert service.path is not None, "it was looked at"
-    try:
-        values = with_overrides(read_shards(service.path).values, service.spec.settings.override_kv)
-    except ModelError:
-        return False  # It can't be loaded either.
-    return values.get(f"{values.get('general.architecture')}.pooling_type") == RANK
+        await self._abilities.read([service])
+        abilities = self._abilities.of(service)
+        return abilities is not None and abilities.rerank
 
 
 def _no_reranker(name: str, others: list[str]) -> InvalidRequest:
