@@ -33,6 +33,7 @@ EXTENSIONS = {
     ".choices[].delta.reasoning_content",
     ".max_model_len",
     ".context_length",
+    ".status",
     ".meta",
     ".capabilities",
     ".models",

@@ -85,7 +85,7 @@ def test_models(scripted: ServerProcess, path: str) -> None:
     (model,) = body["data"]
     assert set(body) == {"object", "data", "models"}
     assert body["object"] == "list"
-    assert set(model) == {"id", "object", "created", "owned_by", "max_model_len", "context_length", "meta"}
+    assert set(model) == {"id", "object", "created", "owned_by", "max_model_len", "context_length", "meta", "status"}
     assert (model["id"], model["object"]) == ("fake", "model")
     assert type(model["created"]) is int
     assert ask(scripted.port, "GET", f"{path.rstrip('/')}/fake").json() == model
