@@ -15,8 +15,15 @@ def check_removable(app: AppState, service: ModelService, store: Path) -> None:
     if not app.loads_on_demand or service is app.models.default or settings.pinned:
         raise Forbidden(f"The model '{service.name}' can't be deleted while it is served.")
     # A file may be a link to one that lies elsewhere: the link is what is deleted.
-    if service.path is None or store.absolute() not in service.path.absolute().parents:
+    path = None if service.path is None else service.path.absolute()
+    if path is None or store.absolute() not in path.parents:
         raise Forbidden(f"The model '{service.name}' isn't in tailrace's store; delete it where it is.")
+    # A model of the store has a folder of its own, which is deleted whole.
+    removed = path.parent if path.parent.parent == store.absolute() else path
+    for other in app.models.services:
+        needed = (other.spec.path, other.spec.settings.draft_model) if other is not service else ()
+        if any(removed in (Path(each).absolute(), *Path(each).absolute().parents) for each in needed if each):
+            raise Forbidden(f"The model '{other.name}' needs the file of '{service.name}'; it can't be deleted.")
     if service.running or service.waiting:
         raise Forbidden(f"The model '{service.name}' has requests; delete it when they have ended.")
 
