@@ -12,15 +12,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailrace.server import health, stats_routes, status_routes
-from tailrace.server.app_state import (
-    DEADLINES,
-    HANDLER_TIMEOUT,
-    IS_ADMITTED,
-    QUEUE_PLACE,
-    AppState,
-    close_turn,
-    release_body,
-)
+from tailrace.server.app_state import AppState
 from tailrace.server.deadlines import Deadlines, deadlines_of
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
@@ -33,6 +25,14 @@ from tailrace.server.json_response import json_response
 from tailrace.server.middleware import RequestMiddleware
 from tailrace.server.openapi import document
 from tailrace.server.request_log import STARTED
+from tailrace.server.request_scope import (
+    DEADLINES,
+    HANDLER_TIMEOUT,
+    IS_ADMITTED,
+    QUEUE_PLACE,
+    close_turn,
+    release_body,
+)
 from tailrace.server.waiting_stream import SEND, waiting_stream
 
 

@@ -12,7 +12,6 @@ import msgspec
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Scope
 
 from tailrace.chat.template_limits import RenderTakesLong, rendering_briefly
 from tailrace.errors import EngineDied, RequestError
@@ -26,7 +25,7 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import EngineQuery, QueryAnswer
 from tailrace.server import sse
 from tailrace.server.admission import AdmissionQueue, QueuePlace
-from tailrace.server.body_memory import BodyLease, BodyMemory
+from tailrace.server.body_memory import BodyMemory
 from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.caller import caller_of, current_caller, place_of
 from tailrace.server.choice_group import estimated_tokens
@@ -52,6 +51,16 @@ from tailrace.server.request_body import read_body
 from tailrace.server.request_cycle import REQUEST_BODY
 from tailrace.server.request_limits import RequestLimits
 from tailrace.server.request_log import STARTED, RequestLog
+from tailrace.server.request_scope import (
+    BODY,
+    DEADLINES,
+    HANDLER_TIMEOUT,
+    IS_ADMITTED,
+    MODEL_TURN,
+    QUEUE_PLACE,
+    close_turn,
+    release_body,
+)
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stats import ServerStats, server_stats
 from tailrace.server.stats_source import StatsSource
@@ -74,17 +83,6 @@ _LARGE_AT_ONCE = 2
 _QUEUE_TOKENS = 1_000_000
 #: Texts of embeddings, or to be tokenised, that count as one request: they are computed together.
 _TEXTS_OF_A_REQUEST = 64
-
-#: Keys of an ASGI scope: whether the request needs a place in the queue; its place, until a generation has it; its
-#: deadlines; and the timeout of its handler.
-IS_ADMITTED = "tailrace.is_admitted"
-QUEUE_PLACE = "tailrace.queue_place"
-DEADLINES = "tailrace.deadlines"
-HANDLER_TIMEOUT = "tailrace.handler_timeout"
-#: The request's turn of its model, until a generation has it.
-MODEL_TURN = "tailrace.model_turn"
-#: The key of an ASGI scope for the memory of the request's body.
-BODY = "tailrace.body"
 
 
 class AppState:
@@ -396,20 +394,6 @@ async def _query(
     if found is None:
         raise ClientDisconnect
     return found
-
-
-def close_turn(scope: Scope) -> None:
-    """The request with this scope doesn't need its model any more, unless its generation does."""
-    turn: ModelTurn | None = scope.pop(MODEL_TURN, None)
-    if turn is not None:
-        turn.close()
-
-
-def release_body(scope: Scope) -> None:
-    """The body of the request with this scope isn't needed any more."""
-    lease: BodyLease | None = scope.get(BODY)
-    if lease is not None:
-        lease.release()
 
 
 def _ignore(error: RequestError) -> None:
