@@ -1,4 +1,4 @@
-"""Deletes models that tailrace has pulled. The stores of other programs are theirs to change."""
+"""Deletes models that tailrace has pulled. It changes no store of another program."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tailrace.models.store import Store
 
 
 def remove_model(reference: Reference, store: Store | None = None) -> int:
-    """Delete the model; the bytes that are free then. Raises ModelError, which says who else can delete it."""
+    """Delete the model; the bytes that are free then. Raises ModelError, which says what else deletes it."""
     store = Store() if store is None else store
     if isinstance(reference, PathReference):
         raise ModelError(f"{reference} is a file of your own: delete it with rm")

@@ -84,7 +84,7 @@ class Hub:
         sizes, siblings = [], {}
         for sibling in listing.siblings:
             name, size = sibling.rfilename, sibling.lfs.size if sibling.lfs is not None else sibling.size
-            # A name that leads out of the folder isn't taken, whoever put it into the listing.
+            # A name that leads out of the folder isn't taken, even if the hub lists it.
             if is_plain_path(name) and is_model_name(name) and size is not None and size >= 0:
                 sizes.append(FileSize(name, size))
                 siblings[name] = sibling
