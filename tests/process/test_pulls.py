@@ -179,3 +179,9 @@ def test_ollamas_registry(setup: Setup) -> None:
     path = setup.folder / "models" / "ollama" / "blobs" / f"sha256-{weights.sha256}"
     assert out == f"ollama:tiny:1b fetched: 3.0 MB, {path}\n"
     assert path.read_bytes() == MODEL
+
+
+def test_a_cache_folder_that_can_not_be_looked_into_is_named(setup: Setup) -> None:
+    setup.environment["HF_HUB_CACHE"] = f"/{'x' * 300}"
+    code, out, err = setup.run("hf:org/repo")
+    assert (code, out, "HF_HUB_CACHE" in err, "Traceback" in err) == (1, "", True, False), err

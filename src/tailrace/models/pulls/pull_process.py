@@ -43,6 +43,12 @@ def main() -> None:
         end = Failed(message=str(error), reason=error.reason)
     except ModelError as error:
         end = Failed(message=str(error), reason="missing")
+    except OSError as error:
+        # A folder without rights fails before anything is written.
+        end = Failed(
+            message=f"{error}. Correct the folder's rights, or set HF_HUB_CACHE or TAILRACE_MODELS to another one",
+            reason="disk",
+        )
     _write(end)
 
 
