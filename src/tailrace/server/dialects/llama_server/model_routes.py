@@ -47,21 +47,21 @@ def routes(app: AppState) -> list[Endpoint]:
     """The routes, answered by ``app``."""
     models = _Models(app)
 
-    def endpoint(path: str, handler: Any, what: str) -> Endpoint:
+    def endpoint(path: str, handler: Any, what: str, *statuses: int) -> Endpoint:
         return Endpoint(
             "POST",
             path,
             handler,
             what,
             body=ModelRequest,
-            statuses=frozenset({400, 401, 404}),
+            statuses=frozenset({400, 401, 404, *statuses}),
             replies={200: _Done},
             errors=ERRORS,
             shown=path,
         )
 
     return [
-        endpoint("/models/load", models.load, "Load a model, before a request asks for it"),
+        endpoint("/models/load", models.load, "Load a model, before a request asks for it", 503),
         endpoint("/models/unload", models.unload, "Unload a model, once its running requests have ended"),
     ]
 
