@@ -73,7 +73,9 @@ def test_six_models_in_two_gigabytes(settings: Path, record: Record) -> None:
 def _serve_all(group: MemoryGroup, settings: Path, record: Record) -> None:
     # No keep-alive comes before the first token, so that is when a request began.
     arguments = ("--config", str(settings), "--keepalive-seconds", "600")
-    with serving(*arguments, prefix=group.prefix) as server:
+    # States of conversations go to the disk at each swap, as by default.
+    environment = {"TAILRACE_KEEP_DISK_MB": "-1"}
+    with serving(*arguments, environment=environment, prefix=group.prefix) as server:
         most_loaded = 0
 
         async def run() -> list[list[tuple[str, Outcome]]]:
