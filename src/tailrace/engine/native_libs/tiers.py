@@ -48,7 +48,7 @@ _AVX512 = Tier(
 _AVX512_VNNI = Tier("avx512-vnni", _AVX512.cpu_flags | {"avx512_vnni"}, (*_AVX512.compiler_flags, "-mavx512vnni"))
 _AMX = Tier(
     "amx",
-    _AVX512_VNNI.cpu_flags | {"avx512_bf16", "avx512_vbmi", "amx_tile", "amx_int8", "amx_bf16"},
+    _AVX512_VNNI.cpu_flags | {"avx512_bf16", "avx512vbmi", "amx_tile", "amx_int8", "amx_bf16"},
     (
         *_AVX512_VNNI.compiler_flags,
         *("-mavx512bf16", "-mavx512vbmi", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),

@@ -57,7 +57,7 @@ def set_cpu(monkeypatch: pytest.MonkeyPatch, flags: frozenset[str]) -> None:
         (AMX, "on", ["used", "not used"], "amx is faster"),
         (AMX, "avx512", ["not used", "used"], "the setting kernels is avx512"),
         (AMX, "off", ["not used", "not used"], "the setting kernels is off"),
-        (VNNI, "on", ["unavailable", "used"], "this CPU lacks amx_bf16, amx_int8, amx_tile, avx512_bf16, avx512_vbmi"),
+        (VNNI, "on", ["unavailable", "used"], "this CPU lacks amx_bf16, amx_int8, amx_tile, avx512_bf16, avx512vbmi"),
         (frozenset[str](), "on", ["unavailable", "unavailable"], "avx512_vnni"),
     ],
 )
