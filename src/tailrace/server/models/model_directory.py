@@ -134,7 +134,7 @@ class ModelDirectory:
     # Names
 
     def find(self, name: str) -> NamedModel | None:
-        """The model of this name, whoever may use it; None: none is served."""
+        """The model of this name, also where the caller may not use it; None: none is served."""
         if (found := self.named(name)) is not None:
             return found
         service = self._alias(name)

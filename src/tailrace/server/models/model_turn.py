@@ -17,7 +17,7 @@ from tailrace.server.models.model_service import ModelService
 
 
 class ModelTurn:
-    """One request's turn. Whoever holds it closes it; closing it twice is harmless."""
+    """One request's turn. Its holder closes it; closing it twice is harmless."""
 
     __slots__ = ("_closed", "_gate", "asked_at", "begun", "caller", "service")
 
