@@ -18,6 +18,7 @@ from tailrace.engine.load import load_llama
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.model_reference import locate_model
+from tailrace.observe import logs
 from tailrace.progress_page import create_page
 from tailrace.settings import STARTER_MODEL, Settings
 
@@ -27,6 +28,7 @@ _LENGTH = 256
 
 def decode(orders: Connection, page_fd: int, number: int) -> None:
     """Load the model. For each order (whether to divide, seconds) decode so long, and answer with the tokens."""
+    logs.configure("engine", level="warning", form="console")
     settings = Settings(ctx=2048)
     replica = make_plan(read_topology(), settings).replicas[0]
     backend = load_llama(locate_model(STARTER_MODEL).path, settings, replica)
