@@ -79,8 +79,16 @@ def test_the_port_is_free_again_after_the_supervisor_s_death() -> None:
         port, children = server.port, [server.engine, server.http]
         os.kill(server.pid, signal.SIGKILL)
         wait_for("the children to vanish", lambda: not any(alive(pid) for pid in children))
+        # A process's last threads may end a moment after it, and its sockets with them.
+        wait_for("the port", lambda: can_listen(port))
+
+
+def can_listen(port: int) -> bool:
+    try:
         with socket.create_server(("127.0.0.1", port)):
-            pass
+            return True
+    except OSError:
+        return False
 
 
 def test_the_stacks_of_all_threads_are_logged_on_request() -> None:
