@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import structlog
 
+from tailrace.engine.sandbox_process import has_ended
 from tailrace.engine.structured.grammar_error import CompilerUnavailable, GrammarError
 from tailrace.engine.structured.sandbox_messages import SandboxReady, SandboxVocabulary, TryGrammar, TryResult
 from tailrace.errors import ProtocolError
@@ -28,8 +29,6 @@ CPU_SECONDS = 2.0
 #: Seconds by the clock for the program's start, and for one grammar, on a machine whose cores are busy.
 _START_SECONDS = 20.0
 _TRIAL_SECONDS = 30.0
-#: Seconds to wait for the exit status of a program that seems to be dead.
-_END_SECONDS = 0.1
 _MODULE = "tailrace.engine.structured.grammar_sandbox_worker"
 
 
@@ -93,7 +92,7 @@ class GrammarSandbox:
                 if result.document is None:
                     raise GrammarError(result.error or "it can't be compiled")
                 return result
-            if not _has_ended(process):
+            if not has_ended(process):
                 structlog.get_logger().warning("a grammar took too much and was stopped", kind=grammar.kind)
                 raise GrammarTooCostly(
                     f"it is too complex: compiling it takes more than {cpu_seconds:g} s, or too much memory or nesting"
@@ -166,15 +165,6 @@ class GrammarSandbox:
                 if frames.feed(data):
                     return True
         return False
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the program has died. Its sockets close a little before its exit status can be had."""
-    try:
-        process.wait(_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _ask(channel: socket.socket, message: bytes) -> TryResult | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from tailrace.engine.sandbox_process import has_ended
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
 from tailrace.engine.tokenising.jobs import TokenIds, TokenizeJob, TokenizerInput, total_characters
 from tailrace.engine.tokenising.text_limits import cpu_seconds
@@ -29,8 +30,6 @@ from tailrace.protocol import RefusedField
 _PATIENCE = 8.0
 #: Seconds by the clock for the process's start: it imports modules and loads a vocabulary.
 _START_SECONDS = 60.0
-#: Seconds to wait for the exit status of a process that seems to be dead.
-_END_SECONDS = 0.1
 _MODULE = "tailrace.engine.backends.llama.tokenize_worker"
 
 
@@ -72,7 +71,7 @@ class TokenizerProcess:
             found, process = self._run(number, texts)
             if len(found) == len(texts):
                 return found
-            if not self._has_ended(process):
+            if not has_ended(process):
                 break
             # A text can only end its own worker, so this is not the text's fault.
             self._log.warning("the process that tokenises has ended", attempt=attempt, status=process.returncode)
@@ -100,13 +99,6 @@ class TokenizerProcess:
         if self._control is not None:
             self._control.close()
             self._control = None
-
-    def _has_ended(self, process: subprocess.Popen[bytes]) -> bool:
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
 
     def _run(self, number: int, texts: Sequence[TokenizerInput]) -> tuple[list[list[int]], subprocess.Popen[bytes]]:
         engine_end, worker_end = socket.socketpair()
