@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from background_load import streams
+from control_group import control_group
 from fault_figures import Record
 from openai_wire import Connection
 from servers import ServerProcess, fake, serving, wait_for
@@ -162,25 +163,6 @@ def quota_group(cpus: float) -> Iterator[Path]:
     """A control group with a CPU quota, version 1 or 2. Without the right to make one, the test is skipped: recorded
     files of both versions are in tests/unit/diagnosis.
     """
-    roots = [root for root in (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")) if (root / "cgroup.procs").exists()]
-    for root in roots:
-        group = root / f"tailrace-test-{os.getpid()}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            if (group / "cpu.max").exists():
-                (group / "cpu.max").write_text(f"{round(100_000 * cpus)} 100000")
-            elif (group / "cpu.cfs_quota_us").exists():
-                (group / "cpu.cfs_quota_us").write_text(str(round(100_000 * cpus)))
-            else:
-                continue
-            yield group
-            return
-        finally:
-            for pid in (group / "cgroup.procs").read_text().split():
-                with contextlib.suppress(OSError):
-                    (root / "cgroup.procs").write_text(pid)
-            group.rmdir()
-    pytest.skip("no control group with a CPU quota can be made here")
+    quota = str(round(100_000 * cpus))
+    with control_group("cpu", {"cpu.max": f"{quota} 100000", "cpu.cfs_quota_us": quota}) as group:
+        yield group

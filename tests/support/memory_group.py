@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from control_group import control_group
 
 _OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
@@ -46,21 +47,6 @@ class MemoryGroup:
 @contextlib.contextmanager
 def memory_group(limit: int) -> Iterator[MemoryGroup]:
     """A new group whose processes may have ``limit`` bytes. Without the right to make one, the test is skipped."""
-    for root in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
-        folder = root / f"tailrace-test-{os.getpid()}"
-        try:
-            folder.mkdir()
-        except OSError:
-            continue
-        try:
-            for name in ("memory.max", "memory.limit_in_bytes"):
-                if (folder / name).exists():
-                    (folder / name).write_text(str(limit))
-                    yield MemoryGroup(folder)
-                    return
-        finally:
-            for pid in (folder / "cgroup.procs").read_text().split():
-                with contextlib.suppress(OSError):
-                    (root / "cgroup.procs").write_text(pid)
-            folder.rmdir()
-    pytest.skip("no control group with a memory limit can be made here")
+    limits = {"memory.max": str(limit), "memory.limit_in_bytes": str(limit)}
+    with control_group("memory", limits) as folder:
+        yield MemoryGroup(folder)
