@@ -1,0 +1,110 @@
+"""What each architecture's module defines: the dimensions of a model, its fields and its tensors."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import ClassVar
+
+import gguf
+import msgspec
+
+
+class Values(enum.Enum):
+    """What a tensor is filled with."""
+
+    WEIGHTS = enum.auto()  #: random, in the model's format
+    FLOATS = enum.auto()  #: random, 32 bits: routers, convolutions, biases
+    NEGATIVE = enum.auto()  #: random and below 0, 32 bits: the decay of a recurrent state
+    ONES = enum.auto()  #: 32 bits: norms
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One tensor of a file."""
+
+    name: str
+    shape: tuple[int, ...]  #: rows before columns, as in NumPy
+    values: Values = Values.WEIGHTS
+    weight_format: str = ""  #: empty: the model's
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """The dimensions of a model. A subclass for each architecture adds its own."""
+
+    #: As the file names it.
+    architecture: ClassVar[str]
+    layers: int
+    embedding: int
+    context: int = 8192
+    vocabulary_size: int = 0  #: 0: the size of the copied vocabulary
+    weight_format: str = "Q4_0"
+
+    def describe(self, writer: gguf.GGUFWriter) -> None:
+        """Add the architecture's own fields to a file's header."""
+        raise NotImplementedError
+
+    def tensors(self, words: int) -> Iterator[Tensor]:
+        """Every tensor of a model with so many words, in the file's order."""
+        yield Tensor("token_embd.weight", (words, self.embedding))
+        for layer in range(self.layers):
+            for tensor in self.layer(layer):
+                yield msgspec.structs.replace(tensor, name=f"blk.{layer}.{tensor.name}")
+        yield ones("output_norm.weight", self.embedding)
+        yield Tensor("output.weight", (words, self.embedding))
+
+    def layer(self, number: int) -> Iterator[Tensor]:
+        """The tensors of one layer; the names are without ``blk.N.``."""
+        raise NotImplementedError
+
+
+def ones(name: str, *shape: int) -> Tensor:
+    """A norm's factors."""
+    return Tensor(name, shape, Values.ONES)
+
+
+def floats(name: str, *shape: int) -> Tensor:
+    """Random numbers of 32 bits."""
+    return Tensor(name, shape, Values.FLOATS)
+
+
+def negative(name: str, *shape: int) -> Tensor:
+    """Random numbers below 0."""
+    return Tensor(name, shape, Values.NEGATIVE)
+
+
+def add_attention(writer: gguf.GGUFWriter, heads: int, kv_heads: int | list[int], head: int) -> None:
+    """The fields of attention with rotary positions; ``head`` is the size of one."""
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_count(head)
+
+
+def attention(embedding: int, queries: int, heads: int, kv_heads: int, head: int) -> Iterator[Tensor]:
+    """The four matrices of attention; ``queries`` are the rows of the first."""
+    yield Tensor("attn_q.weight", (queries, embedding))
+    yield Tensor("attn_k.weight", (kv_heads * head, embedding))
+    yield Tensor("attn_v.weight", (kv_heads * head, embedding))
+    yield Tensor("attn_output.weight", (embedding, heads * head))
+
+
+def head_norms(head: int) -> Iterator[Tensor]:
+    """The norms of each query's and each key's head."""
+    yield ones("attn_q_norm.weight", head)
+    yield ones("attn_k_norm.weight", head)
+
+
+def feed_forward(embedding: int, inner: int, suffix: str = "") -> Iterator[Tensor]:
+    """A gated feed-forward part; ``suffix`` is "_shexp" for the experts that every token uses."""
+    yield Tensor(f"ffn_gate{suffix}.weight", (inner, embedding))
+    yield Tensor(f"ffn_up{suffix}.weight", (inner, embedding))
+    yield Tensor(f"ffn_down{suffix}.weight", (embedding, inner))
+
+
+def expert_feed_forward(embedding: int, inner: int, experts: int, weight_format: str = "") -> Iterator[Tensor]:
+    """A router and its experts."""
+    yield floats("ffn_gate_inp.weight", experts, embedding)
+    yield Tensor("ffn_gate_exps.weight", (experts, inner, embedding), weight_format=weight_format)
+    yield Tensor("ffn_up_exps.weight", (experts, inner, embedding), weight_format=weight_format)
+    yield Tensor("ffn_down_exps.weight", (experts, embedding, inner), weight_format=weight_format)
