@@ -1,6 +1,9 @@
-/* Shared by all kernel files: attributes, thread-local pointers, and loads of a few bytes. */
+/* Shared by all kernel files: attributes, thread-local pointers, loads of a few bytes, and float vectors.
+ *
+ * `vf` is a vector of VF_LANES single-precision numbers, `vm` a mask of as many lanes. Each instruction set has its own
+ * header with the same names, and the compiler's flags pick one. Code on `vf` is written once for all tiers. The order
+ * in which a reduction adds lanes differs between instruction sets. */
 #pragma once
-#include <immintrin.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -32,12 +35,26 @@ INLINE uint64_t load_f16_bits(const uint8_t *p) {
     return bits;
 }
 
-INLINE float load_f16(const uint8_t *p) { return _cvtsh_ss((uint16_t)load_f16_bits(p)); }
-INLINE __m512 load_f16x16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+#if defined(__AVX512F__)
+#include "simd_avx512.h"
+#elif defined(__AVX2__)
+#include "simd_avx2.h"
+#else
+#error "the kernels have no vectors for this instruction set"
+#endif
 
-INLINE void prefetch_l1(const uint8_t *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
-
-/* Cache lines of a range, into the second-level cache. */
-INLINE void prefetch_l2(const uint8_t *p, int64_t bytes) {
-    for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch((const char *)p + line, _MM_HINT_T1);
+/* 2^x: 0 below -115, infinity from 128 on, NaN for NaN. The whole part of the exponent is a scale, the rest a Taylor
+ * polynomial whose relative error is 1e-7. */
+INLINE vf vf_exp2(vf x) {
+    const vf bounded = vf_min(vf_set1(128.0f), x); /* of NaN and a number, the second operand */
+    const vf whole = vf_round(bounded), f = vf_sub(bounded, whole);
+    vf p = vf_set1(1.54035304e-4f);
+    p = vf_fma(p, f, vf_set1(1.33335581e-3f));
+    p = vf_fma(p, f, vf_set1(9.61812911e-3f));
+    p = vf_fma(p, f, vf_set1(5.55041087e-2f));
+    p = vf_fma(p, f, vf_set1(0.240226507f));
+    p = vf_fma(p, f, vf_set1(0.693147181f));
+    p = vf_fma(p, f, vf_set1(1.0f));
+    /* For minus infinity the polynomial is NaN. */
+    return vf_zero_where(vf_le(x, vf_set1(-115.0f)), vf_scale_exp2(p, whole));
 }

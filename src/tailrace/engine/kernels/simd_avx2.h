@@ -1,0 +1,84 @@
+/* Float vectors of AVX2 with FMA and F16C, and loads and prefetches of its tiers. */
+#pragma once
+#include <immintrin.h>
+
+INLINE float load_f16(const uint8_t *p) { return _cvtsh_ss((uint16_t)load_f16_bits(p)); }
+
+INLINE void prefetch_l1(const uint8_t *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+
+/* Cache lines of a range, into the second-level cache. */
+INLINE void prefetch_l2(const uint8_t *p, int64_t bytes) {
+    for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch((const char *)p + line, _MM_HINT_T1);
+}
+
+#define VF_LANES 8
+typedef __m256 vf;
+typedef __m256 vm; /* all bits of a lane are set, or none */
+
+INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
+INLINE vf vf_set1(float x) { return _mm256_set1_ps(x); }
+INLINE vf vf_load(const float *p) { return _mm256_load_ps(p); } /* aligned to a vector */
+INLINE vf vf_loadu(const float *p) { return _mm256_loadu_ps(p); }
+INLINE void vf_store(float *p, vf x) { _mm256_store_ps(p, x); } /* aligned to a vector */
+INLINE void vf_storeu(float *p, vf x) { _mm256_storeu_ps(p, x); }
+
+INLINE __m256i first_lanes(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+/* The first n lanes, 0 to VF_LANES. Memory of the other lanes is not touched; loaded lanes are 0 there. */
+INLINE vf vf_load_first(const float *p, int n) { return _mm256_maskload_ps(p, first_lanes(n)); }
+INLINE void vf_store_first(float *p, int n, vf x) { _mm256_maskstore_ps(p, first_lanes(n), x); }
+
+INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }   /* a * b + c */
+INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); } /* c - a * b */
+INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }              /* b where one of them is NaN */
+INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }              /* b where one of them is NaN */
+INLINE vf vf_abs(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+INLINE vf vf_sqrt(vf x) { return _mm256_sqrt_ps(x); }
+/* To the nearest whole number, halves to even. */
+INLINE vf vf_round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+INLINE float vf_reduce_add(vf x) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+INLINE float vf_reduce_max(vf x) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* 16-bit floats and signed bytes, VF_LANES of them. */
+INLINE vf vf_load_f16(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+INLINE vf vf_load_bf16(const uint8_t *p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+INLINE vf vf_load_i8(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+INLINE vm vm_from_bits(uint32_t bits) { /* bit i is lane i */
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), lane), lane));
+}
+INLINE vm vm_or(vm a, vm b) { return _mm256_or_ps(a, b); }
+INLINE bool vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
+INLINE vm vf_lt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); } /* false for NaN, as are the next two */
+INLINE vm vf_le(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
+INLINE vm vf_gt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
+INLINE vm vf_is_nan(vf x) { return _mm256_cmp_ps(x, x, _CMP_UNORD_Q); }
+INLINE vf vf_select(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); } /* a where m is set, else b */
+INLINE vf vf_zero_where(vm m, vf x) { return _mm256_andnot_ps(m, x); }
+
+/* x * 2^whole, where whole is a whole number from -115 to 128. The scale is half of it, because 2^128 is infinite. */
+INLINE vf vf_scale_exp2(vf x, vf whole) {
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(126));
+    const vf half = _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+    return _mm256_add_ps(half, half);
+}
