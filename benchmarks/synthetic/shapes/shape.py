@@ -27,6 +27,10 @@ class Tensor(msgspec.Struct, frozen=True):
     values: Values = Values.WEIGHTS
     weight_format: str = ""  #: empty: the model's
 
+    def within(self, layer: int) -> Tensor:
+        """The tensor with the name that it has in this layer."""
+        return msgspec.structs.replace(self, name=f"blk.{layer}.{self.name}")
+
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """The dimensions of a model. A subclass for each architecture adds its own."""
@@ -48,13 +52,18 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         yield Tensor("token_embd.weight", (words, self.embedding))
         for layer in range(self.layers):
             for tensor in self.layer(layer):
-                yield msgspec.structs.replace(tensor, name=f"blk.{layer}.{tensor.name}")
+                yield tensor.within(layer)
         yield ones("output_norm.weight", self.embedding)
         yield Tensor("output.weight", (words, self.embedding))
 
     def layer(self, number: int) -> Iterator[Tensor]:
         """The tensors of one layer; the names are without ``blk.N.``."""
         raise NotImplementedError
+
+
+def with_layers(shape: Shape, layers: int) -> Shape:
+    """A shape with another number of layers."""
+    return msgspec.structs.replace(shape, layers=layers)
 
 
 def ones(name: str, *shape: int) -> Tensor:
@@ -108,3 +117,25 @@ def expert_feed_forward(embedding: int, inner: int, experts: int, weight_format:
     yield Tensor("ffn_gate_exps.weight", (experts, inner, embedding), weight_format=weight_format)
     yield Tensor("ffn_up_exps.weight", (experts, inner, embedding), weight_format=weight_format)
     yield Tensor("ffn_down_exps.weight", (experts, embedding, inner), weight_format=weight_format)
+
+
+def add_state_space(writer: gguf.GGUFWriter, inner: int, state: int, heads: int, groups: int, convolution: int) -> None:
+    """The fields of Mamba-2 layers."""
+    writer.add_ssm_conv_kernel(convolution)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(heads)
+    writer.add_ssm_group_count(groups)
+
+
+def state_space(embedding: int, inner: int, state: int, heads: int, groups: int, convolution: int) -> Iterator[Tensor]:
+    """The tensors of a Mamba-2 layer."""
+    channels = inner + 2 * groups * state
+    yield Tensor("ssm_in.weight", (inner + channels + heads, embedding))
+    yield floats("ssm_conv1d.weight", channels, convolution)
+    yield floats("ssm_conv1d.bias", channels)
+    yield floats("ssm_dt.bias", heads)
+    yield negative("ssm_a", heads, 1)
+    yield ones("ssm_d", heads, 1)
+    yield ones("ssm_norm.weight", groups, inner // groups)
+    yield Tensor("ssm_out.weight", (embedding, inner))
