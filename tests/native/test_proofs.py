@@ -33,8 +33,8 @@ MISTAKES = [
     ("? 0x80808080 : 0", "? 0 : 0", "repacked Q8_0(, prompt Q8_0)?"),
     ("-t.zero_point * sum", "t.zero_point * sum", "repacked Q4_0, repacked Q8_0"),
     (
-        "first * n_blocks * act_bytes",
-        "first * act_bytes",
+        "first * n_blocks * bytes",
+        "first * bytes",
         ", ".join(f"repacked {kind.name}" for kind in REPACKED),
     ),
     ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "repacked Q6_K(, prompt Q6_K)?"),

@@ -2,9 +2,7 @@
 #pragma once
 #include <math.h>
 
-#include "formats.h"
-
-enum { TILE_TOKENS = 8 };
+#include "products/panels.h"
 
 /* Tokens are in groups of TILE_TOKENS, and the last group has the rest. Of each block of 32 numbers there are all
  * tokens' quants, then all their scales, then all their sums. A sum is times the scale (formats with minima) or times

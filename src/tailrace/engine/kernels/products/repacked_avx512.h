@@ -2,11 +2,7 @@
 #pragma once
 #include "loading/repack_layout.h"
 #include "products/activations.h"
-
-/* Where weights come from decides how far ahead they are prefetched, and into which cache: 10 KB into the first-level
- * cache from the last-level cache (2.4 ms a step of one stream; 3.3 without), 3 KB into the second-level cache from
- * memory (73 ms a step of 2.4 GB; 95 into the first). A constant for the compiler: 1.03 at one stream. */
-enum weights_from { CACHE, MEMORY };
+#include "products/panels.h"
 
 INLINE void prefetch_weights(enum weights_from from, const uint8_t *weights) {
     if (from == CACHE) _mm_prefetch((const char *)weights + 10240, _MM_HINT_T0);

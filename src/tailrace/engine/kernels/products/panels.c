@@ -1,0 +1,74 @@
+/* The functions of each format: see panels.h. */
+#include "products/panels.h"
+#include "products/repacked_avx512.h"
+
+int64_t act_block_bytes(enum format format) {
+    return is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
+}
+
+INLINE void quantise_blocks(enum format format, const float *x, int64_t begin, int64_t end, uint8_t *tile, int n_tokens,
+                            int j) {
+    const int64_t bytes = is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
+    for (int64_t i = begin; i < end; i++) {
+        uint8_t *block = tile + i * n_tokens * bytes;
+        if (is_super_block(format)) quantise_super_block(format, x + 256 * i, block, n_tokens, j);
+        else quantise_block(format, x + 32 * i, block, n_tokens, j);
+    }
+}
+
+INLINE void compute_tile(enum format format, enum weights_from from, int n_tokens, int64_t n_blocks,
+                         const uint8_t *panel, const uint8_t *activations, float *out, int64_t out_stride) {
+    if (is_super_block(format))
+        repacked_super_tile(format, from, n_tokens, n_blocks, panel, activations, out, out_stride);
+    else repacked_block_tile(format, from, n_tokens, n_blocks, panel, activations, out, out_stride);
+}
+
+INLINE void compute_panel(enum format format, enum weights_from from, int64_t n_blocks, const uint8_t *panel,
+                          const uint8_t *activations, int64_t n_tokens, float *out, int64_t out_stride) {
+    const int64_t bytes = is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
+    for (; n_tokens > 0;
+         n_tokens -= TILE_TOKENS, activations += TILE_TOKENS * n_blocks * bytes, out += TILE_TOKENS * out_stride) {
+        /* The number of tokens is a constant for the compiler, so that sums stay in registers. */
+#define TILE(N)                                                                                                        \
+    case N: compute_tile(format, from, N, n_blocks, panel, activations, out, out_stride); break;
+        switch (n_tokens) {
+            TILE(1)
+            TILE(2)
+            TILE(3)
+            TILE(4)
+            TILE(5)
+            TILE(6)
+            TILE(7)
+            default: compute_tile(format, from, 8, n_blocks, panel, activations, out, out_stride);
+        }
+#undef TILE
+    }
+}
+
+#define PANEL_FUNCTION(name, from)                                                                                     \
+    static void panel_##name##_##from(int64_t n_blocks, const uint8_t *panel, const uint8_t *activations,              \
+                                      int64_t n_tokens, float *out, int64_t out_stride) {                              \
+        compute_panel(name, from, n_blocks, panel, activations, n_tokens, out, out_stride);                            \
+    }
+#define PANEL_FUNCTIONS(name)                                                                                          \
+    static void quantise_##name(const float *x, int64_t begin, int64_t end, uint8_t *tile, int n_tokens, int j) {      \
+        quantise_blocks(name, x, begin, end, tile, n_tokens, j);                                                       \
+    }                                                                                                                  \
+    PANEL_FUNCTION(name, CACHE)                                                                                        \
+    PANEL_FUNCTION(name, MEMORY)                                                                                       \
+    static const struct panel_functions functions_##name = {quantise_##name,                                           \
+                                                            {panel_##name##_CACHE, panel_##name##_MEMORY}};
+#define PANEL_FUNCTIONS_IF(name, block, weights, per_scale, encoding, quants, min, zero, activations, repacked)        \
+    IF_##repacked(PANEL_FUNCTIONS(name))
+FORMATS(PANEL_FUNCTIONS_IF)
+
+const struct panel_functions *panel_functions_of(enum format format) {
+    switch (format) {
+#define FUNCTIONS_YES(name) return &functions_##name;
+#define FUNCTIONS_NO(name)  break;
+#define FUNCTIONS_OF(name, block, weights, per_scale, encoding, quants, min, zero, activations, repacked)              \
+    case name: FUNCTIONS_##repacked(name)
+        FORMATS(FUNCTIONS_OF)
+    }
+    __builtin_unreachable();
+}
