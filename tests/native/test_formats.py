@@ -11,6 +11,7 @@ import pytest
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 
+from kernel_formats import ACTIVATIONS_OF
 from mutated_sources import mutate_source
 from tailrace.engine.kernels import build
 from tailrace.engine.kernels.format_coverage import format_names
@@ -23,9 +24,9 @@ from tailrace.engine.native_libs.ggml_layout import GgmlStruct
 from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
 from tailrace.engine.native_libs.tiers import TierName
 
-Row = ctypes.c_int32 * 8
+Row = ctypes.c_int32 * 9
 
-TABLED = {Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K}
+TABLED = set(ACTIVATIONS_OF)
 #: ggml's types without a row, and numbers that ggml has no type for.
 UNTABLED = [*(int(kind) for kind in Kind if kind not in TABLED), -1, 99, 1 << 20]
 ACTIVATIONS = (Kind.Q8_0, Kind.Q8_1, Kind.Q8_K)
@@ -48,10 +49,11 @@ def test_the_names_in_the_source_are_those_of_the_table(library: ctypes.CDLL) ->
 def test_the_table_agrees_with_gguf(library: ctypes.CDLL) -> None:
     rows = rows_of(library)
     assert {Kind(row[0]) for row in rows} == TABLED
-    for kind, size, weights, activations, _, _, *halves in rows:
+    for kind, size, weights, activations, _, _, scale_at, minimum_at, scale_bytes in rows:
         assert (weights, size) == GGML_QUANT_SIZES[Kind(kind)]
         assert activations in ACTIVATIONS
         assert GGML_QUANT_SIZES[Kind(activations)][0] == weights
+        halves = (scale_at, minimum_at) if scale_bytes == 2 else (minimum_at,)
         assert tuple(at for at in halves if at >= 0) == HALVES_AT[Kind(kind)]
 
 
@@ -190,11 +192,11 @@ def test_a_row_alone_does_not_compile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, repacked: str
 ) -> None:
     """Each switch that has to know a format says so: no format is computed as another one."""
-    last = "q6_K,  QK_K,    16,  NIBBLES_AND_TOP_TWO,    ql,     NO_MIN,                       32,  Q8_K,        YES)"
-    row = f"X(IQ4_NL, block_iq4_nl, QK4_NL, 32, NIBBLES, qs, NO_MIN, 0, Q8_0, {repacked})"
+    last = "32,   Q8_K,        YES)"
+    row = f"X(IQ1_S, block_iq1_s, QK_K, 32, NIBBLES, qs, d, NO_MIN, 0, Q8_K, {repacked})"
     monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "kernels", last, f"{last} {row}"))
     monkeypatch.setattr(type(ALL_TIERS[tier]), "require", lambda _: None)  # It is parsed, and never run.
     # A switch without a format is an error of the parser: optimising would only take time.
     monkeypatch.setattr(compiler, "COMPILE_FLAGS", (*compiler.COMPILE_FLAGS, "-fsyntax-only"))
-    with pytest.raises(NativeUnavailable, match=r"enumeration value .*IQ4_NL.* not handled in switch"):
+    with pytest.raises(NativeUnavailable, match=r"enumeration value .*IQ1_S.* not handled in switch"):
         build.build_kernels(tier, tmp_path / "kept")

@@ -21,7 +21,7 @@ PROMPT = ", ".join(f"prompt {kind.name}" for kind in REPACKED)
 
 #: A change to the code of every tier, and what is computed wrongly then.
 MISTAKES = [
-    ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1"),
+    ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4"),
     ("-(float)t.zero_point * scale[0]", "-(float)(t.zero_point - 1) * scale[0]", "Q6_K"),
     ("partial[1] = scratch->row_sum[r];", "partial[1] = 1;", "attention"),
     ("if (now > before) {", "if (now < before) {", "attention"),
@@ -31,7 +31,7 @@ MISTAKES = [
     ("_mm512_cvtepu16_epi32(bits), 16)", "_mm512_cvtepu16_epi32(bits), 15)", "attention"),
     ("_mm512_set1_ps(-8.0f)", "_mm512_set1_ps(-7.0f)", "attention"),
     ("? 0x80808080 : 0", "? 0 : 0", "repacked Q8_0(, prompt Q8_0)?"),
-    ("-t.zero_point * sum", "t.zero_point * sum", "repacked Q4_0, repacked Q8_0"),
+    ("-t.zero_point * sum", "t.zero_point * sum", "repacked Q4_0, repacked Q8_0, repacked IQ4_NL, repacked MXFP4"),
     (
         "first * n_blocks * bytes",
         "first * bytes",

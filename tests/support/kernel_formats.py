@@ -11,6 +11,8 @@ ACTIVATIONS_OF = {
     Kind.Q5_0: Kind.Q8_0,
     Kind.Q5_1: Kind.Q8_1,
     Kind.Q8_0: Kind.Q8_0,
+    Kind.IQ4_NL: Kind.Q8_0,
+    Kind.MXFP4: Kind.Q8_0,
     Kind.Q4_K: Kind.Q8_K,
     Kind.Q5_K: Kind.Q8_K,
     Kind.Q6_K: Kind.Q8_K,
@@ -18,4 +20,4 @@ ACTIVATIONS_OF = {
 
 
 #: Formats that are repacked.
-REPACKED = (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.Q4_K, Kind.Q6_K)
+REPACKED = (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.IQ4_NL, Kind.MXFP4, Kind.Q4_K, Kind.Q6_K)

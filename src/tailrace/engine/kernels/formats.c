@@ -2,13 +2,13 @@
 #include "formats.h"
 
 /* Row `index` of the table in `row`: ggml's type; bytes and weights of a block; ggml's type of activations; whether
- * there is a kernel for weights in file order, and one for repacked weights; where the 16-bit scale is in the block,
- * and the 16-bit minimum (or -1). False behind the last row. */
-EXPORT bool tailrace_kernels_format(int index, int32_t row[8]) {
+ * there is a kernel for weights in file order, and one for repacked weights; where the scale is in the block, and the
+ * 16-bit minimum (or -1); bytes of the scale. False behind the last row. */
+EXPORT bool tailrace_kernels_format(int index, int32_t row[9]) {
     if (index < 0 || index >= N_FORMATS) return false;
     const struct format_traits t = traits_of((enum format)index);
-    const int32_t values[8] = {(int32_t)t.type, t.bytes,    t.weights, (int32_t)t.activation_type, true,
-                               t.repacked,      t.scale_at, t.min_at};
+    const int32_t values[9] = {(int32_t)t.type, t.bytes,    t.weights, (int32_t)t.activation_type, true,
+                               t.repacked,      t.scale_at, t.min_at,  t.scale_bytes};
     memcpy(row, values, sizeof values);
     return true;
 }

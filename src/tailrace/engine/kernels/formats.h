@@ -23,6 +23,7 @@
 /* How quants are stored. */
 enum encoding {
     NIBBLES,             /* 4 bits: 32 low nibbles, or 16 in blocks of 32, are followed by the high nibbles */
+    CODES,               /* nibbles that are indices into the format's codebook; 16 low ones come first */
     NIBBLES_AND_FIFTH,   /* and a fifth bit of each in `qh` */
     NIBBLES_AND_TOP_TWO, /* and the highest two bits of each in `qh` */
     SIGNED_BYTES,
@@ -35,6 +36,7 @@ enum encoding {
  * weights     of a block: 32, or 256 (a super-block, whose scales and minima are quantised too)
  * per_scale   weights of a scale
  * quants      the encoding, and the block's first field that holds quants
+ * scale       the block's field of the scale: 16-bit, or the exponent of a power of two (E8M0)
  * min         where the block's 16-bit minimum is, or NO_MIN
  * zero        the zero point
  * activations the type that upstream quantises activations to
@@ -42,15 +44,17 @@ enum encoding {
  *             order */
 /* clang-format off */
 #define FORMATS(X) \
-    /* name  block       weights  per_scale  encoding          quants  min                          zero  activations  repacked */ \
-    X(Q4_0, block_q4_0,  QK4_0,   32,  NIBBLES,                qs,     NO_MIN,                        8,  Q8_0,        YES) \
-    X(Q4_1, block_q4_1,  QK4_1,   32,  NIBBLES,                qs,     offsetof(block_q4_1, m),       0,  Q8_1,        YES) \
-    X(Q5_0, block_q5_0,  QK5_0,   32,  NIBBLES_AND_FIFTH,      qs,     NO_MIN,                       16,  Q8_0,        NO)  \
-    X(Q5_1, block_q5_1,  QK5_1,   32,  NIBBLES_AND_FIFTH,      qs,     offsetof(block_q5_1, m),       0,  Q8_1,        NO)  \
-    X(Q8_0, block_q8_0,  QK8_0,   32,  SIGNED_BYTES,           qs,     NO_MIN,                      128,  Q8_0,        YES) \
-    X(Q4_K, block_q4_K,  QK_K,    32,  NIBBLES,                qs,     offsetof(block_q4_K, dmin),    0,  Q8_K,        YES) \
-    X(Q5_K, block_q5_K,  QK_K,    32,  NIBBLES_AND_FIFTH,      qs,     offsetof(block_q5_K, dmin),    0,  Q8_K,        NO)  \
-    X(Q6_K, block_q6_K,  QK_K,    16,  NIBBLES_AND_TOP_TWO,    ql,     NO_MIN,                       32,  Q8_K,        YES)
+    /* name   block         weights  per_scale  encoding             quants  scale  min                         zero  activations  repacked */ \
+    X(Q4_0,  block_q4_0,   QK4_0,   32,        NIBBLES,             qs,     d,     NO_MIN,                     8,    Q8_0,        YES) \
+    X(Q4_1,  block_q4_1,   QK4_1,   32,        NIBBLES,             qs,     d,     offsetof(block_q4_1, m),    0,    Q8_1,        YES) \
+    X(Q5_0,  block_q5_0,   QK5_0,   32,        NIBBLES_AND_FIFTH,   qs,     d,     NO_MIN,                     16,   Q8_0,        NO) \
+    X(Q5_1,  block_q5_1,   QK5_1,   32,        NIBBLES_AND_FIFTH,   qs,     d,     offsetof(block_q5_1, m),    0,    Q8_1,        NO) \
+    X(Q8_0,  block_q8_0,   QK8_0,   32,        SIGNED_BYTES,        qs,     d,     NO_MIN,                     128,  Q8_0,        YES) \
+    X(IQ4_NL, block_iq4_nl, QK4_NL,  32,        CODES,               qs,     d,     NO_MIN,                     128,  Q8_0,        YES) \
+    X(MXFP4, block_mxfp4,  QK_MXFP4, 32,        CODES,               qs,     e,     NO_MIN,                     12,   Q8_0,        YES) \
+    X(Q4_K,  block_q4_K,   QK_K,    32,        NIBBLES,             qs,     d,     offsetof(block_q4_K, dmin), 0,    Q8_K,        YES) \
+    X(Q5_K,  block_q5_K,   QK_K,    32,        NIBBLES_AND_FIFTH,   qs,     d,     offsetof(block_q5_K, dmin), 0,    Q8_K,        NO) \
+    X(Q6_K,  block_q6_K,   QK_K,    16,        NIBBLES_AND_TOP_TWO, ql,     d,     NO_MIN,                     32,   Q8_K,        YES)
 /* clang-format on */
 
 /* The formats in which upstream quantises activations: name and block. */
@@ -81,6 +85,7 @@ struct format_traits {
     int weights_per_scale;
     enum encoding encoding;
     int quants_at, scale_at, min_at; /* bytes from the block's beginning; min_at may be NO_MIN */
+    int scale_bytes;                 /* 2, or 1 for an exponent */
     int zero_point;
     bool has_min, repacked;
 };
@@ -88,7 +93,7 @@ struct format_traits {
 INLINE struct format_traits traits_of(enum format format) {
 #define TRAITS_YES true
 #define TRAITS_NO  false
-#define TRAITS(name, block, weights_, per_scale, encoding_, quants, min, zero, activations, repacked_)                 \
+#define TRAITS(name, block, weights_, per_scale, encoding_, quants, scale, min, zero, activations, repacked_)          \
     case name:                                                                                                         \
         return (struct format_traits){.type = GGML_TYPE_##name,                                                        \
                                       .activation_type = GGML_TYPE_##activations,                                      \
@@ -98,7 +103,8 @@ INLINE struct format_traits traits_of(enum format format) {
                                       .bytes = sizeof(block),                                                          \
                                       .activation_bytes = ACTIVATION_BYTES_##activations,                              \
                                       .quants_at = offsetof(block, quants),                                            \
-                                      .scale_at = offsetof(block, d),                                                  \
+                                      .scale_at = offsetof(block, scale),                                              \
+                                      .scale_bytes = sizeof(((block *)0)->scale),                                      \
                                       .min_at = (min),                                                                 \
                                       .zero_point = (zero),                                                            \
                                       .has_min = (int)(min) != NO_MIN,                                                 \
@@ -119,11 +125,20 @@ INLINE bool find_format(enum ggml_type type, enum format *format) {
     return false;
 }
 
+/* The weights that the codes of a format stand for, plus the zero point. */
+INLINE const uint8_t *codebook_of(enum format format) {
+    static const uint8_t iq4[16] __attribute__((aligned(16))) = {1,   24,  45,  63,  79,  93,  106, 118,
+                                                                 129, 141, 153, 166, 181, 197, 217, 241};
+    static const uint8_t fp4[16] __attribute__((aligned(16))) = {12, 13, 14, 15, 16, 18, 20, 24,
+                                                                 12, 11, 10, 9,  8,  6,  4,  0};
+    return format == MXFP4 ? fp4 : iq4;
+}
+
 INLINE bool is_super_block(enum format format) { return traits_of(format).weights == QK_K; }
 
 /* ---- What the kernels rely on in ggml's blocks ------------------------------------------------------------------- */
 
-#define SAME_BLOCKS(name, block, weights_, per_scale, encoding, quants, min, zero, activations, repacked)              \
+#define SAME_BLOCKS(name, block, weights_, per_scale, encoding, quants, scale, min, zero, activations, repacked)       \
     _Static_assert((weights_) == 32 || (weights_) == QK_K, #name ": a block has 32 weights or is a super-block");
 FORMATS(SAME_BLOCKS)
 #undef SAME_BLOCKS
@@ -142,6 +157,8 @@ AT(block_q5_1, d, 0);
 AT(block_q5_1, m, 2);
 AT(block_q5_1, qh, offsetof(block_q5_1, qs) - 4);
 AT(block_q8_0, d, 0);
+AT(block_iq4_nl, d, 0);
+AT(block_mxfp4, e, 0);
 AT(block_q4_K, d, 0);
 AT(block_q4_K, dmin, 2);
 AT(block_q4_K, scales, 4);

@@ -9,7 +9,7 @@ import itertools
 from typing import NamedTuple
 
 #: Numbers of a row of the table, see ``tailrace_kernels_format``.
-_ROW = ctypes.c_int32 * 8
+_ROW = ctypes.c_int32 * 9
 
 
 class WeightFormat(NamedTuple):
@@ -21,8 +21,9 @@ class WeightFormat(NamedTuple):
     activation_type: int  #: what llama.cpp quantises activations to, for weights in the file's order
     in_file_order: bool  #: the kernels multiply with weights in the file's order
     repacked: bool  #: they multiply with repacked weights
-    scale_at: int  #: the 16-bit scale's offset in a block
+    scale_at: int  #: the scale's offset in a block
     minimum_at: int | None  #: the 16-bit minimum's offset, in formats with one
+    scale_bytes: int  #: 2 for a 16-bit float, 1 for the exponent of a power of two
 
     @property
     def name(self) -> str:
@@ -39,10 +40,10 @@ def formats_of(library: ctypes.CDLL) -> list[WeightFormat]:
     formats: list[WeightFormat] = []
     row = _ROW()
     while library.tailrace_kernels_format(len(formats), row):
-        ggml_type, size, weights, activations, in_file_order, repacked, scale_at, minimum_at = row
-        minimum = minimum_at if minimum_at >= 0 else None
+        ggml_type, size, weights, activations, in_file_order, repacked, scale_at, minimum_at, scale_bytes = row
+        scales = scale_at, minimum_at if minimum_at >= 0 else None, scale_bytes
         formats.append(
-            WeightFormat(ggml_type, size, weights, activations, bool(in_file_order), bool(repacked), scale_at, minimum)
+            WeightFormat(ggml_type, size, weights, activations, bool(in_file_order), bool(repacked), *scales)
         )
     return formats
 

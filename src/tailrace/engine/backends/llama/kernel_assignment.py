@@ -70,6 +70,20 @@ def assign_kernels(
     ]
 
 
+def repackable_part(tensors: Iterable[Tensor], own: OwnKernels) -> float:
+    """The part of the matrices' bytes, 0 to 1, that tailrace's kernels can repack: dense ones and experts alike.
+
+    A file has several formats, so its own file type doesn't say this.
+    """
+    matrices = [tensor for tensor in tensors if len(tensor.dimensions) > 1]
+    repackable = sum(tensor_bytes(tensor) for tensor in matrices if _is_repackable(tensor, own))
+    return repackable / max(1, sum(map(tensor_bytes, matrices)))
+
+
+def _is_repackable(tensor: Tensor, own: OwnKernels) -> bool:
+    return tensor.ggml_type in own.repacked and tensor.dimensions[1] % _ROW_GROUP == 0
+
+
 def _assign(
     tensor: Tensor, own: OwnKernels, repack_buffer_type: RepackBufferType, *, upstream_repacks: bool
 ) -> Assignment:
@@ -77,8 +91,7 @@ def _assign(
     can_set_by_name = experts or _DENSE.match(tensor.name) is not None
     is_own = not experts and len(tensor.dimensions) == 2 and tensor.ggml_type in own.formats
     if not upstream_repacks and is_own:
-        repacked = tensor.ggml_type in own.repacked and tensor.dimensions[1] % _ROW_GROUP == 0
-        return Assignment(tensor, OWN_REPACKED if repacked else OWN, None)
+        return Assignment(tensor, OWN_REPACKED if _is_repackable(tensor, own) else OWN, None)
     found = repack_buffer_type(tensor, experts) if can_set_by_name or upstream_repacks else None
     if found is not None:
         return Assignment(tensor, UPSTREAM_REPACKED, None if upstream_repacks else found)

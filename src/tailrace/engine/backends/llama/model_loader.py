@@ -13,6 +13,7 @@ from tailrace.engine.backends.llama.kernel_assignment import (
     OwnKernels,
     assign_kernels,
     buffer_type_overrides,
+    repackable_part,
 )
 from tailrace.engine.backends.llama.model_params import ModelParams
 from tailrace.engine.backends.llama.options import LlamaOptions
@@ -32,8 +33,8 @@ Progress = Callable[[float], None]
 #: such as a KV cache that is larger than the trained context.
 _LEVELS = {1: "debug", 2: "debug", 3: "debug", 4: "error"}
 
-#: File types, as GGUF calls the format of most weights, that tailrace's kernels repack.
-_REPACKED_FILE_TYPES = frozenset({"Q4_0", "Q4_1", "Q8_0", "Q4_K_S", "Q4_K_M", "Q6_K"})
+#: Part of the weights from which a model is repacked. With less, llama.cpp's repacking is worth more.
+_MOST = 0.5
 
 
 class _BufferTypeOverride(ctypes.Structure):
@@ -81,17 +82,19 @@ def assignments_for(path: Path, *, repacks: bool, upstream_repacks: bool) -> lis
 
     ``repacks``: tailrace's kernels repack weights. ``upstream_repacks``: llama.cpp repacks all tensors that it can.
     """
-    formats = loader.formats()
-    own = OwnKernels(
-        formats=frozenset(each.ggml_type for each in formats if each.in_file_order),
-        repacked=frozenset(each.ggml_type for each in formats if each.repacked and repacks),
-    )
-    tensors = read_header(path).tensors
     return assign_kernels(
-        tensors,
-        own,
+        read_header(path).tensors,
+        _own_kernels(repacks=repacks),
         lambda tensor, experts: repack_buffer_type(tensor, experts=experts),
         upstream_repacks=upstream_repacks,
+    )
+
+
+def _own_kernels(*, repacks: bool) -> OwnKernels:
+    formats = loader.formats()
+    return OwnKernels(
+        formats=frozenset(each.ggml_type for each in formats if each.in_file_order),
+        repacked=frozenset(each.ggml_type for each in formats if each.repacked and repacks),
     )
 
 
@@ -107,8 +110,8 @@ def _is_better_unrepacked(path: Path) -> bool:
 
 
 def repacks_most_weights(path: Path) -> bool:
-    """Whether tailrace's kernels, where they are active, can repack most of the file's weights."""
-    return read_facts(path).quantisation in _REPACKED_FILE_TYPES
+    """Whether tailrace's kernels, where they are active, can repack most of the file's weights. Raises ModelError."""
+    return repackable_part(read_header(path).tensors, _own_kernels(repacks=True)) >= _MOST
 
 
 def redirect_log(log: LogSink | None) -> None:

@@ -82,7 +82,7 @@ INLINE void repack_blocks(enum format format, uint8_t *group, const uint8_t *blo
     const struct format_traits t = traits_of(format);
     const int n_vectors = (t.bytes - t.quants_at) / 4;
     for (int r = 0; r < GROUP_ROWS; r++, block += row_bytes) {
-        memcpy(group + 2 * r, block + t.scale_at, 2);
+        memcpy(group + t.scale_bytes * r, block + t.scale_at, (size_t)t.scale_bytes);
         if (t.has_min) memcpy(group + 32 + 2 * r, block + t.min_at, 2);
         for (int c = 0; c < n_vectors; c++) {
             const uint32_t quants =
@@ -128,6 +128,8 @@ static void repack_group(enum format format, uint8_t *group, const uint8_t *bloc
         case Q4_0: repack_blocks(Q4_0, group, block, row_bytes); return;
         case Q4_1: repack_blocks(Q4_1, group, block, row_bytes); return;
         case Q8_0: repack_blocks(Q8_0, group, block, row_bytes); return;
+        case IQ4_NL: repack_blocks(IQ4_NL, group, block, row_bytes); return;
+        case MXFP4: repack_blocks(MXFP4, group, block, row_bytes); return;
         case Q4_K: repack_q4_k(group, block, row_bytes); return;
         case Q6_K: repack_q6_k(group, block, row_bytes); return;
         case Q5_0:

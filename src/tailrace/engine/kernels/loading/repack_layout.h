@@ -5,11 +5,11 @@
  * each other block by block. Then comes the next panel.
  *
  * Blocks of 32 weights:
- *   scales    16 halves, one of each row
+ *   scales    16 halves, one of each row; of MXFP4 16 exponents, which are bytes
  *   minima    16 halves, in formats that have them
  *   quants    vectors of 64 bytes with four bytes of each row: vector c is bytes 4 c to 4 c + 3 of each row's quants.
  *             Nibbles stay in their bytes: the low ones are weights 4 c to 4 c + 3, the high ones 16 weights on. Q8_0
- *             is unsigned: 128 has been added.
+ *             is unsigned: 128 has been added. Codes stay codes.
  *
  * So a vector whose nibbles are separated is 16 rows by 4 weights. That is the operand of a VNNI instruction and the
  * rows of an AMX tile of bytes.
@@ -36,13 +36,18 @@ struct repacked {
 };
 
 /* Where quants begin in a group of blocks of 32. */
-INLINE int quants_at(enum format format) { return traits_of(format).has_min ? 64 : 32; }
+INLINE int quants_at(enum format format) {
+    const struct format_traits t = traits_of(format);
+    return GROUP_ROWS * (t.scale_bytes + (t.has_min ? 2 : 0));
+}
 
 INLINE int64_t group_bytes(enum format format) {
     switch (format) {
         case Q4_0:
         case Q4_1:
-        case Q8_0: return GROUP_ROWS * (int64_t)traits_of(format).bytes;
+        case Q8_0:
+        case IQ4_NL:
+        case MXFP4: return GROUP_ROWS * (int64_t)traits_of(format).bytes;
         case Q4_K: return SUPER_QUANTS_AT + GROUP_ROWS * (int64_t)sizeof(((block_q4_K *)0)->qs);
         case Q6_K:
             return SUPER_QUANTS_AT +

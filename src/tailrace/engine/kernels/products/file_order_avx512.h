@@ -31,6 +31,8 @@ INLINE __m512i load_quants(enum format format, const uint8_t *one, const uint8_t
     v = _mm512_and_si512(v, _mm512_set1_epi8(15));
     switch (traits_of(format).encoding) {
         case NIBBLES: return v;
+        case CODES:
+            return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)codebook_of(format))), v);
         case NIBBLES_AND_FIFTH: {
             const uint64_t fifth_bits = load_u32(one + at - 4) | (uint64_t)load_u32(other + at - 4) << 32;
             return _mm512_mask_add_epi8(v, fifth_bits, v, _mm512_set1_epi8(16));
@@ -42,6 +44,20 @@ INLINE __m512i load_quants(enum format format, const uint8_t *one, const uint8_t
         case NIBBLES_AND_TOP_TWO: break; /* no block of 32 has these */
     }
     __builtin_unreachable();
+}
+
+/* The scales of the same block of four rows, in the lower lanes. */
+INLINE __m256 load_four_scales(enum format format, const uint8_t *const row[4], int64_t o) {
+    if (traits_of(format).scale_bytes == 1) {
+        const __m128i e = _mm_set_epi32(row[3][o], row[2][o], row[1][o], row[0][o]);
+        const __m128i normal = _mm_slli_epi32(_mm_sub_epi32(e, _mm_set1_epi32(1)), 23);
+        const __m128i small = _mm_sllv_epi32(_mm_set1_epi32(0x00200000), e); /* of 0 and 1: see load_e8m0x16 */
+        const __m128i bits = _mm_blendv_epi8(normal, small, _mm_cmplt_epi32(e, _mm_set1_epi32(2)));
+        return _mm256_castps128_ps256(_mm_castsi128_ps(bits));
+    }
+    const uint64_t halves = load_f16_bits(row[0] + o) | load_f16_bits(row[1] + o) << 16 |
+                            load_f16_bits(row[2] + o) << 32 | load_f16_bits(row[3] + o) << 48;
+    return _mm256_castps128_ps256(_mm_cvtph_ps(_mm_cvtsi64_si128((int64_t)halves)));
 }
 
 /* Four rows by up to four tokens. With fewer than four rows the last one is computed repeatedly. */
@@ -71,9 +87,7 @@ INLINE void block_tile(enum format format, int n_tokens, int64_t n_blocks, const
             d = _mm256_cvtph_ps(_mm_set_epi32((int)load_u32(row[3] + o), (int)load_u32(row[2] + o),
                                               (int)load_u32(row[1] + o), (int)load_u32(row[0] + o)));
         } else {
-            const uint64_t halves = load_f16_bits(row[0] + o) | load_f16_bits(row[1] + o) << 16 |
-                                    load_f16_bits(row[2] + o) << 32 | load_f16_bits(row[3] + o) << 48;
-            d = _mm256_castps128_ps256(_mm_cvtph_ps(_mm_cvtsi64_si128((int64_t)halves)));
+            d = load_four_scales(format, row, o);
         }
         const __m512 d01 = _mm512_permutexvar_ps(first, _mm512_castps256_ps512(d));
         const __m512 d23 = _mm512_permutexvar_ps(second, _mm512_castps256_ps512(d));
@@ -128,7 +142,9 @@ INLINE void load_super_scales(enum format format, const uint8_t *block, __m512 *
         case Q4_1:
         case Q5_0:
         case Q5_1:
-        case Q8_0: break; /* no super-blocks */
+        case Q8_0:
+        case IQ4_NL:
+        case MXFP4: break; /* no super-blocks */
     }
     __builtin_unreachable();
 }
@@ -153,6 +169,7 @@ INLINE __m512i load_super_quants(enum format format, const uint8_t *block, int g
             const __m512i h = _mm512_srlv_epi64(load_twice(block + offsetof(block_q6_K, qh) + 32 * (g / 2)), by);
             return _mm512_or_si512(v, _mm512_slli_epi16(_mm512_and_si512(h, _mm512_set1_epi8(3)), 4));
         }
+        case CODES:
         case SIGNED_BYTES: break; /* no super-block has these */
     }
     __builtin_unreachable();

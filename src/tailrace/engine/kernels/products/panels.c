@@ -58,7 +58,7 @@ INLINE void compute_panel(enum format format, enum weights_from from, int64_t n_
     PANEL_FUNCTION(name, MEMORY)                                                                                       \
     static const struct panel_functions functions_##name = {quantise_##name,                                           \
                                                             {panel_##name##_CACHE, panel_##name##_MEMORY}};
-#define PANEL_FUNCTIONS_IF(name, block, weights, per_scale, encoding, quants, min, zero, activations, repacked)        \
+#define PANEL_FUNCTIONS_IF(name, block, weights, per_scale, encoding, quants, scale, min, zero, activations, repacked) \
     IF_##repacked(PANEL_FUNCTIONS(name))
 FORMATS(PANEL_FUNCTIONS_IF)
 
@@ -66,7 +66,7 @@ const struct panel_functions *panel_functions_of(enum format format) {
     switch (format) {
 #define FUNCTIONS_YES(name) return &functions_##name;
 #define FUNCTIONS_NO(name)  break;
-#define FUNCTIONS_OF(name, block, weights, per_scale, encoding, quants, min, zero, activations, repacked)              \
+#define FUNCTIONS_OF(name, block, weights, per_scale, encoding, quants, scale, min, zero, activations, repacked)       \
     case name: FUNCTIONS_##repacked(name)
         FORMATS(FUNCTIONS_OF)
     }

@@ -146,10 +146,29 @@ INLINE void store_pairs(uint8_t *to, struct row_pairs p, const struct dequantise
     _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(numbers[1], numbers[0]));
 }
 
-/* A repacked group to a tile: a line is two weights of each of 16 rows. */
+/* Unpacked quants of 16 rows by 32 weights to a tile: a line is two weights of each of 16 rows. as[0] is for the first
+ * 16 weights, as[1] for the others. */
+INLINE void quants_to_tile(const __m512i q[8], const struct dequantiser as[2], uint8_t *tile) {
+    for (int c = 0; c < 8; c++)
+        for (int pair = 0; pair < 2; pair++) store_pairs(tile + 64 * (2 * c + pair), pairs_of(q[c], pair), as + c / 4);
+}
+
+/* A repacked group whose quants have to be unpacked to a tile. */
+INLINE void unpacked_group_to_tile(enum format format, const uint8_t *group, uint8_t *tile) {
+    const struct format_traits t = traits_of(format);
+    const __m512 d = load_group_scales(format, group);
+    const __m512 m = t.has_min ? load_f16x16(group + 32) : _mm512_mul_ps(d, _mm512_set1_ps((float)-t.zero_point));
+    struct dequantiser as[2];
+    __m512i q[8];
+    as[0] = as[1] = dequantiser_of(t.zero_point == 128 ? WHOLE_BYTE : LOW_SIX, d, m);
+    unpack_group(format, group, q);
+    quants_to_tile(q, as, tile);
+}
+
+/* A repacked group to a tile. */
 INLINE void group_to_tile(enum format format, const uint8_t *group, uint8_t *tile) {
     const struct format_traits t = traits_of(format);
-    const bool bytes = t.encoding == SIGNED_BYTES; /* else NIBBLES: block_to_tile has no others */
+    const bool bytes = t.encoding == SIGNED_BYTES; /* else NIBBLES */
     const __m512 d = load_f16x16(group);
     const __m512 m = t.has_min ? load_f16x16(group + 32) : _mm512_mul_ps(d, _mm512_set1_ps((float)-t.zero_point));
     const struct dequantiser low = dequantiser_of(bytes ? WHOLE_BYTE : LOW_NIBBLE, d, m);
@@ -182,8 +201,7 @@ INLINE void super_part_to_tile(enum format format, const uint8_t *group, int n, 
         }
         unpack_super_part(format, group, n, q);
     }
-    for (int c = 0; c < 8; c++)
-        for (int pair = 0; pair < 2; pair++) store_pairs(tile + 64 * (2 * c + pair), pairs_of(q[c], pair), as + c / 4);
+    quants_to_tile(q, as, tile);
 }
 
 /* Block i, of 32 weights, of 16 rows to a tile. */
@@ -193,6 +211,8 @@ INLINE void block_to_tile(enum format format, const uint8_t *groups, int64_t i, 
         case Q4_0: group_to_tile(Q4_0, groups + i * bytes, tile); return;
         case Q4_1: group_to_tile(Q4_1, groups + i * bytes, tile); return;
         case Q8_0: group_to_tile(Q8_0, groups + i * bytes, tile); return;
+        case IQ4_NL: unpacked_group_to_tile(IQ4_NL, groups + i * bytes, tile); return;
+        case MXFP4: unpacked_group_to_tile(MXFP4, groups + i * bytes, tile); return;
         case Q4_K: super_part_to_tile(Q4_K, groups + i / 8 * bytes, (int)(i % 8), tile); return;
         case Q6_K: super_part_to_tile(Q6_K, groups + i / 8 * bytes, (int)(i % 8), tile); return;
         case Q5_0:

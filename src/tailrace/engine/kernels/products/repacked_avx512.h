@@ -43,10 +43,24 @@ INLINE void unpack_group(enum format format, const uint8_t *group, __m512i *q) {
                 q[c] = _mm512_and_si512(c < 4 ? v : _mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
             }
             return;
+        case CODES: {
+            const __m512i codebook = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)codebook_of(format)));
+            for (int c = 0; c < 8; c++) {
+                const __m512i v = _mm512_loadu_si512(quants + 64 * (c % 4));
+                const __m512i codes = _mm512_and_si512(c < 4 ? v : _mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
+                q[c] = _mm512_shuffle_epi8(codebook, codes);
+            }
+            return;
+        }
         case NIBBLES_AND_FIFTH:
         case NIBBLES_AND_TOP_TWO: break; /* no repacked block of 32 has these */
     }
     __builtin_unreachable();
+}
+
+/* The scales of a group of blocks of 32. */
+INLINE __m512 load_group_scales(enum format format, const uint8_t *group) {
+    return traits_of(format).scale_bytes == 1 ? load_e8m0x16(group) : load_f16x16(group);
 }
 
 /* out[j * out_stride + r]: 16 rows by up to eight tokens. Sums are exact within a block, and blocks are added in their
@@ -60,7 +74,7 @@ INLINE void repacked_block_tile(enum format format, enum weights_from from, int 
         for (int line = 0; line < group_bytes(format); line += 64) prefetch_weights(from, group + line);
         __m512i q[8];
         unpack_group(format, group, q);
-        const __m512 d = load_f16x16(group), m = t.has_min ? load_f16x16(group + 32) : d;
+        const __m512 d = load_group_scales(format, group), m = t.has_min ? load_f16x16(group + 32) : d;
         for (int j = 0; j < n_tokens; j++) {
             const uint8_t *sum = activations + act_sums_at(n_tokens) + 4 * j;
             __m512i s = t.has_min ? _mm512_setzero_si512() : _mm512_castps_si512(broadcast_f32(sum));
@@ -99,6 +113,7 @@ INLINE void unpack_super_part(enum format format, const uint8_t *group, int n, _
                 q[c] = _mm512_or_si512(_mm512_and_si512(v, low_nibbles), _mm512_and_si512(h, _mm512_set1_epi8(48)));
             }
             return;
+        case CODES:
         case NIBBLES_AND_FIFTH:
         case SIGNED_BYTES: break; /* no repacked super-block has these */
     }

@@ -10,7 +10,7 @@ from gguf.quants import dequantize, quantize
 
 from tailrace.engine.kernels.proofs.bf16 import round_to_bf16
 from tailrace.engine.kernels.proofs.random_weights import block_weights, random_weights
-from tailrace.engine.kernels.proofs.repacked_products import multiply, repacked_types, repacking
+from tailrace.engine.kernels.proofs.repacked_products import WITH_MINIMA, multiply, repacked_types, repacking
 from tailrace.engine.kernels.proofs.stand_in import stand_in_pool
 
 #: Threads, rows, blocks of 32 weights in a row at least, and numbers of tokens: remainders of rows, of tokens and of
@@ -52,9 +52,9 @@ def _agrees(
     size = block_weights(ggml_type)
     columns = -(-blocks * 32 // size) * size
     weights = (
-        random_weights(ggml_type, random, rows, columns)
-        if size > 32
-        else quantize(random.standard_normal((rows, columns)).astype(np.float32), ggml_type)
+        quantize(random.standard_normal((rows, columns)).astype(np.float32), ggml_type)
+        if ggml_type in WITH_MINIMA
+        else random_weights(ggml_type, random, rows, columns)
     )
     activations = random.standard_normal((max(token_counts), columns)).astype(np.float32)
     rounded = round_to_bf16(dequantize(weights, ggml_type)).astype(np.float64)

@@ -17,10 +17,15 @@ HALVES_AT: dict[GgmlType, tuple[int, ...]] = {
     GgmlType.Q5_0: (0,),
     GgmlType.Q5_1: (0, 2),
     GgmlType.Q8_0: (0,),
+    GgmlType.IQ4_NL: (0,),
+    GgmlType.MXFP4: (),
     GgmlType.Q4_K: (0, 2),
     GgmlType.Q5_K: (0, 2),
     GgmlType.Q6_K: (208,),
 }
+
+#: Exponents of MXFP4's scales: 2^-16 to 2^-4.
+_EXPONENTS = (112, 125)
 
 
 def block_weights(ggml_type: GgmlType) -> int:
@@ -42,4 +47,6 @@ def random_weights(ggml_type: GgmlType, random: np.random.Generator, rows: int, 
     for at in HALVES_AT[ggml_type]:
         half = random.uniform(-0.1, 0.1, blocks).astype(np.float16)
         raw[:, at : at + 2] = half[:, None].view(np.uint8)
+    if ggml_type == GgmlType.MXFP4:
+        raw[:, 0] = random.integers(*_EXPONENTS, blocks, np.uint8)
     return raw.reshape(rows, -1)

@@ -20,8 +20,8 @@ from tailrace.engine.kernels.proofs.tensors import WEIGHTS, compute, set_sources
 Numbers = npt.NDArray[np.float32]
 Exact = npt.NDArray[np.float64]
 
-#: Formats with a minimum besides the scale, whose activations have their sums, rounded to 16 bits.
-_WITH_MINIMA = frozenset({GgmlType.Q4_1})
+#: Formats of blocks of 32 with a minimum besides the scale, whose activations have their sums, rounded to 16 bits.
+WITH_MINIMA = frozenset({GgmlType.Q4_1})
 #: Rows, blocks of a row and numbers of tokens: few groups of 16 rows with every remainder of tokens; and (None) so many
 #: rows that threads take work chunks. With more tokens a product may go through tiles (``prompt_products``).
 _SHAPES = ((80, 7, (39, 16, 9, 8, 7, 6, 5, 4, 3, 2, 1)), (16, 1, (1,)), (None, 17, (3,)))
@@ -132,7 +132,7 @@ def _product(ggml_type: GgmlType, weights: Bytes, activations: Numbers) -> Exact
     rounded: Exact = (quants * stored).reshape(activations.shape)
     values: Exact = dequantize(weights, ggml_type).astype(np.float64)
     expected: Exact = rounded @ values.T
-    if ggml_type not in _WITH_MINIMA:
+    if ggml_type not in WITH_MINIMA:
         return expected
     minima = weights.reshape(len(weights), -1, 20)[:, :, 2:4].copy().view(np.float16)[..., 0].astype(np.float64)
     sums = (scale * quants.sum(2, keepdims=True, dtype=np.float32)).astype(np.float16)[..., 0].astype(np.float64)

@@ -15,6 +15,7 @@ from tailrace.engine.backends.llama.kernel_assignment import (
     OwnKernels,
     assign_kernels,
     buffer_type_overrides,
+    repackable_part,
     summary,
     tensor_bytes,
 )
@@ -83,6 +84,15 @@ def test_embeddings_that_are_read_by_row_are_never_repacked() -> None:
     assert assigned(table, tensor("output")) == {"output": (OWN_REPACKED, None)}
     assert assigned(table) == {"token_embd": (UPSTREAM, None)}, "these embeddings are the output matrix, too"
     assert assigned(Tensor("blk.0.attn_norm.weight", 0, (256,)), Tensor("blk.0.attn_q.bias", 0, (256, 1))) == {}
+
+
+def test_the_part_that_can_be_repacked_counts_bytes_of_matrices() -> None:
+    half = [tensor("blk.0.attn_q"), tensor("blk.0.attn_v", Kind.Q4_0, 256, 24), tensor("output", Kind.Q5_0)]
+    own, other, odd = 256 * 512 // 32 * 18, 256 * 512 // 32 * 22, 256 * 24 // 32 * 18
+    norm = Tensor("blk.0.attn_norm.weight", int(Kind.F32), (256,))
+    assert repackable_part([*half, norm], OWN_KERNELS) == own / (own + other + odd)
+    assert repackable_part([tensor("blk.0.ffn_up_exps"), norm], OWN_KERNELS) == 1
+    assert repackable_part(half, NO_KERNELS) == repackable_part([norm], OWN_KERNELS) == 0
 
 
 def test_names_become_few_patterns_that_find_them_and_no_others() -> None:
