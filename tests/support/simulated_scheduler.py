@@ -102,8 +102,9 @@ class SimulatedMachine:
         held, offloaded = self.held, self.offloaded
         if isinstance(op, Evict):
             if op.offload.key is not None:
-                offloaded[op.offload.key] = held[op.slot]
-            held[op.slot] = []
+                offloaded[op.offload.key] = held[op.slot][:]
+            if not op.stays:
+                held[op.slot] = []
             for key in (*op.offload.superseded, *(key for key, _ in op.offload.evicted)):
                 del offloaded[key]
         elif isinstance(op, Swap):

@@ -140,7 +140,7 @@ def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> 
     # The fake backend measures the HTTP process: every step brings one token.
     if settings.speculate == "off" or settings.backend == "fake":
         return None
-    if not backend.can_truncate:
+    if backend.rollback.by_checkpoints:
         structlog.get_logger().info("no speculation: this model's memory can't be truncated")
         return None
     if draft is None:
@@ -154,7 +154,7 @@ def _disk_options(model: Path, settings: Settings, backend: Backend) -> DiskOpti
     if settings.keep_disk_mb <= 0:
         return None
     folder = cache_folder() / "kv" / state_identity(model, settings, backend)
-    return DiskOptions(folder, settings.keep_disk_mb * 1_000_000, cuts=backend.can_truncate)
+    return DiskOptions(folder, settings.keep_disk_mb * 1_000_000, cuts=not backend.rollback.by_checkpoints)
 
 
 def load_llama(

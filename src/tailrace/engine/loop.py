@@ -65,7 +65,7 @@ class EngineLoop:
         decode; None: in proportion to a step without prompts. ``host_cache_tokens``: tokens of finished sequences that
         the prefix cache may hold in host memory. ``disk``: where prefix states go that don't fit there. ``cpus``: where
         the thread that computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens; the backend
-        must be able to truncate slots (``can_truncate``). ``page``: where the supervisor reads the loop's progress.
+        must not roll back by checkpoints (``rollback``). ``page``: where the supervisor reads the loop's progress.
         ``cache``: what an earlier loop on this backend has left; without it the backend's slots are empty.
         ``core_share``: this engine's part of cores that other engines compute on, too.
         """
@@ -101,7 +101,7 @@ class EngineLoop:
             self._counters,
             cpus=cpus,
             announce=self.inbox.put,
-            can_recompute=backend.can_truncate,
+            can_recompute=not backend.rollback.by_checkpoints,
         )
         self._report_growth()
         self._other_counters: list[EngineCounters] = []  #: of parts beside the loop

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
+from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.errors import TailraceError
 from tailrace.models.metadata_override import MetadataOverride
@@ -105,7 +106,7 @@ class Backend(Protocol):
     start_token: int | None  #: the BOS token, which an empty prompt becomes; None where the model has none
     bytes_per_cell: int  #: memory of one cell (one token's KV), approximately
     layout_policy: LayoutPolicy  #: the layouts that this model and the memory allow
-    can_truncate: bool  #: whether the end of a slot can be removed; recurrent models can't do that
+    rollback: Rollback  #: how the end of a slot can be removed
     max_batch: int  #: tokens of one ``decode``, at most
     first_step_seconds: float  #: upper estimate of how long a step takes, before any step was measured
     fim_tokens: tuple[int, int, int] | None  #: fill in the middle: the tokens before prefix, suffix and middle
@@ -194,7 +195,33 @@ class Backend(Protocol):
         ...
 
     def kv_truncate(self, slot: int, length: int) -> bool:
-        """Reduce the slot to its first ``length`` positions. False when this model can't: the slot is empty then."""
+        """Reduce the slot to its first ``length`` positions. False when this model can't: the slot is empty then.
+
+        Lengths from ``kv_floor`` on succeed, and 0.
+        """
+        ...
+
+    def kv_floor(self, slot: int) -> int:
+        """The smallest length above 0 to which ``kv_truncate`` can reduce the slot now. 0: to any.
+
+        A model that rolls back by checkpoints has the slot's length.
+        """
+        ...
+
+    def kv_checkpoint(self, slot: int) -> KVState:
+        """A copy of the part of the slot's content that ``kv_truncate`` can't cut, as it is at the present length.
+
+        It belongs to the slot's tokens so far, and serves each slot and layout that holds them. It is valid for the
+        life of the loaded model, and in a file for any process with the same model. The cost is that of copying
+        ``rollback.checkpoint_bytes``. Only for models that roll back by checkpoints. Raises BackendError, MemoryError.
+        """
+        ...
+
+    def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:
+        """Reduce the slot to its first ``length`` positions, at which ``checkpoint`` was taken.
+
+        The slot holds these tokens, and any that follow. False where that fails: the slot is empty then.
+        """
         ...
 
     def kv_copy(self, source: int, target: int, length: int) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 
 from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits, RankFormat
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
+from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
 from tailrace.models.metadata_override import MetadataOverride
@@ -37,10 +38,12 @@ _STUCK = "<stuck>"
 #: A step that hangs ends after this time.
 _FOR_EVER = 3600.0
 #: The memory of the model that is imitated: KV of all tokens, KV of a sliding window, one recurrent state, or a hybrid.
-#: It decides which truncations succeed.
+#: It decides how slots can be cut.
 Memory = Literal["dense", "sliding", "recurrent", "hybrid"]
 #: Length of the sliding window, in tokens.
 _WINDOW = 32
+#: What a checkpoint is taken for.
+_CHECKPOINT_BYTES = 400
 _SCRIPT = re.compile(rb"<say>(.*?)</say>", re.DOTALL)
 #: Contains every message as it is, so that a script in any message is found.
 _TEMPLATE = "{% for message in messages %}[{{ message.role }}]{{ message.content }}\n{% endfor %}"
@@ -69,7 +72,10 @@ class FakeBackend:
         limit = kv_tokens or context * 4
         self.layout_policy = LayoutPolicy(parallel, limit, context, always_shared=always_shared)
         self.layout = self.layout_policy.initial()
-        self.can_truncate = memory == "dense"
+        self.rollback = Rollback(
+            checkpoint_bytes=_CHECKPOINT_BYTES if memory in ("recurrent", "hybrid") else 0,
+            window=_WINDOW if memory == "sliding" else 0,
+        )
         self._memory = memory
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
@@ -108,6 +114,7 @@ class FakeBackend:
             special_tokens=_NAMES,
         )
         self._tokens: list[list[int]] = [[] for _ in range(parallel)]
+        self._floors = [0] * parallel  #: by slot, of a sliding window: see ``kv_floor``
         #: By slot: the scripted reply and the prompt's length, while the slot's prompt stays the same.
         self._scripts: dict[int, tuple[bytes, int]] = {}
         self._last: tuple[list[int], list[int]] = ([], [])  #: positions and slots of the last decode
@@ -185,17 +192,18 @@ class FakeBackend:
 
     def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend``."""
-        # A recurrent state belongs to the layout that it was computed in and can't be moved.
-        can_move = self._memory not in ("recurrent", "hybrid")
         content = {new: self._tokens[old] for old, new in slot_map}
         self.layout = layout
         self._scripts.clear()
-        self._tokens = [content.get(slot, []) if can_move else [] for slot in range(len(self._tokens))]
-        return [] if can_move else [new for new, held in content.items() if held]
+        self._tokens = [content.get(slot, []) for slot in range(len(self._tokens))]
+        self._floors = [self.rollback.state_floor(len(held)) for held in self._tokens]
+        return []
 
     def kv_swap(self, first: int, second: int) -> None:
         """See ``Backend``."""
         self._tokens[first], self._tokens[second] = self._tokens[second], self._tokens[first]
+        for slot in (first, second):
+            self._floors[slot] = self.rollback.state_floor(len(self._tokens[slot]))
         self._scripts.clear()
 
     def kv_save(self, slot: int) -> KVState:
@@ -205,27 +213,44 @@ class FakeBackend:
     def kv_load(self, slot: int, state: KVState, length: int) -> bool:
         """See ``Backend``."""
         self._tokens[slot] = state.view(np.int32).tolist()
+        self._floors[slot] = self.rollback.state_floor(len(self._tokens[slot]))
         return self.kv_truncate(slot, length)
 
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""
         held = self._tokens[slot]
-        done = self._can_truncate_to(len(held), length)
+        done = length >= min(self.kv_floor(slot), len(held)) or not length
         del held[length if done else 0 :]
         self._scripts.pop(slot, None)
+        if not held:
+            self._floors[slot] = 0
         return done
 
-    def kv_copy(self, source: int, target: int, length: int) -> bool:
+    def kv_floor(self, slot: int) -> int:
         """See ``Backend``."""
-        self._tokens[target] = self._tokens[source][:]
-        return self.kv_truncate(target, length)
+        return len(self._tokens[slot]) if self.rollback.by_checkpoints else self._floors[slot]
 
-    def _can_truncate_to(self, held: int, length: int) -> bool:
-        """Whether a slot of ``held`` tokens can be reduced to the first ``length``."""
-        if length >= held or self._memory == "dense":
-            return True
-        # Later tokens have pushed the window of position ``length`` out of the cache.
-        return self._memory == "sliding" and held <= _WINDOW
+    def kv_checkpoint(self, slot: int) -> KVState:
+        """See ``Backend``. It has all tokens, so that it can't be put back where it doesn't belong."""
+        if not self.rollback.by_checkpoints:
+            raise AssertionError(f"a {self._memory} memory needs no checkpoints")
+        return self.kv_save(slot)
+
+    def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:
+        """See ``Backend``."""
+        tokens = checkpoint.view(np.int32).tolist()
+        if len(tokens) != length or self._tokens[slot][:length] != tokens:
+            raise AssertionError(f"a checkpoint of {len(tokens)} tokens isn't that of slot {slot} at {length}")
+        self._tokens[slot] = tokens
+        self._scripts.pop(slot, None)
+        return True
+
+    def kv_copy(self, source: int, target: int, length: int) -> bool:
+        """See ``Backend``. Without a shared layout the copy is that of a saved state."""
+        self._tokens[target] = self._tokens[source][:]
+        floor = self._floors[source] if self.layout.shared else self.rollback.state_floor(len(self._tokens[source]))
+        self._floors[target] = floor
+        return self.kv_truncate(target, length)
 
     def share_cores(self, place: int, count: int) -> None:
         """See ``Backend``."""

@@ -207,6 +207,10 @@ class KVCache:
         self.truncate(index, 0)
         return Evict(index, self.prefix_store.offload(tokens, pinned_key))
 
+    def offload(self, index: int) -> Evict:
+        """Copy a cached slot's tokens to host memory, as ``evict`` does; the slot keeps them."""
+        return Evict(index, self.prefix_store.offload(self.slots[index].tokens[:]), stays=True)
+
     def swap(self, one: int, other: int) -> Swap:
         """Exchange the content of two slots."""
         a, b = self.slots[one], self.slots[other]

@@ -149,13 +149,15 @@ class CacheExecutor:
         key = op.offload.key
         state = None
         if op.slot in lost:
-            lost.remove(op.slot)
+            if not op.stays:
+                lost.remove(op.slot)
             if key is not None:
                 self._cache.prefix_store.discard(key)
         elif key is not None and (state := self._save(op.slot, key)) is None:
             self._cache.prefix_store.discard(key)
         self._offload(op.offload, state)
-        self._backend.kv_truncate(op.slot, 0)
+        if not op.stays:
+            self._backend.kv_truncate(op.slot, 0)
 
     def _save(self, slot: int, key: int) -> KVState | None:
         """A copy of the content of a slot that is evicted; None where there is no memory: it is computed again then."""

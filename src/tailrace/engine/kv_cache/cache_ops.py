@@ -27,10 +27,13 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Empty ``slot``, after offloading its state to host memory as ``offload`` says."""
+    """Offload the state of ``slot`` to host memory as ``offload`` says, then empty it, unless it ``stays``: a placement
+    of its first tokens follows.
+    """
 
     slot: int
     offload: OffloadResult
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)

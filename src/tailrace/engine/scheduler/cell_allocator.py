@@ -151,8 +151,7 @@ class CellAllocator:
         if cache.reuses_own_slot(placement):
             if len(target.tokens) - placement.prefix_len > MIN_SHARED_PREFIX:
                 # A short match must not cost a long conversation its prefix.
-                plan.cache_ops.append(cache.evict(target.index))
-                return self._clear_slot(plan, sequence)
+                plan.cache_ops.append(cache.offload(target.index))
         elif target.tokens:
             plan.cache_ops.append(cache.evict(target.index, placement.offload_key))
         return placement

@@ -32,6 +32,7 @@ from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
 from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout, LayoutPolicy
+from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.sampling.logits_ops import RowMaxima, set_row_maxima
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.vocab import tokens_of
@@ -70,9 +71,6 @@ class LlamaBackend:
         self._metadata = Metadata(self._model, options.overrides)
         self._vocab = LlamaVocab(self._model, self._metadata)
         self._vocab_size = self._vocab.size
-        self.can_truncate = not (
-            llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
-        )
         # An encoder has no KV cache, so its heads may have any size.
         self.cache_types = options.cache_types if is_causal(self._metadata) else F16_CACHE
         shape = kv_shape(self._model, self._metadata)
@@ -97,7 +95,7 @@ class LlamaBackend:
         self._logits = np.empty((0, self._vocab_size), np.float32)
         self.first_step_seconds = 0.0
         self.attention = ""  #: what computes it, after ``warm_up``
-        self._confirm_shared_layout()
+        self.rollback = self._measure()
         self.embedding_context = LlamaEmbeddingContext.for_model(
             self._model,
             self._metadata,
@@ -119,7 +117,8 @@ class LlamaBackend:
                 f"kv_tokens is {limit} but one request may have ctx {max_context} tokens: "
                 "raise --kv-tokens or lower --ctx"
             )
-        own_attention = self.can_truncate and loader.status() == "on" and not memory_budget.offloads(options)
+        needs_checkpoints = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
+        own_attention = not needs_checkpoints and loader.status() == "on" and not memory_budget.offloads(options)
         return LayoutPolicy(
             slots=min(llama.llama_max_parallel_sequences(), options.parallel),
             max_cells=-(-limit // CELL_PADDING) * CELL_PADDING,
@@ -130,22 +129,26 @@ class LlamaBackend:
             initial_cells=memory_budget.initial_cells(self.bytes_per_cell),
         )
 
-    def _confirm_shared_layout(self) -> None:
-        """Give up the always shared layout where llama.cpp's attention computes some of the model.
+    def _measure(self) -> Rollback:
+        """How slots can be cut. Two tokens are computed to find out what the model's memory and attention are.
 
         The shared layout is fast only with tailrace's own attention, which skips cells that a token doesn't see. Its
-        kernels know which models they can compute, so one token is computed and counted.
+        kernels know which models they can compute. Where llama.cpp's attention computes some of the model, the always
+        shared layout is given up.
         """
         policy = self.layout_policy
-        if not self._context.has_memory or not policy.always_shared or policy.fixed:
-            return
+        is_shared = policy.always_shared and not policy.fixed
+        if not self._context.has_memory or not (is_shared or self._context.needs_checkpoints):
+            return Rollback(window=self._context.window)
         before = loader.attention_counts()
-        self._decode([0], [0], [0], [0])
-        self.reset()
+        self._decode([0, 0], [0, 1], [0, 0], [1])
         own, upstream = (after - count for after, count in zip(loader.attention_counts(), before, strict=True))
-        if own == 0 or upstream > 0:
+        rollback = self._context.measure_rollback()
+        self.reset()
+        if is_shared and (own == 0 or upstream > 0):
             self.layout_policy = replace(policy, always_shared=False)
             self._context.replace(self.layout_policy.initial())
+        return rollback
 
     def _describe_vocabulary(self) -> None:
         """Set the attributes that follow from the vocabulary."""
@@ -356,6 +359,18 @@ class LlamaBackend:
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""
         return self._context.truncate(slot, length)
+
+    def kv_floor(self, slot: int) -> int:
+        """See ``Backend``."""
+        return self._context.floor(slot)
+
+    def kv_checkpoint(self, slot: int) -> KVState:
+        """See ``Backend``."""
+        return self._context.checkpoint(slot)
+
+    def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:
+        """See ``Backend``."""
+        return self._context.roll_back(slot, checkpoint, length)
 
     def kv_copy(self, source: int, target: int, length: int) -> bool:
         """See ``Backend``."""

@@ -13,9 +13,10 @@ import llama_cpp.llama_cpp as llama
 from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState
 from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
 from tailrace.engine.backends.llama.options import RopeOptions
-from tailrace.engine.backends.llama.sequence_state import with_streams
+from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_bytes, with_streams
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kv_cache.layout import Layout
+from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.kv_cache.state_memory import allocate_state
 from tailrace.errors import ModelError
 from tailrace.machine.free_memory import MemoryGauge
@@ -23,6 +24,8 @@ from tailrace.models.kv_shape import CacheTypes
 
 #: Tokens that llama.cpp computes in one graph, at most: larger batches are split.
 _MAX_UBATCH = 512
+#: Flags for a state with everything in it.
+_WHOLE = 0
 
 
 class LlamaContext:
@@ -46,6 +49,10 @@ class LlamaContext:
         """
         self._model = model
         self._is_recurrent = bool(llama.llama_model_is_recurrent(model))
+        #: Whether the end of a slot can't be removed.
+        self.needs_checkpoints = self._is_recurrent or bool(llama.llama_model_is_hybrid(model))
+        #: Tokens of a sliding window; 0: there is none.
+        self.window = max(0, int(llama.llama_model_n_swa(model)))
         self._slots = slots
         self._max_batch = max_batch
         self._pools = pools
@@ -53,6 +60,7 @@ class LlamaContext:
         self._cache_types = cache_types
         self._rope = rope
         self._gauge = MemoryGauge()
+        self._recurrent_bytes = 0  #: of a slot's recurrent part in a state
         self.layout = layout
         self.pointer: llama.llama_context_p | None = None
         self._open(layout)
@@ -137,30 +145,70 @@ class LlamaContext:
 
     def save(self, slot: int) -> KVState:
         """See ``Backend.kv_save``. 15 ms for 2,000 tokens of the starter model."""
-        state = allocate_state(llama.llama_state_seq_get_size(self.pointer, slot))
-        written = llama.llama_state_seq_get_data(self.pointer, _address(state), state.size, slot)
+        return self._read(slot, _WHOLE)
+
+    def checkpoint(self, slot: int) -> KVState:
+        """See ``Backend.kv_checkpoint``."""
+        return self._read(slot, llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+
+    def measure_rollback(self) -> Rollback:
+        """How slots can be cut. Slot 0 holds two tokens for it."""
+        if not self.needs_checkpoints:
+            return Rollback(window=self.window)
+        state = self.checkpoint(0)
+        windows = cells_bytes(state) if self.window else 0
+        self._recurrent_bytes = state.size - HEAD_BYTES - windows
+        return Rollback(checkpoint_bytes=self._recurrent_bytes + windows * (self.window + 1) // 2)
+
+    def _read(self, slot: int, flags: int) -> KVState:
+        state = allocate_state(llama.llama_state_seq_get_size_ext(self.pointer, slot, flags))
+        written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, flags)
         if written != state.size:
             raise BackendError(f"slot {slot}'s KV can't be read out")
         return state
 
     def restore(self, slot: int, state: KVState) -> bool:
         """Put the whole state into the empty slot. False where that fails: the slot stays empty."""
-        # A recurrent model's state has no number of streams.
-        adapted = state if self._is_recurrent else with_streams(state, max(1, self.layout.partitions))
-        if adapted is None:
-            return False
-        if llama.llama_state_seq_set_data(self.pointer, _address(adapted), adapted.size, slot) == adapted.size:
-            return True
+        return self._write(slot, state, _WHOLE)
+
+    def roll_back(self, slot: int, checkpoint: KVState, length: int) -> bool:
+        """See ``Backend.kv_rollback``."""
+        # Once the part that can't be cut ends at ``length``, cutting there removes the cells of the other part alone.
+        return self._write(slot, checkpoint, llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) and self.truncate(slot, length)
+
+    def _write(self, slot: int, state: KVState, flags: int) -> bool:
+        # A recurrent part has no number of streams. A checkpoint has cells of windows alone.
+        has_cells = not self._is_recurrent and (flags == _WHOLE or self.window > 0)
+        streams = max(1, self.layout.partitions)
+        adapted = with_streams(state, streams, recurrent_bytes=self._recurrent_bytes) if has_cells else state
+        if adapted is not None:
+            size = llama.llama_state_seq_set_data_ext(self.pointer, _address(adapted), adapted.size, slot, flags)
+            if size == adapted.size:
+                return True
         self.clear_slot(slot)
         return False
 
     def truncate(self, slot: int, length: int) -> bool:
         """See ``Backend.kv_truncate``."""
-        if llama.llama_memory_seq_rm(self._memory, slot, length, -1):
+        # A window must not go on without its cells, which llama.cpp doesn't check.
+        has_window = self.needs_checkpoints or not length or length >= self.floor(slot)
+        if has_window and llama.llama_memory_seq_rm(self._memory, slot, length, -1):
             return True
-        # Recurrent and sliding-window memories can't drop a part. Dropping everything always works.
+        # Recurrent memories can't drop a part. Dropping everything always works.
         self.clear_slot(slot)
         return False
+
+    def floor(self, slot: int) -> int:
+        """See ``Backend.kv_floor``."""
+        if not (self.window or self.needs_checkpoints):
+            return 0
+        length = int(llama.llama_memory_seq_pos_max(self._memory, slot)) + 1
+        if self.needs_checkpoints:
+            return length
+        # The next token sees the ``window`` tokens up to itself. Saved states have no older cells, and llama.cpp
+        # overwrites older cells of any slot.
+        first = int(llama.llama_memory_seq_pos_min(self._memory, slot))
+        return min(length, first + self.window - 1) if first > 0 else 0
 
     def copy(self, source: int, target: int, length: int) -> bool:
         """See ``Backend.kv_copy``."""

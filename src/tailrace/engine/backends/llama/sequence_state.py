@@ -10,7 +10,9 @@ depends on that. So the number is rewritten here. The format is llama.cpp's (``l
         for each layer K's type: i32, a row's bytes: u64, the rows
         for each layer V's the same; or if transposed its type: i32, an element's bytes, elements a cell: 2 × u32, data
 
-Other states (hybrid models, positions of several numbers) can't be adapted: their sequences are computed again.
+A hybrid model's recurrent part comes last, and doesn't depend on the streams. A checkpoint of a hybrid model with
+sliding windows is the windows' cache and the recurrent part. Other states (positions of several numbers) can't be
+adapted: their sequences are computed again.
 """
 
 from __future__ import annotations
@@ -21,31 +23,40 @@ import numpy as np
 
 from tailrace.engine.backends.base import KVState
 
-_HEAD = 8  #: bytes of magic and sequence
+HEAD_BYTES = 8  #: magic and sequence
 _CELL = 12
 
 
 def streams_of(state: KVState) -> int:
     """The number of streams of the context that the state was saved in."""
-    return int(_number(state, _HEAD))
+    return int(_number(state, HEAD_BYTES))
 
 
-def with_streams(state: KVState, streams: int) -> KVState | None:
-    """The state for a context with ``streams`` streams; None where its format is unknown."""
+def cells_bytes(state: KVState) -> int:
+    """Bytes of the state's first cache. Raises struct.error where its format is unknown."""
+    return _cache(state, HEAD_BYTES)[2] - HEAD_BYTES
+
+
+def with_streams(state: KVState, streams: int, *, recurrent_bytes: int = 0) -> KVState | None:
+    """The state for a context with ``streams`` streams; None where its format is unknown.
+
+    ``recurrent_bytes``: the length of the recurrent part at its end.
+    """
     if streams_of(state) == streams:
         return state
+    caches_end = state.size - recurrent_bytes
     try:
-        parts = [state[:_HEAD]]
-        offset = _HEAD
-        while offset < state.size:
+        parts = [state[:HEAD_BYTES]]
+        offset = HEAD_BYTES
+        while offset < caches_end:
             begin, end, offset = _cache(state, offset)
             # All cells are in the first stream. llama.cpp puts them into the stream of the sequence that it restores.
             parts += [_numbers(streams), state[begin:end], _numbers(*[0] * (streams - 1))]
     except struct.error:
         return None
-    if offset != state.size:
+    if offset != caches_end:
         return None
-    return np.concatenate(parts)
+    return np.concatenate([*parts, state[caches_end:]])
 
 
 def _cache(state: KVState, offset: int) -> tuple[int, int, int]:
