@@ -78,14 +78,15 @@ def random_rows(kind: GgmlType, random: np.random.Generator, rows: int, columns:
         return np.asarray(gguf.quants.quantize(numbers, kind)).view(np.uint8).reshape(rows, -1)
     blocks = rows * columns // gguf.GGML_QUANT_SIZES[kind][0]
     raw = random.integers(0, 256, (blocks, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8)
-    _set_scale(kind, raw, deviation / _deviation(kind))
+    # A format whose range has one more number below 0 than above has a mean of 0 with both signs of the scale.
+    _set_scale(kind, raw, deviation / _deviation(kind) * random.choice(np.array([-1.0, 1.0]), blocks))
     return raw.reshape(rows, -1)
 
 
-def _set_scale(kind: GgmlType, raw: Bytes, scale: float) -> None:
+def _set_scale(kind: GgmlType, raw: Bytes, scale: npt.NDArray[np.float64]) -> None:
     if kind is GgmlType.MXFP4:
         # The first byte is an exponent: 128 is 1.
-        raw[:, 0] = 128 + round(np.log2(scale))
+        raw[:, 0] = 128 + np.rint(np.log2(np.abs(scale)))
         return
     places = _SCALES[kind]
     _set_half(raw, places.scale, scale)
@@ -93,13 +94,13 @@ def _set_scale(kind: GgmlType, raw: Bytes, scale: float) -> None:
         _set_half(raw, places.minimum, scale * places.minimum_of_scale)
 
 
-def _set_half(raw: Bytes, at: int, value: float) -> None:
-    raw[:, at : at + 2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
+def _set_half(raw: Bytes, at: int, values: npt.NDArray[np.float64]) -> None:
+    raw[:, at : at + 2] = values.astype("<f2").view(np.uint8).reshape(-1, 2)
 
 
 @functools.cache
 def _deviation(kind: GgmlType) -> float:
     """The standard deviation of weights whose scale is 1."""
     raw = np.random.default_rng(0).integers(0, 256, (256, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8)
-    _set_scale(kind, raw, 1.0)
+    _set_scale(kind, raw, np.ones(len(raw)))
     return float(np.std(gguf.quants.dequantize(raw, kind)))

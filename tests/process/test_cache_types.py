@@ -234,11 +234,8 @@ def test_states_of_each_type_have_a_folder_of_their_own(backend: LlamaBackend) -
 
 
 @pytest.mark.parametrize("setting", ["cache_type_k", "cache_type_v"])
-def test_heads_that_cannot_be_cut_into_blocks_are_refused_at_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
-) -> None:
-    monkeypatch.setattr(architectures, "_HEAD", 16)
-    path = architectures.tiny_model("dense", tmp_path)
+def test_heads_that_cannot_be_cut_into_blocks_are_refused_at_the_start(tmp_path: Path, setting: str) -> None:
+    path = architectures.tiny_model("dense", tmp_path, head=16, kv_heads=16)
     types = CacheTypes("q8_0", "f16") if setting == "cache_type_k" else CacheTypes("f16", "q8_0")
     with pytest.raises(ConfigurationError, match=f"{setting} can't be q8_0 .* heads have 16 numbers"):
         load(types, path=path)

@@ -40,11 +40,9 @@ class DeepSeek2(Shape, frozen=True, kw_only=True):
         writer.add_expert_weights_norm(True)
         writer.add_q_lora_rank(self.query_latent)
         writer.add_kv_lora_rank(self.latent)
-        shape.add_attention(writer, self.heads, 1, self.latent + self.rotary)
-        writer.add_value_length(self.latent)
+        shape.add_attention(writer, self.heads, 1, self.latent + self.rotary, rotary=self.rotary, value=self.latent)
         writer.add_key_length_mla(self.plain + self.rotary)
         writer.add_value_length_mla(self.value)
-        writer.add_rope_dimension_count(self.rotary)
 
     def layer(self, number: int) -> Iterator[Tensor]:
         yield shape.ones("attn_norm.weight", self.embedding)

@@ -20,10 +20,11 @@ class Mamba2(Shape, frozen=True, kw_only=True):
     state_heads: int
     groups: int = 1
     convolution: int = 4
+    feed_forward: int = 0  #: 0: none
 
     def describe(self, writer: gguf.GGUFWriter) -> None:
         writer.add_block_count(self.layers)
-        writer.add_feed_forward_length(0)
+        writer.add_feed_forward_length(self.feed_forward)
         shape.add_state_space(writer, self.inner, self.state, self.state_heads, self.groups, self.convolution)
 
     def layer(self, number: int) -> Iterator[Tensor]:
@@ -40,7 +41,6 @@ class GraniteHybrid(Mamba2, frozen=True, kw_only=True):
     """A feed-forward part in each layer; a few layers have attention in place of the state."""
 
     architecture: ClassVar[str] = "granitehybrid"
-    feed_forward: int
     heads: int
     kv_heads: int
     head: int
@@ -48,7 +48,6 @@ class GraniteHybrid(Mamba2, frozen=True, kw_only=True):
 
     def describe(self, writer: gguf.GGUFWriter) -> None:
         super().describe(writer)
-        writer.add_feed_forward_length(self.feed_forward)
         # A layer without heads for keys has a state.
         kv_heads = [self.kv_heads if layer in self.attention_layers else 0 for layer in range(self.layers)]
         shape.add_attention(writer, self.heads, kv_heads, self.head)
@@ -67,14 +66,12 @@ class FalconH1(Mamba2, frozen=True, kw_only=True):
     """A state and attention side by side in each layer."""
 
     architecture: ClassVar[str] = "falcon-h1"
-    feed_forward: int
     heads: int
     kv_heads: int
     head: int
 
     def describe(self, writer: gguf.GGUFWriter) -> None:
         super().describe(writer)
-        writer.add_feed_forward_length(self.feed_forward)
         shape.add_attention(writer, self.heads, self.kv_heads, self.head)
 
     def layer(self, number: int) -> Iterator[Tensor]:

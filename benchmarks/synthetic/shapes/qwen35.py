@@ -34,8 +34,7 @@ class Qwen35(Shape, frozen=True, kw_only=True):
         if self.prediction_layers:
             writer.add_nextn_predict_layers(self.prediction_layers)
         writer.add_feed_forward_length(self.feed_forward)
-        shape.add_attention(writer, self.heads, self.kv_heads, self.head)
-        writer.add_rope_dimension_count(self.rotary)
+        shape.add_attention(writer, self.heads, self.kv_heads, self.head, rotary=self.rotary)
         writer.add_rope_dimension_sections(self.rotary_sections)
         writer.add_full_attention_interval(self.attention_every)
         writer.add_ssm_conv_kernel(self.convolution)
@@ -161,7 +160,7 @@ SHAPES: dict[str, Shape] = {
     "qwen35-mtp-small": msgspec.structs.replace(_QWEN35_1B, layers=8, prediction_layers=1),
     "tiny-qwen35-mtp": msgspec.structs.replace(_TINY, prediction_layers=1),
     "qwen35moe": _MOE,
-    "qwen35moe-small": shape.with_layers(_MOE, 4),
+    "qwen35moe-small": msgspec.structs.replace(_MOE, layers=4, embedding=1024, experts=32),
     "tiny-qwen35moe": Qwen35Moe(
         layers=4,
         embedding=256,

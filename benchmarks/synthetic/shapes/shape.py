@@ -81,13 +81,17 @@ def negative(name: str, *shape: int) -> Tensor:
     return Tensor(name, shape, Values.NEGATIVE)
 
 
-def add_attention(writer: gguf.GGUFWriter, heads: int, kv_heads: int | list[int], head: int) -> None:
-    """The fields of attention with rotary positions; ``head`` is the size of one."""
+def add_attention(
+    writer: gguf.GGUFWriter, heads: int, kv_heads: int | list[int], head: int, *, rotary: int = 0, value: int = 0
+) -> None:
+    """The fields of attention with heads of size ``head``. So many dimensions of a head have rotary positions, and a
+    value has its own size; 0 is the head's size.
+    """
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head)
-    writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
+    writer.add_value_length(value or head)
+    writer.add_rope_dimension_count(rotary or head)
 
 
 def attention(embedding: int, queries: int, heads: int, kv_heads: int, head: int) -> Iterator[Tensor]:
