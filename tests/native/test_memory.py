@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.engine.kernels.proofs.stand_in import set_upstream
+from tailrace.engine.native_libs.ggml_layout import GgmlStruct
 
 _HUGE_PAGES = """
 import ctypes, json, re, sys
@@ -81,6 +82,57 @@ def test_clearing_large_memory_gives_its_pages_back(library: ctypes.CDLL, size: 
         assert written == [(1, 5), (2, 0), (1, 0)]
     finally:
         set_upstream(library, {})
+
+
+def test_cells_are_touched_ahead_in_pieces(library: ctypes.CDLL) -> None:
+    """Two tensors of 4,096 cells of 4 kB, and one of another size, which isn't part of the KV cache."""
+    page, cells = 2 << 20, 4096
+    shapes = [(4096, cells), (4096, cells), (4096, 100)]
+    sizes = [cell * count for cell, count in shapes]
+    library.ggml_backend_alloc_ctx_tensors_from_buft.restype = ctypes.c_void_p
+    library.ggml_backend_alloc_ctx_tensors_from_buft.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.tailrace_kernels_populate_cells.restype = ctypes.c_int64
+    library.tailrace_kernels_populate_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    library.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64]
+    own = library.ggml_aligned_malloc(sum(sizes))
+    tensors = [GgmlStruct("ggml_tensor", data=own + sum(sizes[:index])) for index in range(len(shapes))]
+    for tensor, (cell, count) in zip(tensors, shapes, strict=True):
+        for index, (size, stride) in enumerate([(1024, 4), (count, cell), (1, cell * count), (1, cell * count)]):
+            tensor.set("ne", size, index)
+            tensor.set("nb", stride, index)
+    pointers = [tensor.address for tensor in tensors]
+    following = dict(zip(pointers, [*pointers[1:], None], strict=True))
+    functions = {
+        "ggml_backend_alloc_ctx_tensors_from_buft": ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(
+            lambda context, kind: 1
+        ),
+        "ggml_get_first_tensor": ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(lambda context: pointers[0]),
+        "ggml_get_next_tensor": ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(
+            lambda context, tensor: following[tensor]
+        ),
+    }
+    set_upstream(library, functions)
+    try:
+        library.tailrace_kernels_record_cells(7, cells)
+        assert library.ggml_backend_alloc_ctx_tensors_from_buft(None, None) == 1
+        library.tailrace_kernels_end_record()
+        dont_need = ctypes.c_int(4)
+        assert ctypes.CDLL(None).madvise(ctypes.c_void_p(own), ctypes.c_size_t(sum(sizes)), dont_need) == 0
+        assert _resident(own, sum(sizes)) == 0
+        wanted = 1500  # 3 pages of each
+        moved = 0
+        while piece := library.tailrace_kernels_populate_cells(7, wanted, page):
+            assert piece <= page
+            moved += piece
+            assert _resident(own, sum(sizes)) == moved
+        assert moved == 6 * page
+        assert _resident(own, 3 * page) == _resident(own + sizes[0], 3 * page) == 3 * page
+        assert library.tailrace_kernels_populate_cells(8, wanted, page) == 0, "another KV cache"
+        library.tailrace_kernels_record_cells(7, 0)
+        assert library.tailrace_kernels_populate_cells(7, cells, page) == 0, "it was freed"
+    finally:
+        set_upstream(library, {})
+        library.ggml_aligned_free(own, sum(sizes))
 
 
 def _resident(address: int, size: int) -> int:

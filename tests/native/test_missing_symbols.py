@@ -43,6 +43,9 @@ functions = pool.functions | {
     "ggml_backend_buffer_clear": upstream("clear"),
     "ggml_backend_buffer_get_base": upstream("base", ctypes.c_void_p, memory.ctypes.data),
     "ggml_backend_buffer_get_size": upstream("size", ctypes.c_size_t, memory.nbytes),
+    "ggml_backend_alloc_ctx_tensors_from_buft": upstream("alloc", ctypes.c_void_p, 1),
+    "ggml_get_first_tensor": upstream("first", ctypes.c_void_p, None),
+    "ggml_get_next_tensor": upstream("next", ctypes.c_void_p, None),
     "omp_get_num_threads": ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 2),
 }
 functions.pop(missing, None)
@@ -95,6 +98,8 @@ if missing != "ggml_backend_buffer_clear":
     library.ggml_backend_buffer_clear(1, 0)  # Memory that the kernels haven't given out.
     library.ggml_aligned_malloc.restype = ctypes.c_void_p
     assert library.ggml_aligned_malloc(ctypes.c_size_t(64 << 20))
+library.tailrace_kernels_record_cells(1, ctypes.c_int64(64))
+library.ggml_backend_alloc_ctx_tensors_from_buft(None, None)
 print(json.dumps([computed, sorted(set(called))]))
 """
 
@@ -120,6 +125,9 @@ NAMES = [
     "ggml_backend_buffer_clear",
     "ggml_backend_buffer_get_base",
     "ggml_backend_buffer_get_size",
+    "ggml_backend_alloc_ctx_tensors_from_buft",
+    "ggml_get_first_tensor",
+    "ggml_get_next_tensor",
     "omp_get_num_threads",
 ]
 

@@ -100,6 +100,25 @@ def test_a_growth_that_the_kernel_has_no_memory_for_changes_nothing(
         backend.embedding_context.reserve(4096)
 
 
+def test_a_shared_cache_grows_in_place(backend: LlamaBackend, memory_for: dict[str, int]) -> None:
+    if not backend.layout_policy.reserved_cells:
+        pytest.skip("without the kernels, or where the kernel counts addresses as memory")
+    backend.kv_relayout(Layout(0, 1024), [])
+    for slot in (0, 2):
+        read(backend, slot)
+    expected = greedy(backend, 2)
+    memory_for["cells"] = 0  # No context can be made.
+    assert backend.kv_relayout(Layout(0, 4096), [(0, 0), (2, 2)]) == []
+    assert backend.layout == Layout(0, 4096)
+    assert greedy(backend, 2) == expected
+    assert greedy(backend, 0) == expected
+    pieces = 0
+    while backend.kv_touch_ahead(1024, 2 << 20):
+        pieces += 1
+    assert pieces > 1
+    assert not backend.kv_touch_ahead(1024, 2 << 20)
+
+
 def test_without_memory_for_the_previous_layout_either_the_engine_ends(
     backend: LlamaBackend, memory_for: dict[str, int]
 ) -> None:

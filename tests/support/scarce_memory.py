@@ -19,9 +19,12 @@ class ScarceBackend(ContextBackend):
         ctx: int = 2048,
         parallel: int = 3,
         always_shared: bool = False,
+        in_place: bool = False,
         loses: bool = False,
     ) -> None:
-        super().__init__(ctx=ctx, parallel=parallel, kv_tokens=0, batch=64, always_shared=always_shared)
+        super().__init__(
+            ctx=ctx, parallel=parallel, kv_tokens=0, batch=64, always_shared=always_shared, in_place=in_place
+        )
         self.available = available
         self.failures = 0
         self._loses = loses

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Relayout, Swap
 from tailrace.engine.kv_cache.layout import LayoutPolicy
@@ -45,9 +47,13 @@ class SimulatedMachine:
         host_tokens: int = 1000,
         fixed: bool = False,
         always_shared: bool = False,
+        in_place: bool = False,
         last_chunk_budget: int = 0,
     ) -> None:
         policy = LayoutPolicy(slots, cells, min(context, cells), fixed=fixed, always_shared=always_shared)
+        if in_place:
+            policy = replace(policy, always_shared=True, initial_cells=256, reserved_cells=cells)
+        self.in_place = in_place
         self.cache = KVCache(policy, policy.initial(), host_tokens)
         self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=max_batch, prefill_chunk=prefill_chunk)
         self.held: dict[int, list[int]] = {}  #: the tokens that are really in each slot
@@ -110,6 +116,9 @@ class SimulatedMachine:
         elif isinstance(op, Swap):
             held[op.one], held[op.other] = held.get(op.other, []), held.get(op.one, [])
         elif isinstance(op, Relayout):
+            if self.in_place:
+                assert all(old == new for old, new in op.slot_map), "nothing moves"
+                assert {old for old, _ in op.slot_map} >= {slot for slot, tokens in held.items() if tokens}
             self.held = {new: held.get(old, []) for old, new in op.slot_map}
         else:
             found = held.get(op.slot, [])

@@ -130,8 +130,9 @@ class EngineLoop:
         next_heartbeat = now = time.monotonic()
         idle, quiet = True, 0
         blocked = False  # All sequences that run await their masks.
+        moving = False  # State moves in pieces, beside steps or while nothing runs.
         while True:
-            waits = idle or blocked
+            waits = (idle or blocked) and not moving
             if not self.take(next_heartbeat - now if waits else 0.0):
                 self._drop_all()
                 self._masks.close()
@@ -144,6 +145,7 @@ class EngineLoop:
             if self._embeddings:
                 self._embed(publish)
             was_idle, idle = idle, not (self._scheduler.has_work or self._embeddings)
+            moving = self._executor.advance(beside=not idle)
             if idle and cores is not None:
                 cores.end_work()
             now = time.monotonic()

@@ -123,12 +123,13 @@ def test_nothing_counts_twice_or_gets_lost_whatever_the_memory() -> None:
     @given(
         st.lists(st.tuples(st.integers(100, 1900), st.integers(1, 60), st.integers(0, 40)), min_size=2, max_size=7),
         st.sampled_from([0, 2048, 4500]),
-        st.booleans(),
+        st.sampled_from(["partitioned", "shared", "in place"]),
         st.booleans(),
     )
-    def run(requests: list[tuple[int, int, int]], available: int, always_shared: bool, loses: bool) -> None:
+    def run(requests: list[tuple[int, int, int]], available: int, layout: str, loses: bool) -> None:
         nonlocal failures
-        backend = ScarceBackend(available, always_shared=always_shared, loses=loses)
+        in_place = layout == "in place"
+        backend = ScarceBackend(available, always_shared=layout != "partitioned", in_place=in_place, loses=loses)
         backend.available = max(available, backend.layout.total)
         runner = Runner(backend)
         for number in range(61):

@@ -182,6 +182,12 @@ class Backend(Protocol):
         """
         ...
 
+    def kv_touch_ahead(self, used_cells: int, max_bytes: int) -> bool:
+        """Touch memory of the cells behind the ``used_cells`` before a step needs it: about ``max_bytes``, at least a
+        page. Whether there may be more to touch.
+        """
+        ...
+
     def kv_swap(self, first: int, second: int) -> None:
         """Exchange the content of two slots. Raises BackendError."""
         ...

@@ -11,6 +11,7 @@ import codecs
 import re
 import time
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,8 @@ _FOR_EVER = 3600.0
 #: The memory of the model that is imitated: KV of all tokens, KV of a sliding window, one recurrent state, or a hybrid.
 #: It decides how slots can be cut.
 Memory = Literal["dense", "sliding", "recurrent", "hybrid"]
+#: Cells at first of a cache that grows in place: few, so that it grows.
+_FIRST_CELLS = 512
 #: Length of the sliding window, in tokens.
 _WINDOW = 32
 #: What a checkpoint is taken for.
@@ -62,15 +65,19 @@ class FakeBackend:
         step_seconds: float = 0.0,
         weights_mb: int = 0,
         always_shared: bool = False,
+        in_place: bool = False,
         memory: Memory = "dense",
     ) -> None:
         """``step_seconds``: duration of each step. ``weights_mb``: memory to allocate, as a model's weights would.
 
-        ``always_shared``: the KV cache is shared and grows, as with tailrace's own attention.
+        ``always_shared``: the KV cache is shared and grows, as with tailrace's own attention; ``in_place``: no state
+        moves then.
         """
         context = ctx or 8192
         limit = kv_tokens or context * 4
         self.layout_policy = LayoutPolicy(parallel, limit, context, always_shared=always_shared)
+        if in_place:
+            self.layout_policy = replace(self.layout_policy, initial_cells=_FIRST_CELLS, reserved_cells=limit)
         self.layout = self.layout_policy.initial()
         self.rollback = Rollback(
             checkpoint_bytes=_CHECKPOINT_BYTES if memory in ("recurrent", "hybrid") else 0,
@@ -198,6 +205,10 @@ class FakeBackend:
         self._tokens = [content.get(slot, []) for slot in range(len(self._tokens))]
         self._floors = [self.rollback.state_floor(len(held)) for held in self._tokens]
         return []
+
+    def kv_touch_ahead(self, used_cells: int, max_bytes: int) -> bool:
+        """See ``Backend``: its memory needs no touching."""
+        return False
 
     def kv_swap(self, first: int, second: int) -> None:
         """See ``Backend``."""

@@ -114,6 +114,28 @@ def attention_counts() -> tuple[int, int]:
     return own.value, upstream.value
 
 
+def record_cells(owner: int, cells: int) -> None:
+    """Note the memory of KV cache ``owner``, of so many cells, when it is made before ``end_record``; 0 cells: none.
+
+    What was noted of this owner before is forgotten: its memory is freed.
+    """
+    if _kernels is not None:
+        _kernels.tailrace_kernels_record_cells(owner, cells)
+
+
+def end_record() -> None:
+    """End what ``record_cells`` has begun; what was noted stays."""
+    if _kernels is not None:
+        _kernels.tailrace_kernels_end_record()
+
+
+def populate_cells(owner: int, cells: int, max_bytes: int) -> int:
+    """Touch memory of the first ``cells`` cells of KV cache ``owner`` before a step does: a huge page at least, and
+    about ``max_bytes`` at most. Returns the bytes; 0: nothing was left to touch.
+    """
+    return int(_kernels.tailrace_kernels_populate_cells(owner, cells, max_bytes)) if _kernels is not None else 0
+
+
 def set_exact_tokens(count: int) -> None:
     """In the coming passes, the first ``count`` tokens have attention that is the same to the last bit as if each were
     computed alone. The other tokens' attention may be computed in tiles of bf16, which is faster and rounds.
@@ -166,6 +188,11 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_take_row_maxima.restype = ctypes.c_void_p
     kernels.tailrace_kernels_set_exact_tokens.restype = None
     kernels.tailrace_kernels_set_exact_tokens.argtypes = [ctypes.c_int64]
+    kernels.tailrace_kernels_record_cells.restype = None
+    kernels.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64]
+    kernels.tailrace_kernels_end_record.restype = None
+    kernels.tailrace_kernels_populate_cells.restype = ctypes.c_int64
+    kernels.tailrace_kernels_populate_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     kernels.tailrace_kernels_set_spins.restype = None
     kernels.tailrace_kernels_set_spins(openmp_spin.spin_count())
     _kernels = kernels

@@ -234,22 +234,39 @@ class KVCache:
         """
         return None if self._policy is self._full_policy else self._full_policy.choose_smallest(length)
 
+    def grows_in_place(self, layout: Layout) -> bool:
+        """Whether ``layout`` only adds cells: each slot keeps its content, and cached slots may stay."""
+        return self._policy.grows_in_place(self.layout, layout)
+
     def relayout(self, layout: Layout) -> Relayout:
         """Divide the cells anew: the content of occupied slots goes to the first slots, in order. No slot may be
-        cached.
+        cached, unless the layout ``grows_in_place``.
         """
-        held = [slot for slot in self.slots if slot.occupied]
-        slot_map = tuple((slot.index, index) for index, slot in enumerate(held))
-        contents = {slot.index: slot.tokens for slot in held}
+        in_place = self.grows_in_place(layout)
+        occupied = [slot for slot in self.slots if slot.occupied]
+        held = [*self.cached_slots, *occupied] if in_place else occupied
+        slot_map = tuple((slot.index, slot.index if in_place else index) for index, slot in enumerate(held))
+        # In place the slots go on with their own lists.
+        contents = {slot.index: slot.tokens[:] if in_place else slot.tokens for slot in held}
         last_resort = layout.total > self._policy.max_cells
         if last_resort:
             self._policy = replace(self._policy, max_cells=layout.total)
         relayout = Relayout(layout, slot_map, self.layout, contents, last_resort)
+        if in_place:
+            self._add_cells(layout)
+            return relayout
         self._reset_slots(layout)
         for index, slot in enumerate(held):
             self.slots[index].occupied = True
             self.append(index, slot.tokens)
         return relayout
+
+    def _add_cells(self, layout: Layout) -> None:
+        """Make the shared layout larger; the cells that were there are taken first."""
+        added = range(layout.cells - 1, self.layout.cells - 1, -1)
+        self._free[:0] = added
+        self._references += [0] * len(added)
+        self.layout = layout
 
     def undo_relayout(self, relayout: Relayout, lost: set[int]) -> set[int]:
         """There was no memory for the new layout: back to the previous one, with no slot occupied.

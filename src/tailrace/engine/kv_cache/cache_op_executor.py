@@ -20,6 +20,11 @@ from tailrace.engine.kv_cache.disk_tier import DiskOptions, DiskTier, Fetched, S
 from tailrace.engine.kv_cache.prefix_store import OffloadResult
 from tailrace.machine.free_memory import MemoryGauge
 
+#: Bytes of new memory that are touched after a step: milliseconds in a virtual machine.
+_TOUCH_BYTES = 2 << 20
+#: The same while nothing runs: a request that comes meanwhile waits for it.
+_IDLE_TOUCH_BYTES = 8 << 20
+
 
 @dataclass(slots=True)
 class Applied:
@@ -73,6 +78,13 @@ class CacheExecutor:
                 moved = dict(op.slot_map)
                 applied.lost = lost = {moved[slot] for slot in lost if slot in moved}.union(failing)
         return applied
+
+    def advance(self, *, beside: bool) -> bool:
+        """Move a bounded piece of what is to be moved. ``beside``: sequences run, so their step must wait little.
+
+        Whether there is more.
+        """
+        return self._backend.kv_touch_ahead(self._cache.used_cells, _TOUCH_BYTES if beside else _IDLE_TOUCH_BYTES)
 
     def empty(self, slots: Iterable[int]) -> None:
         """Empty slots in the model that the accounting has emptied."""

@@ -46,8 +46,8 @@ class Swap:
 
 @dataclass(frozen=True, slots=True)
 class Relayout:
-    """Divide the cells anew. The content of slot ``slot_map[i][0]`` goes to slot ``slot_map[i][1]``; all other slots
-    are empty then.
+    """Divide the cells anew, or add cells in place. The content of slot ``slot_map[i][0]`` goes to slot
+    ``slot_map[i][1]``; all other slots are empty then.
 
     ``previous`` and ``contents`` (tokens by old slot) are what to go back to when there is no memory for ``layout``.
     ``last_resort``: the layout is larger than the last one that failed, and is for one sequence, which can't run

@@ -9,8 +9,9 @@ streams.
 
 Which is better depends on the attention. llama.cpp's attention visits every cell of a shared cache, masked or not: with
 eight contexts of 1,000 tokens a step takes a quarter longer than partitioned. Tailrace's own attention reads visible
-cells only, so sharing costs nothing: there the cache is always shared and grows with its content. Elsewhere the layout
-follows the load: partitions while they fit into the limit, shared when they don't.
+cells only, so sharing costs nothing: there the cache is always shared and grows with its content. It grows in place up
+to the cells whose addresses the backend has reserved. Elsewhere the layout follows the load: partitions while they fit
+into the limit, shared when they don't.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class LayoutPolicy:
     ``slots``: sequences that may run at once. ``max_cells``: the limit of all cells, a multiple of CELL_PADDING.
     ``context``: tokens that one sequence may have. ``always_shared``: cells of other sequences cost no time, so the
     layout is always shared, of ``initial_cells`` at first. ``fixed``: the model allows the full shared layout only.
+    ``reserved_cells``: a shared layout grows up to these cells in place, without moving any state.
     """
 
     slots: int
@@ -62,6 +64,7 @@ class LayoutPolicy:
     always_shared: bool = False
     fixed: bool = False
     initial_cells: int = 4096
+    reserved_cells: int = 0
 
     def initial(self) -> Layout:
         """The first layout: small, because memory follows the tokens that exist."""
@@ -79,6 +82,10 @@ class LayoutPolicy:
     def full_shared(self) -> Layout:
         """All cells there may be, shared."""
         return Layout(0, self.max_cells)
+
+    def grows_in_place(self, now: Layout, layout: Layout) -> bool:
+        """Whether the change from ``now`` to ``layout`` moves no state."""
+        return now.shared and layout.shared and now.cells <= layout.cells <= self.reserved_cells
 
     def choose(self, lengths: Seq[int], now: Layout) -> Layout | None:
         """A layout for sequences of these lengths at once, or None where there is none.

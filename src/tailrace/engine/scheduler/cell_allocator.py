@@ -115,9 +115,12 @@ class CellAllocator:
         return layout if cache.always_shared and layout is not None and layout.cells > cache.layout.cells else None
 
     def _relayout(self, plan: Plan, layout: Layout, sequences: list[Sequence], pinned_key: int | None = None) -> None:
-        """Change the layout for these sequences, and evict all cached prefixes but the offloaded ``pinned_key``."""
+        """Change the layout for these sequences. Where state moves, evict all cached prefixes but the offloaded
+        ``pinned_key``.
+        """
         cache = self._cache
-        plan.cache_ops += [cache.evict(slot.index, pinned_key) for slot in cache.cached_slots]
+        if not cache.grows_in_place(layout):
+            plan.cache_ops += [cache.evict(slot.index, pinned_key) for slot in cache.cached_slots]
         relayout = cache.relayout(layout)
         plan.cache_ops.append(relayout)
         if relayout.last_resort:

@@ -237,6 +237,18 @@ def test_a_plan_is_reused_while_each_sequence_has_one_token_and_cells_are_free(f
     assert machine.reused == 256 - 4 - 1
 
 
+def test_a_cache_that_grows_in_place_keeps_the_cached_prefixes() -> None:
+    machine = SimulatedMachine(in_place=True)
+    conversation = unlike(1, 60)
+    machine.run(sequence_of(1, conversation))
+    machine.scheduler.add(long := sequence_of(2, unlike(2, 300)))
+    while not long.generated:
+        machine.step()
+    assert machine.cache.layout.cells == 512
+    assert machine.offloaded == {}
+    assert machine.run(sequence_of(3, [*conversation, 5, 6])).cached_tokens == 60
+
+
 def test_a_plan_is_not_reused_for_other_sequences_or_for_more_than_one_token() -> None:
     machine = SimulatedMachine()
     machine.scheduler.add(first := sequence_of(1, unlike(1, 4)))
@@ -288,7 +300,7 @@ def test_every_sequence_ends_whatever_the_load() -> None:
         st.integers(1, 6),
         st.integers(1, 6),
         st.integers(0, 600),
-        st.sampled_from(["partitioned", "shared", "growing shared"]),
+        st.sampled_from(["partitioned", "shared", "growing shared", "growing in place"]),
     )
     def run(loads: list[_Load], grains: int, slots: int, host_tokens: int, layout: str) -> None:
         nonlocal reused
@@ -309,6 +321,7 @@ def _run_to_the_end(loads: list[_Load], grains: int, slots: int, host_tokens: in
         host_tokens=host_tokens,
         fixed=layout == "shared",
         always_shared=layout == "growing shared",
+        in_place=layout == "growing in place",
     )
     pending: dict[int, tuple[Sequence, int]] = {}
     for identity, (length, wanted, shared, priority, caller) in enumerate(loads, 1):

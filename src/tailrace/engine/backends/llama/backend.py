@@ -88,7 +88,9 @@ class LlamaBackend:
             cache_types=self.cache_types,
             rope=options.rope,
             pools=self._pools,
+            reserved_cells=self.layout_policy.reserved_cells,
         )
+        self.layout_policy = replace(self.layout_policy, reserved_cells=self._context.reserved_cells)
         self._batch, self._views = make_batch(self.max_batch)
         #: Address and rows of the last logits: a new array over the same memory would cost 20 µs of each step.
         self._logits_at: tuple[int | None, int] = (0, 0)
@@ -119,14 +121,16 @@ class LlamaBackend:
             )
         needs_checkpoints = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
         own_attention = not needs_checkpoints and loader.status() == "on" and not memory_budget.offloads(options)
+        max_cells = -(-limit // CELL_PADDING) * CELL_PADDING
         return LayoutPolicy(
             slots=min(llama.llama_max_parallel_sequences(), options.parallel),
-            max_cells=-(-limit // CELL_PADDING) * CELL_PADDING,
+            max_cells=max_cells,
             context=max_context,
             always_shared=own_attention,
             # LongRoPE models choose between two sets of factors by the context's size, which must not change then.
             fixed=self._metadata.of_architecture("rope.scaling.original_context_length") is not None,
             initial_cells=memory_budget.initial_cells(self.bytes_per_cell),
+            reserved_cells=memory_budget.reserved_cells(max_cells) if own_attention else 0,
         )
 
     def _measure(self) -> Rollback:
@@ -146,7 +150,8 @@ class LlamaBackend:
         rollback = self._context.measure_rollback()
         self.reset()
         if is_shared and (own == 0 or upstream > 0):
-            self.layout_policy = replace(policy, always_shared=False)
+            self.layout_policy = replace(policy, always_shared=False, reserved_cells=0)
+            self._context.reserved_cells = 0
             self._context.replace(self.layout_policy.initial())
         return rollback
 
@@ -343,6 +348,10 @@ class LlamaBackend:
     def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend``."""
         return self._context.relayout(layout, slot_map)
+
+    def kv_touch_ahead(self, used_cells: int, max_bytes: int) -> bool:
+        """See ``Backend``."""
+        return self._context.touch_ahead(used_cells, max_bytes)
 
     def kv_swap(self, first: int, second: int) -> None:
         """See ``Backend``."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence as Seq
 import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState
+from tailrace.engine.backends.llama.cell_memory import CellMemory
 from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
 from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_bytes, with_streams
@@ -42,8 +43,10 @@ class LlamaContext:
         cache_types: CacheTypes,
         rope: RopeOptions,
         pools: ThreadPools,
+        reserved_cells: int = 0,
     ) -> None:
-        """``slots``: sequences of a shared layout. ``pools``: the threads of each new context.
+        """``slots``: sequences of a shared layout. ``pools``: the threads of each new context. ``reserved_cells``: a
+        shared layout has addresses for so many, so that it grows in place.
 
         Raises ModelError when llama.cpp can't make the context.
         """
@@ -61,21 +64,18 @@ class LlamaContext:
         self._rope = rope
         self._gauge = MemoryGauge()
         self._recurrent_bytes = 0  #: of a slot's recurrent part in a state
+        self.reserved_cells = reserved_cells  #: 0: the addresses can't be had
+        self._cell_memory = CellMemory(bytes_per_cell)
         self.layout = layout
         self.pointer: llama.llama_context_p | None = None
         self._open(layout)
 
     def _open(self, layout: Layout) -> None:
-        params = llama.llama_context_default_params()
-        params.n_ctx = layout.total
-        params.n_batch = self._max_batch
-        params.n_ubatch = min(_MAX_UBATCH, self._max_batch)
-        params.n_seq_max = layout.partitions or self._slots
-        params.kv_unified = layout.shared
-        params.no_perf = True
-        set_cache_types(params, self._cache_types)
-        set_rope(params, self._rope)
-        self.pointer = llama.llama_init_from_model(self._model, params)
+        reserved = max(layout.total, self.reserved_cells if layout.shared else 0)
+        self.pointer = self._make(layout, reserved)
+        if self.pointer is None and reserved > layout.total:
+            self.reserved_cells = 0
+            self.pointer = self._make(layout, layout.total)
         if self.pointer is None:
             raise ModelError(
                 f"llama.cpp can't make a context of {layout.total} tokens for this model, with K in "
@@ -85,6 +85,21 @@ class LlamaContext:
         self._pools.attach(self.pointer)
         self._memory = llama.llama_get_memory(self.pointer)
         self.layout = layout
+        self._cell_memory.touch_initial(layout.total)
+
+    def _make(self, layout: Layout, cells: int) -> llama.llama_context_p | None:
+        """A context of this layout with addresses for ``cells`` cells; None where llama.cpp can't make it."""
+        params = llama.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_batch = self._max_batch
+        params.n_ubatch = min(_MAX_UBATCH, self._max_batch)
+        params.n_seq_max = layout.partitions or self._slots
+        params.kv_unified = layout.shared
+        params.no_perf = True
+        set_cache_types(params, self._cache_types)
+        set_rope(params, self._rope)
+        with self._cell_memory.made(cells):
+            return llama.llama_init_from_model(self._model, params)
 
     @property
     def has_memory(self) -> bool:
@@ -94,7 +109,11 @@ class LlamaContext:
     def relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend.kv_relayout``. 25 ms for each 1,000 tokens of the starter model that move."""
         previous = self.layout
-        self._check_memory(layout)
+        if self._grows_in_place(layout, slot_map):
+            self._check_memory(layout, content=0)
+            self.layout = layout
+            return []
+        self._check_memory(layout, content=sum(self._size(slot) for slot in range(previous.partitions or self._slots)))
         try:
             states = {(old, new): self.save(old) for old, new in slot_map if self._has_content(old)}
         except MemoryError as error:
@@ -112,13 +131,27 @@ class LlamaContext:
             raise KVLayoutError(str(error), frozenset(lost)) from error
         return [new for (_, new), state in states.items() if not self.restore(new, state)]
 
-    def _check_memory(self, layout: Layout) -> None:
+    def touch_ahead(self, used_cells: int, max_bytes: int) -> bool:
+        """See ``Backend.kv_touch_ahead``."""
+        return self.layout.shared and self._cell_memory.touch_ahead(used_cells, max_bytes)
+
+    def _grows_in_place(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> bool:
+        """Whether the cells have addresses already, and no slot's content moves or goes."""
+        if not layout.shared or not self.layout.shared:
+            return False
+        if not self.layout.cells <= layout.cells <= self.reserved_cells:
+            return False
+        stay = {old for old, new in slot_map if old == new}
+        return len(stay) == len(slot_map) and not any(
+            self._has_content(slot) for slot in range(self._slots) if slot not in stay
+        )
+
+    def _check_memory(self, layout: Layout, *, content: int) -> None:
         """Raise KVLayoutError where there is no memory for the layout. Nothing has changed then.
 
-        The old cache is freed before the new one is made, but its content is copied first.
+        The old cache is freed before the new one is made, but ``content``, its bytes in use, is copied first.
         """
         growth = (layout.total - self.layout.total) * self._bytes_per_cell
-        content = sum(self._size(slot) for slot in range(self.layout.partitions or self._slots))
         if growth > 0 and not self._gauge.allows(growth + content):
             raise KVLayoutError(
                 f"a KV cache of {layout.total} tokens takes {(growth + content) / 1e6:.0f} MB more, which isn't free"
@@ -230,6 +263,7 @@ class LlamaContext:
     def close(self) -> None:
         """Free the context; nothing happens when it is freed already."""
         if self.pointer is not None:
+            self._cell_memory.forget()
             self._pools.detach(self.pointer)
             llama.llama_free(self.pointer)
         self.pointer = None

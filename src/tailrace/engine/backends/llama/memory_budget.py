@@ -25,6 +25,10 @@ _INITIAL_KV_BYTES = 256 << 20
 _MAX_INITIAL_CELLS = 16_384
 #: Lower bound of the initial cells for models with large cells. These are not touched at load.
 _MIN_INITIAL_CELLS = 4096
+#: Upper bound of the cells that have addresses from the start. llama.cpp visits all of them when the end of a sequence
+#: is removed: 100 µs for 65,536.
+_MAX_RESERVED_CELLS = 131_072
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 def offloads(options: LlamaOptions) -> bool:
@@ -59,6 +63,14 @@ def initial_cells(bytes_per_cell: int) -> int:
     """Cells that a shared KV cache has at load."""
     cells = _INITIAL_KV_BYTES // bytes_per_cell // CELL_PADDING * CELL_PADDING
     return max(_MIN_INITIAL_CELLS, min(cells, _MAX_INITIAL_CELLS))
+
+
+def reserved_cells(max_cells: int) -> int:
+    """Cells of a shared KV cache that have addresses from the start, of ``max_cells`` that there may be. 0 where the
+    kernel counts addresses as memory (proc(5), overcommit_memory).
+    """
+    strict = _OVERCOMMIT.read_text().strip() == "2" if _OVERCOMMIT.exists() else True
+    return 0 if strict else min(max_cells, _MAX_RESERVED_CELLS)
 
 
 def _available(options: LlamaOptions) -> float:

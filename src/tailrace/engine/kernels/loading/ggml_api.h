@@ -4,6 +4,7 @@
  * before anything is computed. A function that this llama.cpp doesn't have is 0: each entry point checks what it needs,
  * and without it leaves the operation to upstream. */
 #pragma once
+#include "ggml-alloc.h"
 #include "ggml-backend.h"
 #include "ggml-impl.h"
 #include "ggml.h"
@@ -30,6 +31,9 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(ggml_backend_buffer_clear, REQUIRED)                                                                             \
     X(ggml_backend_buffer_get_base, REQUIRED)                                                                          \
     X(ggml_backend_buffer_get_size, REQUIRED)                                                                          \
+    X(ggml_backend_alloc_ctx_tensors_from_buft, REQUIRED)                                                              \
+    X(ggml_get_first_tensor, REQUIRED)                                                                                 \
+    X(ggml_get_next_tensor, REQUIRED)                                                                                  \
     X(omp_get_num_threads, OPTIONAL)
 
 struct ggml_api {

@@ -1,0 +1,66 @@
+"""The memory of a KV cache that has more addresses than cells: which cells' pages were touched, and which are next.
+
+The first touch of a page takes the time in which the machine finds memory for it. A step must not wait for many pages
+at once, so they are touched ahead of the cells in use. Without our kernels nothing is touched here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tailrace.engine.kernels import loader
+from tailrace.machine.free_memory import MemoryGauge
+
+#: Bytes of cells behind the used ones that are touched ahead.
+_AHEAD_BYTES = 64 << 20
+#: Cells behind the used ones in which llama.cpp may put the next tokens: it fills holes between them later.
+_AHEAD_CELLS = 1024
+#: Bytes that are touched at once when the cache is made, at most. More are touched as cells are used.
+_MAX_INITIAL_BYTES = 288 << 20
+
+_owners = itertools.count(1)
+
+
+class CellMemory:
+    """The touched cells of one KV cache."""
+
+    def __init__(self, bytes_per_cell: int) -> None:
+        self._bytes_per_cell = bytes_per_cell
+        self._owner = next(_owners)
+        self._gauge = MemoryGauge()
+        self._cells = 0  #: cells that have addresses
+        self._touched = 0
+
+    @contextmanager
+    def made(self, cells: int) -> Iterator[None]:
+        """While it runs, a KV cache of ``cells`` cells is made, in place of the one before."""
+        self._cells, self._touched = cells, 0
+        loader.record_cells(self._owner, cells)
+        try:
+            yield
+        finally:
+            loader.end_record()
+
+    def forget(self) -> None:
+        """The KV cache is about to be freed."""
+        self._cells = 0
+        loader.record_cells(self._owner, 0)
+
+    def touch_initial(self, cells: int) -> None:
+        """Touch the first ``cells`` cells, if they aren't too many to be touched at once."""
+        if cells * self._bytes_per_cell <= _MAX_INITIAL_BYTES:
+            self._touch(cells, _MAX_INITIAL_BYTES)
+
+    def touch_ahead(self, used_cells: int, max_bytes: int) -> bool:
+        """See ``Backend.kv_touch_ahead``."""
+        wanted = min(used_cells + _AHEAD_CELLS + _AHEAD_BYTES // self._bytes_per_cell, self._cells)
+        return self._touched < wanted and self._gauge.allows(max_bytes) and self._touch(wanted, max_bytes)
+
+    def _touch(self, cells: int, max_bytes: int) -> bool:
+        """Touch what is untouched of the first ``cells`` cells. Whether there is more than ``max_bytes``."""
+        if loader.populate_cells(self._owner, cells, max_bytes) >= max_bytes:
+            return True
+        self._touched = cells
+        return False

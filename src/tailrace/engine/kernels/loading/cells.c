@@ -1,0 +1,85 @@
+/* The KV cache's tensors, and touching their memory before a step needs it: ggml_backend_alloc_ctx_tensors_from_buft.
+ *
+ * A large KV cache has all its addresses from the start, and memory where it has cells (memory.c). The first touch of a
+ * huge page takes milliseconds in a virtual machine, and the tensors of all layers come to their next pages in the same
+ * step. So pages are populated ahead of the cells, a few in each step. */
+#define _GNU_SOURCE
+#include <sys/mman.h>
+
+#include "loading/ggml_api.h"
+
+#define HUGE_PAGE ((uintptr_t)2 << 20)
+#define SMALL_PAGE ((uintptr_t)4096)
+#define MAX_TENSORS 4096
+
+static struct cell_tensor {
+    char *begin;
+    int owner; /* the number of the KV cache */
+    size_t size, cell_size;
+    size_t populated; /* bytes from the beginning */
+} tensors[MAX_TENSORS];
+static int n_tensors;
+static int64_t recorded_cells; /* tensors of so many cells are recorded */
+static int recorded_owner;
+
+/* Forget the tensors of KV cache `owner`. Until the next call, record those of `n_cells` cells as its own; 0: none. */
+EXPORT void tailrace_kernels_record_cells(int owner, int64_t n_cells) {
+    int kept = 0;
+    for (int i = 0; i < n_tensors; i++)
+        if (tensors[i].owner != owner) tensors[kept++] = tensors[i];
+    n_tensors = kept;
+    recorded_owner = owner;
+    recorded_cells = n_cells;
+}
+
+/* Record no further tensors. */
+EXPORT void tailrace_kernels_end_record(void) { recorded_cells = 0; }
+
+static void record(struct ggml_context *context) {
+    if (!upstream.ggml_get_first_tensor || !upstream.ggml_get_next_tensor) return;
+    for (struct ggml_tensor *t = upstream.ggml_get_first_tensor(context); t;
+         t = upstream.ggml_get_next_tensor(context, t)) {
+        const bool of_cells = !t->view_src && t->data && t->ne[1] == recorded_cells && t->ne[2] == 1 && t->ne[3] == 1;
+        if (!of_cells || n_tensors == MAX_TENSORS) continue;
+        tensors[n_tensors++] =
+            (struct cell_tensor){t->data, recorded_owner, t->nb[1] * (size_t)t->ne[1], t->nb[1], 0};
+    }
+}
+
+EXPORT struct ggml_backend_buffer *ggml_backend_alloc_ctx_tensors_from_buft(struct ggml_context *context,
+                                                                            ggml_backend_buffer_type_t type) {
+    if (!upstream.ggml_backend_alloc_ctx_tensors_from_buft) return 0;
+    struct ggml_backend_buffer *buffer = upstream.ggml_backend_alloc_ctx_tensors_from_buft(context, type);
+    if (buffer && recorded_cells) record(context);
+    return buffer;
+}
+
+/* Populate up to the end of a huge page; a kernel that refuses (before 5.14) leaves the pages to their first use. */
+static size_t populate(struct cell_tensor *t, size_t wanted, size_t max_bytes) {
+    const uintptr_t begin = (uintptr_t)t->begin, last = begin + t->size;
+    const uintptr_t from = (begin + t->populated) / SMALL_PAGE * SMALL_PAGE;
+    uintptr_t to = begin + (wanted < t->populated + max_bytes ? wanted : t->populated + max_bytes);
+    to = (to + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    if (to > last) to = last;
+#ifdef MADV_POPULATE_WRITE
+    madvise((void *)from, to - from, MADV_POPULATE_WRITE);
+#endif
+    t->populated = to - begin;
+    return to - from;
+}
+
+/* Have memory for the first `n_cells` cells of KV cache `owner`: populate at least one page of what is missing, and
+ * about `max_bytes` at most. Returns the bytes; 0: nothing is missing. Not to be called while a step is computed. */
+EXPORT int64_t tailrace_kernels_populate_cells(int owner, int64_t n_cells, int64_t max_bytes) {
+    size_t done = 0;
+    for (int i = 0; i < n_tensors; i++) {
+        struct cell_tensor *t = &tensors[i];
+        if (t->owner != owner) continue;
+        const size_t all = (size_t)n_cells * t->cell_size, wanted = all < t->size ? all : t->size;
+        while (t->populated < wanted) {
+            if (done && done >= (size_t)max_bytes) return (int64_t)done;
+            done += populate(t, wanted, HUGE_PAGE);
+        }
+    }
+    return (int64_t)done;
+}
