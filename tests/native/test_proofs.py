@@ -17,6 +17,7 @@ from tailrace.engine.native_libs import NativeUnavailable, compiler
 from tailrace.engine.native_libs.tiers import TierName
 
 PROMPT = ", ".join(f"prompt {kind.name}" for kind in REPACKED)
+EXPERTS = ", ".join(f"experts {kind.name}" for kind in REPACKED)
 
 
 #: A change to the code of every tier, and what is computed wrongly then.
@@ -30,20 +31,26 @@ MISTAKES = [
     ("from + 2 + 16 * i)", "from + 2 + 15 * i)", "attention"),
     ("_mm512_cvtepu16_epi32(bits), 16)", "_mm512_cvtepu16_epi32(bits), 15)", "attention"),
     ("_mm512_set1_ps(-8.0f)", "_mm512_set1_ps(-7.0f)", "attention"),
-    ("? 0x80808080 : 0", "? 0 : 0", "repacked Q8_0(, prompt Q8_0)?"),
-    ("-t.zero_point * sum", "t.zero_point * sum", "repacked Q4_0, repacked Q8_0, repacked IQ4_NL, repacked MXFP4"),
+    ("? 0x80808080 : 0", "? 0 : 0", "repacked Q8_0, experts Q8_0(, prompt Q8_0)?"),
+    (
+        "-t.zero_point * sum",
+        "t.zero_point * sum",
+        "repacked Q4_0, repacked Q8_0, repacked IQ4_NL, repacked MXFP4, "
+        "experts Q4_0, experts Q8_0, experts IQ4_NL, experts MXFP4",
+    ),
     (
         "first * n_blocks * bytes",
         "first * bytes",
         ", ".join(f"repacked {kind.name}" for kind in REPACKED),
     ),
-    ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "repacked Q6_K(, prompt Q6_K)?"),
+    ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "repacked Q6_K, experts Q6_K(, prompt Q6_K)?"),
     (
         "private ? n_act_blocks :",
         "private ? n_act_blocks - 1 :",
         ", ".join(f"repacked {kind.name}" for kind in REPACKED),
     ),
-    ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "repacked Q4_K"),
+    ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "repacked Q4_K, experts Q4_K"),
+    ("pairs[--routing.begins[expert]]", "pairs[--routing.begins[0]]", EXPERTS),
     ("quads * (params->ith + 1)", "quads * params->ith", ", ".join(kind.name for kind in ACTIVATIONS_OF)),
 ]
 
@@ -89,4 +96,4 @@ def test_a_library_is_proved_whatever_else_is_loaded(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert re.search(r"computes repacked Q8_0(, prompt Q8_0)? wrongly", done.stderr), done.stderr
+    assert re.search(r"computes repacked Q8_0, experts Q8_0(, prompt Q8_0)? wrongly", done.stderr), done.stderr

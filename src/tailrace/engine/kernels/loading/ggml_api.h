@@ -13,6 +13,7 @@
 #include "llamafile/sgemm.h"
 #include "ops.h"
 #include "tiled/tiled.h"
+#include "traits.h"
 
 #include "simd.h"
 
@@ -23,6 +24,7 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(llamafile_sgemm, REQUIRED)                                                                                       \
     X(ggml_compute_forward_mul_mat_tiled, REQUIRED)                                                                    \
     X(ggml_compute_forward_flash_attn_ext, REQUIRED)                                                                   \
+    X(ggml_cpu_extra_compute_forward, REQUIRED)                                                                        \
     X(ggml_threadpool_chunk_set, REQUIRED)                                                                             \
     X(ggml_threadpool_chunk_add, REQUIRED)                                                                             \
     X(ggml_barrier, REQUIRED)                                                                                          \

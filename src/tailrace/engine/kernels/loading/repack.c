@@ -61,12 +61,15 @@ static int64_t repacked_bytes(const struct repacked *repacked) {
     return repacked->n_rows / GROUP_ROWS * repacked->n_blocks * group_bytes(repacked->format);
 }
 
+/* The rows of a matrix, or of all matrices of a tensor for experts. */
+static int64_t n_rows_of(const struct ggml_tensor *weights) { return weights->ne[1] * weights->ne[2]; }
+
 /* Make the entry of weights, with memory if the budget has it. One thread does this. */
 static void add_entry(const struct ggml_tensor *weights, enum format format) {
     struct entry *entry = entry_of(weights->data);
     if (n_entries > N_ENTRIES / 2) return;
     n_entries++;
-    struct repacked repacked = {format, weights->ne[1], weights->ne[0] / traits_of(format).weights, 0};
+    struct repacked repacked = {format, n_rows_of(weights), weights->ne[0] / traits_of(format).weights, 0};
     const int64_t bytes = repacked_bytes(&repacked);
     if (bytes <= budget && (repacked.data = allocate(loading, (size_t)bytes))) budget -= bytes;
     entry->buffer = weights->buffer;
@@ -168,7 +171,8 @@ const struct repacked *find_repacked(const struct ggml_compute_params *params, c
     if (!find_format(weights->type, &format) || !traits_of(format).repacked) return 0;
     struct entry *entry = entry_of(weights->data);
     if (!atomic_load_explicit(&entry->weights, memory_order_relaxed)) {
-        const bool fits = weights->ne[1] % GROUP_ROWS == 0 && weights->ne[2] == 1 && weights->ne[3] == 1 &&
+        const bool fits = weights->ne[1] % GROUP_ROWS == 0 && weights->ne[3] == 1 &&
+                          weights->nb[2] == weights->nb[1] * (size_t)weights->ne[1] &&
                           weights->nb[0] == (size_t)traits_of(format).bytes;
         if (!loading || !fits || !can_share_work(params) || !is_constant(weights)) return 0;
         if (params->nth > 1) ggml_barrier(params->threadpool);
@@ -179,7 +183,7 @@ const struct repacked *find_repacked(const struct ggml_compute_params *params, c
     }
     const struct repacked *repacked = &entry->repacked;
     const bool same = entry->buffer == weights->buffer && repacked->format == format &&
-                      repacked->n_rows == weights->ne[1] &&
+                      repacked->n_rows == n_rows_of(weights) &&
                       repacked->n_blocks * traits_of(format).weights == weights->ne[0];
     return repacked->data && same ? repacked : 0;
 }

@@ -3,7 +3,7 @@
 #include "loading/ggml_api.h"
 #include "loading/repack_layout.h"
 
-/* The repacked form of a product's weights, or 0 where there is none.
+/* The repacked form of a product's weights, or 0 where there is none. The matrices of experts lie one after the other.
  *
  * While a model is loaded, weights that are multiplied for the first time are repacked here by all threads of the pool,
  * so all threads have to call it. Until the pool's next barrier a thread may use the address of the result and not its

@@ -3,6 +3,7 @@
  *
  * Repacked weights go to prefill_amx.c (many tokens) or repacked.c. For weights in file order the answer is false: then
  * upstream quantises the activations and asks llamafile_sgemm (file_order.c). */
+#include "experts/expert_products.h"
 #include "loading/repack.h"
 #include "products/file_order.h"
 #include "products/nan_check.h"
@@ -14,10 +15,11 @@
  * tokens take 32 ms with them and 35 here. */
 #define MIN_UPSTREAM_TILED_TOKENS 16
 
-/* Bytes of work memory for a product, as upstream plans it. */
+/* Bytes of work memory for a product, dense or by expert, as upstream plans it. */
 EXPORT size_t ggml_tiled_wdata_size(int n_threads, struct ggml_tensor *result) {
     const size_t wanted = upstream.ggml_tiled_wdata_size ? upstream.ggml_tiled_wdata_size(n_threads, result) : 0;
-    const size_t own = repacked_work_bytes(n_threads, result);
+    const size_t own = result->op == GGML_OP_MUL_MAT_ID ? expert_work_bytes(n_threads, result)
+                                                        : repacked_work_bytes(n_threads, result);
     return own > wanted ? own : wanted;
 }
 
@@ -25,7 +27,8 @@ EXPORT bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params 
     const struct ggml_tensor *weights = result->src[0], *activations = result->src[1];
     if (params->ith == 0 && is_logits(result)) forget_row_maxima();
     skip_nan_check();
-    const struct repacked *repacked = find_repacked(params, weights);
+    const bool is_matrix = weights->ne[2] == 1 && weights->ne[3] == 1;
+    const struct repacked *repacked = is_matrix ? find_repacked(params, weights) : 0;
     if (repacked &&
         (prompt_product(params, repacked, activations, result) || repacked_product(params, repacked, result)))
         return true;

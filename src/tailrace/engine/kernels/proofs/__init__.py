@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 
 from tailrace.engine.kernels.proofs.attention import attention_is_right
+from tailrace.engine.kernels.proofs.expert_products import wrong_expert_products
 from tailrace.engine.kernels.proofs.products import wrong_products
 from tailrace.engine.kernels.proofs.prompt_products import wrong_prompt_products
 from tailrace.engine.kernels.proofs.repacked_products import wrong_repacked_products
@@ -17,9 +18,14 @@ from tailrace.engine.kernels.proofs.repacked_products import wrong_repacked_prod
 
 def wrong_results(library: ctypes.CDLL) -> list[str]:
     """What ``library`` computes wrongly or not at all: a format's name for products with weights in the file's order,
-    ``repacked`` and the name, ``prompt`` and the name, or ``attention``. Empty where all is right.
+    ``repacked``, ``experts`` or ``prompt`` and the name, or ``attention``. Empty where all is right.
 
     The library must not be the one that llama.cpp uses in this process: afterwards it calls no function of llama.cpp.
     """
-    wrong = [*wrong_products(library), *wrong_repacked_products(library), *wrong_prompt_products(library)]
+    wrong = [
+        *wrong_products(library),
+        *wrong_repacked_products(library),
+        *wrong_expert_products(library),
+        *wrong_prompt_products(library),
+    ]
     return wrong if attention_is_right(library) else [*wrong, "attention"]

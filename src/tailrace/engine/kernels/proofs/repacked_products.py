@@ -62,7 +62,7 @@ def _agrees(
     weights = random_weights(ggml_type, random, rows, blocks * block)
     activations = random.standard_normal((max(token_counts), blocks * block)).astype(np.float32)
     activations[-1, :block] = 0
-    expected = _product(ggml_type, weights, activations)
+    expected = exact_product(ggml_type, weights, activations)
     all_tokens: Numbers | None = None
     with repacking(library, 2 * weights.nbytes):
         for tokens in token_counts:
@@ -116,7 +116,7 @@ def multiply(
     return found
 
 
-def _product(ggml_type: GgmlType, weights: Bytes, activations: Numbers) -> Exact:
+def exact_product(ggml_type: GgmlType, weights: Bytes, activations: Numbers) -> Exact:
     """The exact product with activations that are quantised as llama.cpp does it."""
     size = block_weights(ggml_type)
     blocks = activations.reshape(len(activations), -1, size)

@@ -26,13 +26,22 @@ def tensor_of(array: npt.NDArray[np.floating]) -> GgmlStruct:
 
 
 def weight_tensor(ggml_type: GgmlType, weights: Bytes, usage: int = WEIGHTS) -> GgmlStruct:
-    """A tensor over the bytes of ``weights``, one row of the matrix in each row; ``usage`` is that of its buffer."""
-    rows, row_bytes = weights.shape
-    shape = (row_bytes // block_bytes(ggml_type) * block_weights(ggml_type), rows, 1, 1)
-    strides = (block_bytes(ggml_type), row_bytes, weights.nbytes, weights.nbytes)
+    """A tensor over the bytes of ``weights``, one row of a matrix in each row; ``usage`` is that of its buffer.
+
+    Three dimensions are the matrices of experts.
+    """
+    *experts, rows, row_bytes = weights.shape
+    n_experts = experts[0] if experts else 1
+    shape = (row_bytes // block_bytes(ggml_type) * block_weights(ggml_type), rows, n_experts, 1)
+    strides = (block_bytes(ggml_type), row_bytes, rows * row_bytes, weights.nbytes)
     tensor = _tensor(ggml_type, weights.ctypes.data, shape, strides)
     tensor.set("buffer", usage)
     return tensor
+
+
+def id_tensor(ids: npt.NDArray[np.int32]) -> GgmlStruct:
+    """A tensor over the experts that tokens chose, shape (tokens, experts of a token) and any strides."""
+    return _tensor(GgmlType.I32, ids.ctypes.data, (*ids.shape[::-1], 1, 1), (*ids.strides[::-1], 0, 0))
 
 
 def cache_tensor(ggml_type: GgmlType, cells: Bytes) -> GgmlStruct:

@@ -63,6 +63,14 @@ class GgmlStruct:
         return found.offset + index * size, size
 
 
+def operation_number(name: str) -> int:
+    """ggml's number of an operation, which it names ``GGML_OP_`` and ``name``."""
+    number = int(_library().tailrace_ggml_operation(name.encode()))
+    if number < 0:
+        raise KeyError(f"ggml_layout.c lists no operation {name}")
+    return number
+
+
 def build_ggml_layout(cache: Path | None = None) -> Path:
     """The library that knows the layout, see ``ensure_built``. Raises NativeUnavailable."""
     source = Source("ggml-layout", Path(__file__).parent, lambda library: [], include_folders())

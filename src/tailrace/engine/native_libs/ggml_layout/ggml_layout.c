@@ -1,4 +1,4 @@
-/* Where the fields of ggml's structs lie, for Python: computed by a compiler from llama.cpp's own headers. */
+/* Where the fields of ggml's structs lie, and the numbers of its operations, for Python: computed by a compiler from llama.cpp's own headers. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -11,6 +11,7 @@
 #define FIELDS(X)                                                                                                      \
     X(ggml_tensor, type, 1)                                                                                            \
     X(ggml_tensor, buffer, 1)                                                                                          \
+    X(ggml_tensor, op, 1)                                                                                              \
     X(ggml_tensor, ne, GGML_MAX_DIMS)                                                                                  \
     X(ggml_tensor, nb, GGML_MAX_DIMS)                                                                                  \
     X(ggml_tensor, op_params, GGML_MAX_OP_PARAMS / 4)                                                                  \
@@ -35,6 +36,18 @@ static const struct {
     const char *structure, *field;
     size_t offset, size, count, structure_size;
 } fields[] = {FIELDS(FIELD)};
+
+/* Operations that Python names. */
+#define OPERATIONS(X)                                                                                                  \
+    X(MUL_MAT_ID)
+
+/* The number of an operation; -1 for one that isn't listed. */
+__attribute__((visibility("default"))) int tailrace_ggml_operation(const char *name) {
+#define OPERATION(O)                                                                                                   \
+    if (!strcmp(name, #O)) return GGML_OP_##O;
+    OPERATIONS(OPERATION)
+    return -1;
+}
 
 /* The field's offset, its bytes and its elements, and the bytes of the struct. False for a field that isn't listed. */
 __attribute__((visibility("default"))) bool tailrace_ggml_field(const char *structure, const char *field,

@@ -45,12 +45,18 @@ def assigned(
     }
 
 
-def test_experts_are_repacked_by_llama_cpp_beside_own_kernels() -> None:
-    found = assigned(tensor("blk.0.attn_q"), tensor("blk.0.ffn_up_exps"), tensor("blk.0.ffn_down_exps", Kind.Q8_0))
+def test_experts_that_own_kernels_do_not_repack_are_left_to_llama_cpp() -> None:
+    found = assigned(
+        tensor("blk.0.ffn_up_exps"),
+        tensor("blk.0.ffn_gate_exps", Kind.Q4_K),
+        tensor("blk.0.ffn_down_exps", Kind.Q8_0),
+        tensor("blk.1.ffn_down_exps", Kind.Q4_0, 256, 24, 8),
+    )
     assert found == {
-        "blk.0.attn_q": (OWN_REPACKED, None),
-        "blk.0.ffn_up_exps": (UPSTREAM_REPACKED, REPACK),
+        "blk.0.ffn_up_exps": (OWN_REPACKED, None),
+        "blk.0.ffn_gate_exps": (UPSTREAM_REPACKED, REPACK),
         "blk.0.ffn_down_exps": (UPSTREAM, None),
+        "blk.1.ffn_down_exps": (UPSTREAM_REPACKED, REPACK),
     }
 
 
@@ -118,5 +124,5 @@ def test_the_summary_has_counts_and_bytes_by_kernels() -> None:
         upstream_repacks=False,
     )
     size = 256 * 512 // 32 * 18
-    assert summary(assignments) == {OWN_REPACKED: (2, 2 * size), UPSTREAM_REPACKED: (1, 8 * size)}
+    assert summary(assignments) == {OWN_REPACKED: (3, 10 * size)}
     assert tensor_bytes(Tensor("a.weight", 9999, (256, 2))) == 0, "a format that is newer than the library"
