@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_type_v: CacheType = "f16"  #: how values are
     keep_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 1024  #: host memory for finished sequences' KV, for reuse
     keep_disk_mb: Annotated[int, Meta(ge=-1, le=1_000_000_000)] = -1  #: disk for prefix states; 0: none; -1: automatic
+    #: memory for checkpoints of models whose memory can't be cut; 0: none are taken; -1: automatic
+    checkpoint_mb: Annotated[int, Meta(ge=-1, le=16_777_216)] = -1
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
     #: max duration of a step with prompt tokens beside decoding sequences; 0: from measured step times
     step_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
@@ -199,6 +201,7 @@ MODEL_FIELDS: frozenset[str] = frozenset(
         "cache_type_v",
         "keep_mb",
         "keep_disk_mb",
+        "checkpoint_mb",
         "prefill_chunk",
         "step_ms",
         "gpu_layers",

@@ -21,14 +21,21 @@ REPLY = 8
 class Account:
     """Asks prompts of a backend, one after the other or several at once."""
 
-    def __init__(self, backend: Backend, disk: DiskOptions | None = None) -> None:
+    def __init__(self, backend: Backend, disk: DiskOptions | None = None, checkpoint_bytes: int = 10**7) -> None:
         self.computed = 0
         self.said: dict[int, list[int]] = {}
         self._backend = backend
         # Its ``decode_repeat`` is a ``decode`` where there is no model.
         for name in ("decode",) if isinstance(backend, FakeBackend) else ("decode", "decode_repeat"):
             setattr(backend, name, self._counting(getattr(backend, name)))
-        self._loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=4000, disk=disk)
+        self._loop = EngineLoop(
+            backend,
+            prefill_chunk=64,
+            step_seconds=1.0,
+            host_cache_tokens=4000,
+            disk=disk,
+            checkpoint_bytes=checkpoint_bytes,
+        )
 
     def save(self) -> int:
         """Save the states as an engine does at its end; how many."""

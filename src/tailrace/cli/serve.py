@@ -79,6 +79,9 @@ def serve(
     keep_disk_mb: Annotated[
         int | None, typer.Option(help="Disk for the KV of models that are unloaded, in MB [with several models].")
     ] = None,
+    checkpoint_mb: Annotated[
+        int | None, typer.Option(help="Memory for checkpoints of recurrent and hybrid models, in MB [automatic].")
+    ] = None,
     cache_type_k: Annotated[
         str | None, typer.Option("--cache-type-k", "-ctk", help="Keys in the KV cache: f16, bf16, q8_0 or q4_0 [f16].")
     ] = None,

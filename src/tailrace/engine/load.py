@@ -27,6 +27,7 @@ from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.state_identity import state_identity
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.folders import cache_folder
+from tailrace.machine.free_memory import available_memory
 from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
@@ -37,6 +38,9 @@ from tailrace.progress_page import ProgressPage
 from tailrace.serving import fake_model
 from tailrace.settings import FIELDS, Settings
 
+#: Checkpoints for which there is memory by default, and the part of the available memory that they may take.
+_CHECKPOINTS = 64
+_CHECKPOINT_PART = 1 / 16
 #: Settings that change the served model's own numbers; another model has its own.
 _MODEL_CHANGES = ("override_kv", *(name for name in FIELDS if name.startswith(("rope_", "yarn_"))))
 
@@ -128,6 +132,7 @@ def make_loop(
         step_seconds=settings.step_ms / 1e3 if settings.step_ms else None,
         host_cache_tokens=settings.keep_mb * 1_000_000 // backend.bytes_per_cell,
         disk=_disk_options(model, settings, backend) if model is not None and cache is None else None,
+        checkpoint_bytes=_checkpoint_bytes(settings, backend),
         cpus=cpus,
         speculator=_speculator(backend, settings, draft),
         page=page,
@@ -147,6 +152,16 @@ def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> 
         return Speculator(LookupDrafter(), n_draft_max=settings.draft_tokens)
     draft.reset()
     return Speculator(DraftModel(draft, backend.vocabulary), n_draft_max=settings.draft_tokens)
+
+
+def _checkpoint_bytes(settings: Settings, backend: Backend) -> int:
+    """Memory for checkpoints; 0 for a model that needs none."""
+    size = backend.rollback.checkpoint_bytes
+    if size == 0:
+        return 0
+    if settings.checkpoint_mb >= 0:
+        return settings.checkpoint_mb * 1_000_000
+    return min(_CHECKPOINTS * size, round(_CHECKPOINT_PART * available_memory()))
 
 
 def _disk_options(model: Path, settings: Settings, backend: Backend) -> DiskOptions | None:

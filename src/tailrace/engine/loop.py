@@ -53,6 +53,7 @@ class EngineLoop:
         step_seconds: float | None,
         host_cache_tokens: int = 0,
         disk: DiskOptions | None = None,
+        checkpoint_bytes: int = 0,
         cpus: frozenset[int] = frozenset(),
         speculator: Speculator | None = None,
         page: ProgressPage | None = None,
@@ -63,11 +64,12 @@ class EngineLoop:
 
         ``prefill_chunk``: prompt tokens of a step, at most. ``step_seconds``: how long a step may take while sequences
         decode; None: in proportion to a step without prompts. ``host_cache_tokens``: tokens of finished sequences that
-        the prefix cache may hold in host memory. ``disk``: where prefix states go that don't fit there. ``cpus``: where
-        the thread that computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens; the backend
-        must not roll back by checkpoints (``rollback``). ``page``: where the supervisor reads the loop's progress.
-        ``cache``: what an earlier loop on this backend has left; without it the backend's slots are empty.
-        ``core_share``: this engine's part of cores that other engines compute on, too.
+        the prefix cache may hold in host memory. ``disk``: where prefix states go that don't fit there.
+        ``checkpoint_bytes``: memory for the checkpoints of a model that needs them. ``cpus``: where the thread that
+        computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens; the backend must not roll
+        back by checkpoints (``rollback``). ``page``: where the supervisor reads the loop's progress. ``cache``: what an
+        earlier loop on this backend has left; without it the backend's slots are empty. ``core_share``: this engine's
+        part of cores that other engines compute on, too.
         """
         #: Work for the first time in which nothing runs: it may take a second, in which no step is made.
         self.when_quiet: Callable[[], None] | None = None
@@ -78,7 +80,7 @@ class EngineLoop:
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
         if cache is None:
-            cache = PrefixCache.empty(backend, host_cache_tokens, disk)
+            cache = PrefixCache.empty(backend, host_cache_tokens, disk, checkpoint_bytes)
         cache.executor.deliver_to(self.inbox.put)
         self.cache = cache  #: for the next loop; no sequence runs in it once ``run`` has ended
         self._cache, self._executor = cache
@@ -93,7 +95,7 @@ class EngineLoop:
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._batch = StepBatch([])  #: the last step's
         self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
-        self._accounting = StepAccounting(backend, self._cache, self._prefill_budget, speculator)
+        self._accounting = StepAccounting(backend, cache, self._prefill_budget, speculator)
         self._counters = self._accounting.counters  #: those of steps
         self._masks = StepMasks(
             self._sequences,
@@ -222,6 +224,8 @@ class EngineLoop:
                 sequence = self._sequences[failure.id]
                 self._cache.truncate(sequence.slot, 0)
                 self._backend.kv_truncate(sequence.slot, 0)
+                if self._cache.checkpoints is not None:
+                    self._cache.checkpoints.forget(sequence.tokens)
                 self._drop(sequence)
             for finished in step.finished:
                 self._drop(self._sequences[finished.id])
@@ -326,6 +330,8 @@ class EngineLoop:
         at all then is returned, and there is no batch.
         """
         while True:
+            if self._scheduler.waiting:
+                self._executor.refresh_floors()
             n_decoding = len(self._scheduler.decoding)
             plan = self._scheduler.plan(
                 self._prefill_budget.mixed(n_decoding), self._prefill_budget.last_chunk(n_decoding)
@@ -394,7 +400,9 @@ class EngineLoop:
 
     def _report_growth(self) -> None:
         """Report how much memory the caches may still take."""
-        self._page.growth = self._cache.growth_tokens * self._backend.bytes_per_cell
+        checkpoints = self._cache.checkpoints
+        growth = self._cache.growth_tokens * self._backend.bytes_per_cell
+        self._page.growth = growth + (checkpoints.free_bytes if checkpoints is not None else 0)
 
     def _publish_heartbeat(self, publish: Publish) -> None:
         self._report_growth()

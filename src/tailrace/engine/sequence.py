@@ -10,6 +10,8 @@ from tailrace.protocol import Submit
 
 #: The slot of a waiting sequence.
 NO_SLOT = -1
+#: The length of a sequence that is never reached.
+NO_CHECKPOINT = 2**31 - 1
 
 
 class Sequence:
@@ -24,6 +26,7 @@ class Sequence:
         "awaits_mask",
         "cached_tokens",
         "caller",
+        "checkpoints_at",
         "computed",
         "constraint",
         "draft",
@@ -37,6 +40,7 @@ class Sequence:
         "max_length",
         "min_tokens",
         "min_tokens_mask",
+        "next_checkpoint",
         "prediction",
         "priority",
         "prompt_length",
@@ -104,12 +108,23 @@ class Sequence:
         self.slot = NO_SLOT
         #: Prompt tokens that the prefix cache had when it was first admitted; None before.
         self.cached_tokens: int | None = None
+        #: Lengths at which checkpoints are to be taken, falling, and the next one of them.
+        self.checkpoints_at: list[int] = []
+        self.next_checkpoint = NO_CHECKPOINT
         #: The scheduler's step in which it last started again after a pause; None: it was never paused.
         self.resumed_at_step: int | None = None
         #: When it was first admitted, in seconds of the monotonic clock; None before.
         self.admitted_at: float | None = None
         #: Whether the progress of its prompt is reported.
         self.report_progress = submit.progress
+
+    def pass_checkpoint(self, interval: int) -> None:
+        """Go on to the next checkpoint that isn't computed yet; behind the planned ones there is one every ``interval``
+        tokens.
+        """
+        while self.checkpoints_at and self.checkpoints_at[-1] <= self.computed:
+            self.checkpoints_at.pop()
+        self.next_checkpoint = self.checkpoints_at[-1] if self.checkpoints_at else len(self.tokens) + interval
 
     @property
     def pending(self) -> int:

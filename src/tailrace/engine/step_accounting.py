@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.kv_cache.cache import KVCache
+from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import Speculator
@@ -21,12 +21,12 @@ class StepAccounting:
     """See the module. ``counters`` and ``step_tokens`` (steps, by the tokens of their batches) are of one loop."""
 
     def __init__(
-        self, backend: Backend, cache: KVCache, prefill_budget: PrefillBudget, speculator: Speculator | None
+        self, backend: Backend, cache: PrefixCache, prefill_budget: PrefillBudget, speculator: Speculator | None
     ) -> None:
         self.counters = EngineCounters()
         self.step_tokens = [0] * (len(STEP_TOKENS) + 1)
         self._backend = backend
-        self._cache = cache
+        self._cache, self._executor = cache
         self._prefill_budget = prefill_budget
         self._speculator = speculator
 
@@ -75,3 +75,11 @@ class StepAccounting:
         sequence.computed = end
         if end < start + count:
             self._backend.kv_truncate(sequence.slot, end)
+        if end >= sequence.next_checkpoint:
+            self._take_checkpoint(sequence)
+
+    def _take_checkpoint(self, sequence: Sequence) -> None:
+        checkpoints = self._cache.checkpoints
+        assert checkpoints is not None
+        self._executor.checkpoint(sequence.slot, sequence.tokens, sequence.computed)
+        sequence.pass_checkpoint(checkpoints.interval(len(sequence.tokens)))

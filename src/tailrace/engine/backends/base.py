@@ -23,6 +23,8 @@ Logits = npt.NDArray[np.float32]
 HiddenStates = npt.NDArray[np.float32]
 #: A slot's KV entries as bytes, outside of the cache.
 KVState = npt.NDArray[np.uint8]
+#: A length that no slot reaches: nothing is cut.
+WHOLE = 2**31 - 1
 
 
 class BackendError(TailraceError):

@@ -228,14 +228,15 @@ class FakeBackend:
         return self.kv_truncate(slot, length)
 
     def kv_truncate(self, slot: int, length: int) -> bool:
-        """See ``Backend``."""
+        """See ``Backend``. Raises AssertionError for a length that the imitated memory can't be reduced to."""
         held = self._tokens[slot]
-        done = length >= min(self.kv_floor(slot), len(held)) or not length
-        del held[length if done else 0 :]
+        if 0 < length < len(held) and length < self.kv_floor(slot):
+            raise AssertionError(f"a {self._memory} memory of {len(held)} tokens can't be cut to {length}")
+        del held[length:]
         self._scripts.pop(slot, None)
         if not held:
             self._floors[slot] = 0
-        return done
+        return True
 
     def kv_floor(self, slot: int) -> int:
         """See ``Backend``."""

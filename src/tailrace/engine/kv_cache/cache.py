@@ -6,6 +6,9 @@ the model's cache must follow are returned as cache ops (``cache_ops``), and the
 The tokens of a finished sequence stay in its slot until the slot or its cells are needed. A sequence that starts with
 the same tokens reuses them: the next turn of a conversation, a shared system prompt, another choice of the same prompt.
 A slot that is evicted offloads its content to the prefix store in host memory.
+
+How much of it is reused depends on how slots can be cut (``rollback``): a recurrent memory goes back to the longest
+checkpoint that is a prefix of the prompt (``checkpoints``), and a sliding window must still have its cells.
 """
 
 from __future__ import annotations
@@ -14,9 +17,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from tailrace.engine.kv_cache.cache_ops import Evict, Placement, Relayout, Swap
+from tailrace.engine.kv_cache.checkpoint_positions import MIN_DISTANCE
+from tailrace.engine.kv_cache.checkpoints import Checkpoint, Checkpoints
 from tailrace.engine.kv_cache.eviction import LruIndex
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.prefix_store import PrefixStore, common_prefix
+from tailrace.engine.kv_cache.rollback import Rollback
+
+#: That of a KV cache without windows.
+_ANY_LENGTH = Rollback()
 
 
 @dataclass(slots=True)
@@ -24,13 +33,14 @@ class Slot:
     """One sequence's part of the KV cache: ``tokens`` are computed and stored in it.
 
     ``cells``: in a shared layout the cell of each token; empty in a partitioned one. ``occupied``: by a running
-    sequence.
+    sequence. ``floor``: the smallest length above 0 to which a sliding window's cells allow it to be cut.
     """
 
     index: int
     tokens: list[int] = field(default_factory=list)
     cells: list[int] = field(default_factory=list)
     occupied: bool = False
+    floor: int = 0
 
 
 class KVCache:
@@ -39,11 +49,26 @@ class KVCache:
     In a shared layout cells are reference-counted, because a copied prefix shares the cells of its source.
     """
 
-    def __init__(self, policy: LayoutPolicy, layout: Layout, host_tokens: int) -> None:
-        """``layout``: of the model's cache now; ``host_tokens``: tokens of prefix states that host memory may hold."""
+    def __init__(
+        self,
+        policy: LayoutPolicy,
+        layout: Layout,
+        host_tokens: int,
+        rollback: Rollback = _ANY_LENGTH,
+        checkpoints: Checkpoints | None = None,
+        *,
+        state_tokens: int = 0,
+    ) -> None:
+        """``layout``: of the model's cache now; ``host_tokens``: tokens of prefix states that host memory may hold.
+
+        ``rollback``: how slots are cut; ``checkpoints``: those of a model that needs them, None where none are taken.
+        ``state_tokens``: what a state takes beside its cells, in tokens.
+        """
         self.layout = layout
         self.slots = [Slot(index) for index in range(policy.slots)]
-        self.prefix_store = PrefixStore(host_tokens)
+        self.prefix_store = PrefixStore(host_tokens, state_tokens)
+        self.rollback = rollback
+        self.checkpoints = checkpoints
         self._full_policy = policy
         self._policy = policy  #: the same, or with fewer cells after a layout for which there was no memory
         self._lru: LruIndex[int] = LruIndex()  #: slots that hold tokens and aren't occupied
@@ -60,7 +85,9 @@ class KVCache:
 
     @property
     def growth_tokens(self) -> int:
-        """Tokens for which memory may still be allocated: cells of larger layouts, and prefix states."""
+        """Tokens for which memory may still be allocated: cells of larger layouts, and prefix states. Checkpoints come
+        on top.
+        """
         return max(0, self._policy.max_cells - self.layout.total) + self.prefix_store.free_tokens
 
     @property
@@ -124,23 +151,40 @@ class KVCache:
         if not reuse:
             return best
         longest = len(tokens) - 1
+        checkpoints = self._prefix_checkpoints(tokens)
         for key, stored in self.prefix_store.items():
-            length = min(common_prefix(stored, tokens), longest)
+            floor = self.rollback.state_floor(len(stored))
+            length, checkpoint = _usable(stored, tokens, longest, floor, checkpoints)
             if length > best.prefix_len:
-                best = Placement(target.index, length, offload_key=key)
+                best = Placement(target.index, length, offload_key=key, checkpoint=checkpoint)
         for slot in self.slots:
-            length = min(common_prefix(slot.tokens, tokens), longest)
+            length, checkpoint = _usable(slot.tokens, tokens, longest, self._floor(slot), checkpoints)
             # At equal length a slot's prefix costs less than an offloaded one.
             if length > best.prefix_len or (length == best.prefix_len > 0 and best.offload_key is not None):
-                copied = Placement(target.index, length, source_slot=slot.index)
-                best = copied if slot.occupied else Placement(slot.index, length)
+                copied = Placement(target.index, length, source_slot=slot.index, checkpoint=checkpoint)
+                best = copied if slot.occupied else Placement(slot.index, length, checkpoint=checkpoint)
+        if self.checkpoints is not None and best.checkpoint is None:
+            taken = max((each.length for each in checkpoints if each.length <= best.prefix_len), default=0)
+            if best.prefix_len - taken >= MIN_DISTANCE:
+                return replace(best, new_checkpoint=tokens)
         return best
 
     def cached_prefix_len(self, tokens: list[int]) -> int:
-        """Length of the longest prefix of ``tokens`` in any slot or in host memory."""
-        return max(
-            self.prefix_store.longest_prefix(tokens), *(common_prefix(slot.tokens, tokens) for slot in self.slots)
-        )
+        """Length of the longest prefix of ``tokens`` that a slot or host memory has and a sequence can start with."""
+        checkpoints = self._prefix_checkpoints(tokens)
+        held = [(stored, self.rollback.state_floor(len(stored))) for _, stored in self.prefix_store.items()]
+        held += [(slot.tokens, self._floor(slot)) for slot in self.slots]
+        return max(_usable(each, tokens, len(tokens), floor, checkpoints)[0] for each, floor in held)
+
+    def plan_checkpoints(self, tokens: list[int], start: int) -> list[int]:
+        """The lengths of ``tokens``, rising, at which checkpoints are to be taken once ``start`` tokens are there."""
+        return [] if self.checkpoints is None else self.checkpoints.positions(tokens, start)
+
+    def _floor(self, slot: Slot) -> int:
+        return len(slot.tokens) if self.rollback.by_checkpoints else slot.floor
+
+    def _prefix_checkpoints(self, tokens: list[int]) -> list[Checkpoint]:
+        return [] if self.checkpoints is None else self.checkpoints.prefixes(tokens)
 
     def reuses_own_slot(self, placement: Placement) -> bool:
         """Whether the prefix is in the placement's slot already."""
@@ -159,6 +203,8 @@ class KVCache:
         slot.occupied = True
         if slot.index in self._lru:
             self._lru.remove(slot.index)
+        if placement.checkpoint is not None and self.checkpoints is not None:
+            self.checkpoints.touch(placement.checkpoint)
         if placement.source_slot is not None:
             source = self.slots[placement.source_slot]
             slot.tokens = source.tokens[: placement.prefix_len]
@@ -217,6 +263,8 @@ class KVCache:
         a.tokens, b.tokens = b.tokens, a.tokens
         a.cells, b.cells = b.cells, a.cells
         a.occupied, b.occupied = b.occupied, a.occupied
+        # The states are copied out and back.
+        a.floor, b.floor = (self.rollback.state_floor(len(slot.tokens)) for slot in (a, b))
         if one in self._lru or other in self._lru:
             self._lru.rename({one: other, other: one})
         return Swap(one, other)
@@ -258,6 +306,7 @@ class KVCache:
         self._reset_slots(layout)
         for index, slot in enumerate(held):
             self.slots[index].occupied = True
+            self.slots[index].floor = self.rollback.state_floor(len(slot.tokens))
             self.append(index, slot.tokens)
         return relayout
 
@@ -302,3 +351,18 @@ class KVCache:
         cells = self.layout.cells if self.layout.shared else 0
         self._free = list(range(cells - 1, -1, -1))
         self._references = [0] * cells
+
+
+def _usable(
+    held: list[int], tokens: list[int], longest: int, floor: int, checkpoints: list[Checkpoint]
+) -> tuple[int, Checkpoint | None]:
+    """How many of ``tokens``, ``longest`` at most, a sequence can start with that finds the tokens ``held``; and the
+    checkpoint to which it goes back for that.
+
+    ``floor``: the smallest length to which they can be cut. ``checkpoints``: the prefixes of ``tokens``, rising.
+    """
+    length = min(common_prefix(held, tokens), longest)
+    if length == len(held) or length >= floor:
+        return length, None
+    found = next((each for each in reversed(checkpoints) if each.length <= length), None)
+    return (found.length, found) if found is not None else (0, None)

@@ -13,7 +13,7 @@ from functools import partial
 
 import structlog
 
-from tailrace.engine.backends.base import Backend, KVLayoutError, KVState
+from tailrace.engine.backends.base import WHOLE, Backend, KVLayoutError, KVState
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Placement, Relayout, Swap
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, DiskTier, Fetched, Savable
@@ -145,17 +145,44 @@ class CacheExecutor:
     def _place(self, op: Placement, lost: set[int]) -> bool:
         """Make the slot hold the placement's prefix. False when it is empty instead."""
         backend, slot, length = self._backend, op.slot, op.prefix_len
+        found = length if op.checkpoint is None else WHOLE
         if op.source_slot is not None:
-            done = op.source_slot not in lost and backend.kv_copy(op.source_slot, slot, length)
+            done = op.source_slot not in lost and backend.kv_copy(op.source_slot, slot, found)
         elif op.offload_key is not None:
             state = self._host_states.get(op.offload_key)
-            done = state is not None and backend.kv_load(slot, state, length)
+            done = state is not None and backend.kv_load(slot, state, found)
             if self._cache.prefix_store.is_lent(op.offload_key):
                 self._cache.prefix_store.forget(op.offload_key)
                 self._host_states.pop(op.offload_key, None)
         else:
-            done = backend.kv_truncate(slot, length) and slot not in lost
+            done = slot not in lost and (op.checkpoint is not None or backend.kv_truncate(slot, length))
+        if done and op.checkpoint is not None:
+            done = backend.kv_rollback(slot, op.checkpoint.state, length)
+        if done and op.new_checkpoint is not None:
+            self.checkpoint(slot, op.new_checkpoint, length)
         return done or not length
+
+    def checkpoint(self, slot: int, tokens: list[int], length: int) -> None:
+        """Take a checkpoint of the slot, which holds the first ``length`` of ``tokens``. Nothing happens where there is
+        one, or no memory for it. Raises BackendError.
+        """
+        checkpoints = self._cache.checkpoints
+        if checkpoints is None or checkpoints.find(tokens, length) is not None:
+            return
+        missing = self._cache.rollback.checkpoint_bytes - checkpoints.free_bytes
+        if missing < 0 and not self._gauge.allows(self._cache.rollback.checkpoint_bytes):
+            return
+        try:
+            state = self._backend.kv_checkpoint(slot)
+        except MemoryError:
+            return
+        checkpoints.add(tokens, length, state)
+
+    def refresh_floors(self) -> None:
+        """Ask the backend how far slots with sliding windows can be cut: computed tokens overwrite their cells."""
+        if self._cache.rollback.window and not self._cache.rollback.by_checkpoints:
+            for slot in self._cache.slots:
+                slot.floor = self._backend.kv_floor(slot.index) if slot.tokens else 0
 
     def _evict(self, op: Evict, lost: set[int]) -> None:
         key = op.offload.key

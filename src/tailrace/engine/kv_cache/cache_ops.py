@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tailrace.engine.kv_cache.checkpoints import Checkpoint
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.kv_cache.prefix_store import OffloadResult
 
@@ -16,13 +17,16 @@ class Placement:
     """The slot of a new sequence, and the prefix that it finds: the first ``prefix_len`` tokens.
 
     The prefix is in the slot already, or is copied from ``source_slot``, or is loaded from the offloaded state
-    ``offload_key``.
+    ``offload_key``. Then the slot goes back to ``checkpoint``, if there is one. Where ``new_checkpoint`` has the tokens
+    of the sequence, a checkpoint of the prefix is taken before the sequence continues it.
     """
 
     slot: int
     prefix_len: int
     source_slot: int | None = None
     offload_key: int | None = None
+    checkpoint: Checkpoint | None = None
+    new_checkpoint: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

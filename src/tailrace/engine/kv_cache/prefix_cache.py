@@ -7,6 +7,7 @@ from typing import NamedTuple
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_op_executor import CacheExecutor
+from tailrace.engine.kv_cache.checkpoints import Checkpoints
 from tailrace.engine.kv_cache.disk_tier import DiskOptions
 
 
@@ -17,7 +18,23 @@ class PrefixCache(NamedTuple):
     executor: CacheExecutor
 
     @classmethod
-    def empty(cls, backend: Backend, host_tokens: int, disk: DiskOptions | None) -> PrefixCache:
-        """That of a backend with empty slots. ``host_tokens``: as in ``KVCache``."""
-        accounting = KVCache(backend.layout_policy, backend.layout, host_tokens)
+    def empty(
+        cls, backend: Backend, host_tokens: int, disk: DiskOptions | None, checkpoint_bytes: int = 0
+    ) -> PrefixCache:
+        """That of a backend with empty slots. ``host_tokens``: as in ``KVCache``. ``checkpoint_bytes``: memory for
+        checkpoints, which only some models need.
+        """
+        size = backend.rollback.checkpoint_bytes
+        checkpoints = None
+        if 0 < size <= checkpoint_bytes:
+            control = frozenset(token for token, text in enumerate(backend.vocabulary) if not text)
+            checkpoints = Checkpoints(checkpoint_bytes, size, control)
+        accounting = KVCache(
+            backend.layout_policy,
+            backend.layout,
+            host_tokens,
+            backend.rollback,
+            checkpoints,
+            state_tokens=-(-size // backend.bytes_per_cell),
+        )
         return cls(accounting, CacheExecutor(backend, accounting, disk, lambda fetched: None))

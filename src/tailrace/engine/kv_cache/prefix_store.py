@@ -44,10 +44,11 @@ class OffloadResult:
 
 
 class PrefixStore:
-    """Token lists by key, of at most ``max_tokens`` tokens in all."""
+    """Token lists by key, of at most ``max_tokens`` tokens in all. A state counts ``state_tokens`` beside its own."""
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, state_tokens: int = 0) -> None:
         self._max_tokens = max_tokens
+        self._state_tokens = state_tokens
         self._tokens: dict[int, list[int]] = {}
         self._lru: LruIndex[int] = LruIndex()
         self._keys = count(1)
@@ -57,8 +58,8 @@ class PrefixStore:
         return self._tokens[key]
 
     def size(self, key: int) -> int:
-        """The tokens of the state; 0 where a later state has replaced it already."""
-        return len(self._tokens.get(key, ()))
+        """What the state takes, in tokens; 0 where a later state has replaced it already."""
+        return len(self._tokens[key]) + self._state_tokens if key in self._tokens else 0
 
     @property
     def free_tokens(self) -> int:
@@ -73,18 +74,15 @@ class PrefixStore:
         """The state was used."""
         self._lru.touch(key)
 
-    def longest_prefix(self, tokens: list[int]) -> int:
-        """Length of the longest prefix of ``tokens`` that a state has."""
-        return max((common_prefix(stored, tokens) for stored in self._tokens.values()), default=0)
-
     def offload(self, tokens: list[int], pinned_key: int | None = None) -> OffloadResult:
         """Store the state of these tokens, unless a stored one covers them or they are too many.
 
         The state ``pinned_key`` is about to be loaded and is never evicted.
         """
-        size = len(tokens)
-        covered = any(len(stored) >= size and stored[:size] == tokens for stored in self._tokens.values())
-        pinned = len(self._tokens[pinned_key]) if pinned_key is not None and not self.is_lent(pinned_key) else 0
+        length = len(tokens)
+        size = length + self._state_tokens
+        covered = any(len(stored) >= length and stored[:length] == tokens for stored in self._tokens.values())
+        pinned = self.size(pinned_key) if pinned_key is not None and not self.is_lent(pinned_key) else 0
         capacity = self._max_tokens - pinned
         if covered or size > capacity:
             return OffloadResult(None)
@@ -94,7 +92,7 @@ class PrefixStore:
         superseded = [
             key
             for key, stored in self.items()
-            if key != pinned_key and len(stored) <= size and tokens[: len(stored)] == stored
+            if key != pinned_key and len(stored) <= length and tokens[: len(stored)] == stored
         ]
         for key in superseded:
             self.forget(key)
@@ -109,7 +107,7 @@ class PrefixStore:
 
         None where it isn't larger: ``offload`` takes it.
         """
-        if len(tokens) <= self._max_tokens:
+        if len(tokens) + self._state_tokens <= self._max_tokens:
             return None
         earlier = tuple(self._lent)
         for key in earlier:

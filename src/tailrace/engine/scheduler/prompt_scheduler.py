@@ -75,7 +75,8 @@ class PromptScheduler:
                 # A request of another caller that comes during the step would wait for its end.
                 is_last_chunk = not self._others_present(caller, step)
             allowed = max(budget, pending) if is_last_chunk else budget
-            count = min(pending, allowed, free, self._max_batch - planned)
+            until_checkpoint = sequence.next_checkpoint - sequence.computed  # A step ends there.
+            count = min(pending, allowed, free, self._max_batch - planned, until_checkpoint)
             if count <= 0:
                 continue
             plan.scheduled.append((sequence, count))

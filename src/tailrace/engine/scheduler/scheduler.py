@@ -109,6 +109,7 @@ class Scheduler:
             self._cache.truncate(sequence.slot, 0)
             sequence.computed = 0
             sequence.draft = []
+            self._plan_checkpoints(sequence)
             if sequence.cached_tokens and not sequence.generated:
                 if sequence.admitted_at is None:
                     # The last plan admitted it. Later the counters have been read, and counters never fall.
@@ -307,6 +308,7 @@ class Scheduler:
         self._lack_cells_since.pop(sequence.caller, None)
         sequence.slot = placement.slot
         sequence.computed = placement.prefix_len
+        self._plan_checkpoints(sequence)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = placement.prefix_len
             self.counters.prefix_queries += len(sequence.tokens) if sequence.reuse_prefix else 0
@@ -318,14 +320,28 @@ class Scheduler:
         plan.cache_ops.append(placement)
         return True
 
+    def _coming_prefix(self, running: Sequence, sequence: Sequence) -> int:
+        """The length of the common prefix once ``running`` has computed it; 0 where that is so already.
+
+        Without the cells' end being removable only the checkpoints in it can be shared.
+        """
+        common = common_prefix(running.tokens, sequence.tokens)
+        if self._cache.rollback.by_checkpoints:
+            return next((length for length in running.checkpoints_at if running.computed < length <= common), 0)
+        return common if common > running.computed + MIN_SHARED_PREFIX else 0
+
+    def _plan_checkpoints(self, sequence: Sequence) -> None:
+        """Set where checkpoints of the sequence are taken. It has just started."""
+        if self._cache.checkpoints is not None:
+            sequence.checkpoints_at = self._cache.plan_checkpoints(sequence.tokens, sequence.computed)[::-1]
+            sequence.pass_checkpoint(self._cache.checkpoints.interval(len(sequence.tokens)))
+
     def _waits_for_prefix(self, sequence: Sequence, cached: int) -> bool:
         """Whether a running sequence will soon have far more of this prompt computed than the ``cached`` tokens."""
         if not sequence.reuse_prefix:
             return False
         for other in self.running:
-            if other.pending > 1 and (
-                common_prefix(other.tokens, sequence.tokens) > max(cached, other.computed) + MIN_SHARED_PREFIX
-            ):
+            if other.pending > 1 and self._coming_prefix(other, sequence) > cached + MIN_SHARED_PREFIX:
                 if other.caller != sequence.caller:
                     self._prompts.awaited.setdefault(other.id, sequence.caller)
                 return True

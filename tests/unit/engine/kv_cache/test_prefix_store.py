@@ -38,7 +38,7 @@ def test_a_covered_or_oversized_state_is_not_stored() -> None:
     store.offload([1, 2, 3, 4])
     assert store.offload([1, 2, 3]) == OffloadResult(None)
     assert store.offload([9] * 6) == OffloadResult(None)
-    assert store.longest_prefix([1, 2, 3, 9]) == 3
+    assert [stored for _, stored in store.items()] == [[1, 2, 3, 4]]
 
 
 def test_a_pinned_state_is_neither_evicted_nor_superseded() -> None:
