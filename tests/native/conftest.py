@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 
 import pytest
 
+import object_cache
 from kernel_tiers import PARAMS
 from tailrace.engine.kernels import build
+from tailrace.engine.native_libs import NativeUnavailable
+from tailrace.engine.native_libs.compiler import find_compiler
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _equal_code_is_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Most tests change one file of a library, and would compile all others again."""
+    try:
+        compiler = find_compiler().path
+    except NativeUnavailable:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CC", str(object_cache.install(compiler, tmp_path_factory.mktemp("objects"))))
+        yield
 
 
 @pytest.fixture(scope="session", params=PARAMS)
