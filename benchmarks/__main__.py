@@ -9,7 +9,9 @@ import argparse
 import sys
 
 from benchmarks import (
+    agent_trace,
     api_vs_engine,
+    architectures,
     calls,
     contexts,
     conversation,
@@ -42,12 +44,14 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     front_end.BENCHMARK,
     engine_vs_llama_bench.BENCHMARK,
     llama_server.BENCHMARK,
+    architectures.BENCHMARK,
     kernels.BENCHMARK,
     weights.BENCHMARK,
     formats.BENCHMARK,
     flood.BENCHMARK,
     fairness.BENCHMARK,
     conversation.BENCHMARK,
+    agent_trace.BENCHMARK,
     contexts.BENCHMARK,
     slots.BENCHMARK,
     max_tokens.BENCHMARK,

@@ -1,0 +1,143 @@
+"""Replays an agent's conversation and counts which prompt tokens are read again: no turn may read everything again.
+
+    python -m benchmarks.agent_trace --model hybrid.gguf
+
+The trace (``harness/agent_script``) has tool results, replies made anew, edits of the last message, thinking that later
+turns leave out, and two branches that take turns. Two servers get the same messages: one as it is, one that is told not
+to reuse anything (``cache_prompt`` false). Their greedy replies have to be equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import urllib.request
+from typing import Any
+
+import msgspec
+
+from benchmarks.harness import servers
+from benchmarks.harness.agent_script import AgentScript
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, Unavailable, run_alone
+from benchmarks.harness.results import figure
+from benchmarks.llama_server import peer_server
+from benchmarks.synthetic import synthetic
+from tailrace.engine.kv_cache.prefix_store import common_prefix
+from tailrace.loadtest.bench_client import BenchClient
+from tailrace.loadtest.load_profile import BenchRequest
+
+_TURNS = 200
+_OPENING = 1500  #: words of the system prompt
+_REPLY = 16
+#: Prompt tokens that are read, over the new ones; the distance to a checkpoint is allowed besides.
+_BOUND = 1.05
+#: A turn that reads more than this part of a long prompt again, although little of it is new, has lost its prefix.
+_FULL_READ = 0.5
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """The tokens of one request's prompt: all, those that no earlier turn had, and those that the server read."""
+
+    kind: str
+    prompt: int
+    new: int
+    read: int
+    text: str
+
+    @property
+    def is_full_read(self) -> bool:
+        """Whether the server read most of the prompt again."""
+        return self.read - self.new > _FULL_READ * self.prompt
+
+
+def replay(client: BenchClient, tokens_of: BenchClient, script: AgentScript, turns: int) -> list[Turn]:
+    """Send the turns of the trace one after the other. ``tokens_of``: the tailrace server that counts tokens."""
+    known: list[list[int]] = []
+    done: list[Turn] = []
+    for kind in script.kinds(turns):
+        messages = script.next_messages(kind)
+        prompt = _tokens(tokens_of, messages)
+        (timing,) = client.exchange([BenchRequest(messages=messages, max_tokens=_REPLY)])
+        reused = max((common_prefix(tokens, prompt) for tokens in known), default=0)
+        # The prompt's last token is always computed: the reply's first token comes from it.
+        new = max(1, len(prompt) - reused)
+        done.append(Turn(kind, len(prompt), new, timing.prompt_tokens - timing.cached_tokens, timing.text))
+        script.add_reply(timing.text)
+        known.append(_tokens(tokens_of, [*messages, {"role": "assistant", "content": timing.text}]))
+    return done
+
+
+def read_anew(client: BenchClient, script: AgentScript, replies: list[Turn], turns: int) -> int:
+    """How many greedy replies are equal where nothing is reused. The messages have ``replies``' texts."""
+    equal = 0
+    for kind, turn in zip(script.kinds(turns), replies, strict=True):
+        request = BenchRequest(
+            messages=script.next_messages(kind), max_tokens=_REPLY, extra_fields={"cache_prompt": False}
+        )
+        (timing,) = client.exchange([request])
+        equal += timing.text == turn.text
+        script.add_reply(turn.text)
+    return equal
+
+
+def _tokens(client: BenchClient, messages: list[dict[str, Any]]) -> list[int]:
+    """The tokens of a conversation as the server's template writes it."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{client.port}/tokenize",
+        json.dumps({"messages": messages, "add_generation_prompt": messages[-1]["role"] != "assistant"}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        tokens: list[int] = json.load(response)["tokens"]
+    return tokens
+
+
+def _measure(options: Options) -> Measurements:
+    model = synthetic("tiny-qwen35" if options.quick else "qwen35-small", options.model)
+    turns, opening = (20, 100) if options.quick else (_TURNS, _OPENING)
+    found = Measurements(
+        notes=[
+            f"{turns} turns of one agent, replies of {_REPLY} tokens, a system prompt of about {opening} words; "
+            f"{model.name}, a hybrid with random weights."
+        ]
+    )
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(servers.tailrace(model, options.threads))
+        runs = {"tailrace": replay(client, client, AgentScript(opening), turns)}
+        equal = read_anew(client, AgentScript(opening), runs["tailrace"], turns)
+        try:
+            peer = stack.enter_context(peer_server(Options(model=model, threads=options.threads)))
+            runs["llama-server"] = replay(peer, client, AgentScript(opening), turns)
+        except Unavailable as error:
+            found.notes.append(f"{error}: nothing to compare with.")
+    for name, done in runs.items():
+        own = name == "tailrace"
+        read, new = sum(turn.read for turn in done), sum(turn.new for turn in done)
+        extra = max(turn.read - turn.new for turn in done)
+        full = [number for number, turn in enumerate(done) if turn.is_full_read]
+        found.figures += [
+            figure(
+                f"{name}: prompt tokens read ÷ new ones",
+                [read / new],
+                bound=_BOUND if own else None,
+                is_upper_bound=True,
+            ),
+            figure(f"{name}: most tokens read again in one turn", [extra], unit="tokens"),
+            figure(
+                f"{name}: turns that read their prompt again",
+                [len(full)],
+                unit="turns",
+                bound=0 if own else None,
+                is_upper_bound=True,
+            ),
+        ]
+    found.figures.append(
+        figure("tailrace: replies that are the same without reuse", [equal / turns], bound=1.0, is_upper_bound=False)
+    )
+    return found
+
+
+BENCHMARK = Benchmark("agent_trace", "How much of its prompts is read again during an agent's work?", _measure)
+
+if __name__ == "__main__":
+    run_alone(BENCHMARK)
