@@ -20,7 +20,7 @@ PROMPT = ", ".join(f"prompt {kind.name}" for kind in REPACKED)
 EXPERTS = ", ".join(f"experts {kind.name}" for kind in REPACKED)
 
 
-#: A change to the code of every tier, and what is computed wrongly then.
+#: A change to the code of the tiers with AVX-512 and to what all tiers share, and what is computed wrongly then.
 MISTAKES = [
     ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4"),
     ("-(float)t.zero_point * scale[0]", "-(float)(t.zero_point - 1) * scale[0]", "Q6_K"),
@@ -65,9 +65,28 @@ MISTAKES_IN_TILES = [
 ]
 
 
+#: The same in code for AVX2 alone, with VNNI and without.
+MISTAKES_IN_AVX2 = [
+    (
+        "_mm256_setr_epi32(0, 4, 1, 5,",
+        "_mm256_setr_epi32(0, 1, 4, 5,",
+        ", ".join(f"{what} {kind.name}" for what in ("repacked", "experts") for kind in REPACKED),
+    ),
+    ("group + 16 * half)", "group)", "repacked Q4_0, .*repacked Q4_K, repacked Q6_K.*"),
+    ("_mm256_sign_epi8(activations, quants)", "activations", "Q8_0, IQ4_NL, MXFP4"),
+    ("first, first, second, second", "first, first, first, first", "Q6_K"),
+]
+#: Mistakes in a tier's code. Code that all tiers share is altered in one of them.
+MISTAKES_OF: dict[TierName, list[tuple[str, str, str]]] = {
+    "amx": MISTAKES + MISTAKES_IN_TILES,
+    "avx512-vnni": MISTAKES,
+    "avx2-vnni": MISTAKES_IN_AVX2,
+    "avx2": MISTAKES_IN_AVX2,
+}
+
+
 @pytest.mark.parametrize(
-    ("tier", "right", "wrong", "formats"),
-    [(tier, *altered) for tier in TIERS for altered in MISTAKES + (MISTAKES_IN_TILES if tier == "amx" else [])],
+    ("tier", "right", "wrong", "formats"), [(tier, *altered) for tier in TIERS for altered in MISTAKES_OF[tier]]
 )
 def test_a_library_with_a_mistake_is_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, right: str, wrong: str, formats: str

@@ -11,7 +11,13 @@ from tailrace.engine.native_libs.tiers import TIERS, TierName
 
 SOURCES = Path(__file__).parent
 #: The tiers that the kernels are written for, the fastest first. AMX adds tiles for prompts.
-KERNEL_TIERS: tuple[TierName, ...] = ("amx", "avx512-vnni")
+KERNEL_TIERS: tuple[TierName, ...] = ("amx", "avx512-vnni", "avx2-vnni", "avx2")
+#: The tiers that each value of the setting ``kernels`` allows, the fastest first; none for ``off``.
+TIERS_OF_CHOICE: dict[str, tuple[TierName, ...]] = {
+    "on": KERNEL_TIERS,
+    "avx512": ("avx512-vnni",),
+    "avx2": ("avx2-vnni", "avx2"),
+}
 
 
 def cpu_tiers() -> list[TierName]:

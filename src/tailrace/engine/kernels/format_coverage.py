@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Literal
 
-from tailrace.engine.kernels.build import SOURCES, cpu_tiers
+from tailrace.engine.kernels.build import SOURCES, TIERS_OF_CHOICE, cpu_tiers
 
 _ROW = re.compile(r"^    X\((\w+), +block_\w+, ", re.MULTILINE)
 #: A part of the weights that counts as all: embeddings of a token are looked up, not multiplied.
@@ -32,7 +32,7 @@ def kernel_coverage(matrices: Mapping[int, int], kernels: str) -> tuple[Coverage
     """
     from gguf import GGMLQuantizationType
 
-    if kernels == "off" or not cpu_tiers():
+    if not set(cpu_tiers()) & set(TIERS_OF_CHOICE.get(kernels, ())):
         return "no", 0.0
     names = {each.value: each.name for each in GGMLQuantizationType}
     own = sum(count for number, count in matrices.items() if names.get(number) in format_names())

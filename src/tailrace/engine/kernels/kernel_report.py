@@ -7,9 +7,8 @@ from functools import partial
 
 import msgspec
 
-from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, prove_kernels
+from tailrace.engine.kernels.build import KERNEL_TIERS, TIERS_OF_CHOICE, build_kernels, prove_kernels
 from tailrace.engine.kernels.formats import cache_types_of, formats_of
-from tailrace.engine.kernels.loader import tiers_of
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
 from tailrace.engine.native_libs.ggml_headers import KNOWN_VERSIONS, binding_version
 from tailrace.engine.native_libs.library_report import LibraryReport, report_library
@@ -59,7 +58,7 @@ def report_kernels(choice: str, *, prove: bool = False) -> KernelReport:
 
 def _reason_against(choice: str, tier: TierName, used: list[LibraryReport]) -> str:
     """Why an engine wouldn't use this tier, which the CPU has; empty where it would, if it can be built."""
-    if choice == "off" or tier not in tiers_of(choice):
+    if tier not in TIERS_OF_CHOICE.get(choice, ()):
         return f"the setting kernels is {choice}"
     return f"{used[0].tier} is faster" if used else ""
 

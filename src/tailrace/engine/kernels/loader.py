@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, cpu_tiers
+from tailrace.engine.kernels.build import TIERS_OF_CHOICE, build_kernels, cpu_tiers
 from tailrace.engine.kernels.formats import WeightFormat, formats_of
 from tailrace.engine.kernels.symbols import exported_symbols
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
@@ -34,7 +34,7 @@ _tier: TierName | None = None
 
 def choose(choice: str) -> None:
     """Set what ``load`` does, here and in child processes: ``on`` loads the fastest tier that the CPU has, ``avx512``
-    the one without AMX, ``off`` none.
+    the one without AMX, ``avx2`` the fastest without AVX-512, ``off`` none.
     """
     os.environ[_VARIABLE] = choice
 
@@ -64,8 +64,8 @@ def tiers_of(choice: str) -> list[TierName]:
     """The tiers that this CPU has of those that the setting ``choice`` allows, the fastest first. Raises
     UnsupportedCpu where there is none.
     """
-    allowed = KERNEL_TIERS if choice == "on" else ("avx512-vnni",)
-    TIERS[KERNEL_TIERS[-1]].require()
+    allowed = TIERS_OF_CHOICE[choice]
+    TIERS[allowed[-1]].require()
     return [tier for tier in cpu_tiers() if tier in allowed]
 
 

@@ -35,7 +35,9 @@ INLINE uint64_t load_f16_bits(const uint8_t *p) {
     return bits;
 }
 
-#if defined(__AVX512F__)
+/* ONLY_AVX2: a test proves the tier avx2-vnni on a CPU that has its instructions as a part of AVX-512 alone. */
+#if defined(__AVX512F__) && !defined(ONLY_AVX2)
+#define HAS_AVX512 1
 #include "simd_avx512.h"
 #elif defined(__AVX2__)
 #include "simd_avx2.h"

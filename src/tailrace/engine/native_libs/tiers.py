@@ -12,7 +12,7 @@ from typing import Literal
 from tailrace.engine.native_libs import UnsupportedCpu
 from tailrace.machine.isa import read_cpu_flags
 
-TierName = Literal["amx", "avx512-vnni", "avx512", "any"]
+TierName = Literal["amx", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "any"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,18 @@ class Tier:
 
 
 _ANY = Tier("any", frozenset(), ())
+_AVX2 = Tier(
+    "avx2",
+    # Linux calls lzcnt by AMD's name for the instructions that came with it.
+    frozenset(("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "popcnt")),
+    ("-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt"),
+)
+_AVX2_VNNI = Tier("avx2-vnni", _AVX2.cpu_flags | {"avx_vnni"}, (*_AVX2.compiler_flags, "-mavxvnni"))
 _AVX512 = Tier(
     "avx512",
-    frozenset(("avx2", "fma", "f16c", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
+    _AVX2.cpu_flags | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     (
-        *("-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt"),
+        *_AVX2.compiler_flags,
         *("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"),
         # Without it GCC vectorises plain loops 256 bits wide.
         "-mprefer-vector-width=512",
@@ -55,4 +62,4 @@ _AMX = Tier(
     ),
 )
 
-TIERS: dict[TierName, Tier] = {tier.name: tier for tier in (_AMX, _AVX512_VNNI, _AVX512, _ANY)}
+TIERS: dict[TierName, Tier] = {tier.name: tier for tier in (_AMX, _AVX512_VNNI, _AVX512, _AVX2_VNNI, _AVX2, _ANY)}

@@ -14,7 +14,8 @@ from tailrace.engine.native_libs.compiler import find_compiler
 from tailrace.engine.native_libs.library import Source, ensure_built
 from tailrace.engine.native_libs.tiers import TIERS, TierName
 
-AMX, VNNI = TIERS["amx"].cpu_flags, TIERS["avx512-vnni"].cpu_flags
+AMX, VNNI, AVX2 = (TIERS[tier].cpu_flags for tier in ("amx", "avx512-vnni", "avx2"))
+AVX2_VNNI = TIERS["avx2-vnni"].cpu_flags
 
 
 @pytest.fixture
@@ -54,11 +55,17 @@ def set_cpu(monkeypatch: pytest.MonkeyPatch, flags: frozenset[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "choice", "states", "reason"),
     [
-        (AMX, "on", ["used", "not used"], "amx is faster"),
-        (AMX, "avx512", ["not used", "used"], "the setting kernels is avx512"),
-        (AMX, "off", ["not used", "not used"], "the setting kernels is off"),
-        (VNNI, "on", ["unavailable", "used"], "this CPU lacks amx_bf16, amx_int8, amx_tile, avx512_bf16, avx512vbmi"),
-        (frozenset[str](), "on", ["unavailable", "unavailable"], "avx512_vnni"),
+        (AMX | AVX2_VNNI, "on", ["used", "not used", "not used", "not used"], "amx is faster"),
+        (AMX, "on", ["used", "not used", "unavailable", "not used"], "this CPU lacks avx_vnni"),
+        (AMX, "avx512", ["not used", "used", "unavailable", "not used"], "the setting kernels is avx512"),
+        (AMX | AVX2_VNNI, "avx2", ["not used", "not used", "used", "not used"], "the setting kernels is avx2"),
+        (AMX, "avx2", ["not used", "not used", "unavailable", "used"], "the setting kernels is avx2"),
+        (AMX, "off", ["not used", "not used", "unavailable", "not used"], "the setting kernels is off"),
+        (VNNI, "on", ["unavailable", "used", "unavailable", "not used"], "this CPU lacks amx_bf16, amx_int8, amx_tile"),
+        (AVX2_VNNI, "on", ["unavailable", "unavailable", "used", "not used"], "avx2-vnni is faster"),
+        (AVX2, "on", ["unavailable", "unavailable", "unavailable", "used"], "avx512_vnni"),
+        (AVX2, "avx512", ["unavailable", "unavailable", "unavailable", "not used"], "the setting kernels is avx512"),
+        (frozenset[str](), "on", ["unavailable"] * 4, "this CPU lacks abm, avx2"),
     ],
 )
 def test_the_fastest_tier_that_may_be_used_is(
@@ -92,7 +99,7 @@ def test_a_tier_that_can_not_be_built_leaves_the_next(
         return library
 
     monkeypatch.setattr(kernel_report, "build_kernels", build)
-    first, second = report_kernels("on").libraries
+    first, second, *_ = report_kernels("on").libraries
     assert (first.state, first.reason) == ("unavailable", "static assertion failed: ggml_tensor is larger")
     assert second.state == "used"
 
@@ -108,13 +115,14 @@ def test_proofs_are_repeated_for_every_tier_of_the_cpu(
         return ["Q4_0", "attention"] if len(proved) == 2 else []
 
     monkeypatch.setattr(kernel_report, "prove_kernels", prove)
-    first, second = report_kernels("off", prove=True).libraries
-    assert proved == [str(library)] * 2
-    assert built == ["amx", "avx512-vnni"]
+    first, second, _, last = report_kernels("off", prove=True).libraries
+    assert proved == [str(library)] * 3
+    assert built == ["amx", "avx512-vnni", "avx2"]
     assert first.state == "not used"
     assert first.reason.endswith("; proved again now")
     assert second.state == "wrong"
     assert "computes Q4_0, attention wrongly" in second.reason
+    assert last.state == "not used"
 
 
 def test_an_unknown_llama_cpp_is_named(monkeypatch: pytest.MonkeyPatch, built: list[TierName]) -> None:

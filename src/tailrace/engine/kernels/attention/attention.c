@@ -5,6 +5,9 @@
  * tiles of 64 cells: scores, one vector exponential for 16 of them, then the weighted values. All of it is in single
  * precision with an online softmax (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et
  * al., "FlashAttention", 2022). Cells that the mask hides are not read. */
+#include "simd.h"
+
+#if HAS_AVX512
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -212,3 +215,4 @@ EXPORT void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params
     }
     upstream.ggml_compute_forward_flash_attn_ext(params, result);
 }
+#endif

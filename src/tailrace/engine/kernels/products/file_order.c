@@ -6,9 +6,9 @@
  * for up to four tokens, one instruction multiplies 64 bytes, and weights are prefetched: 2.4 times at one stream of
  * SmolLM2-135M in Q4_1.
  *
- * file_order_avx512.h computes tiles of a product. */
+ * file_order_tiles.h computes tiles of a product. */
 #include "products/file_order.h"
-#include "products/file_order_avx512.h"
+#include "products/file_order_tiles.h"
 #include "products/nan_check.h"
 #include "products/work_chunks.h"
 
@@ -33,11 +33,9 @@ static void prepare_block_scales(enum format format, int64_t n_tokens, int64_t n
                 scale[1] = load_f16(block + offsetof(block_q8_1, s));
                 continue;
             }
-            const __m256i v = _mm256_loadu_si256((const __m256i *)(block + offsetof(block_q8_0, qs)));
-            const __m256i s = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), v);
-            __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
-            h = _mm_add_epi32(h, _mm_unpackhi_epi64(h, h));
-            const int32_t correction = -t.zero_point * (_mm_cvtsi128_si32(h) + _mm_extract_epi32(h, 1));
+            int32_t sums[2];
+            sums_of_bytes(_mm256_loadu_si256((const __m256i *)(block + offsetof(block_q8_0, qs))), sums);
+            const int32_t correction = -t.zero_point * (sums[0] + sums[1]);
             memcpy(scale + 1, &correction, 4);
         }
 }
@@ -53,10 +51,14 @@ static void prepare_super_scales(enum format format, int64_t n_tokens, int64_t n
             float *scale = act_scales + (j * n_blocks + i) * SUPER_SCALES;
             memcpy(scale, block, 4);
             const __m256i sums = _mm256_loadu_si256((const __m256i *)(block + offsetof(block_q8_K, bsums)));
-            __m512i wide = _mm512_cvtepi16_epi32(sums);
-            if (t.weights_per_scale == 32) wide = _mm512_zextsi256_si512(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
-            const float times = t.has_min ? -scale[0] : -(float)t.zero_point * scale[0];
-            _mm512_storeu_ps(scale + 1, _mm512_mul_ps(_mm512_cvtepi32_ps(wide), _mm512_set1_ps(times)));
+            const bool paired = t.weights_per_scale == 32; /* 8 sums of 32 numbers, else 16 of 16 */
+            const __m256i first = paired ? _mm256_madd_epi16(sums, _mm256_set1_epi16(1))
+                                         : _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums));
+            const __m256i second =
+                paired ? _mm256_setzero_si256() : _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums, 1));
+            const __m256 times = _mm256_set1_ps(t.has_min ? -scale[0] : -(float)t.zero_point * scale[0]);
+            _mm256_storeu_ps(scale + 1, _mm256_mul_ps(_mm256_cvtepi32_ps(first), times));
+            _mm256_storeu_ps(scale + 9, _mm256_mul_ps(_mm256_cvtepi32_ps(second), times));
         }
 }
 

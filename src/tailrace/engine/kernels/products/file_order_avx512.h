@@ -2,6 +2,7 @@
  * file_order.c has prepared. A block of weights is unpacked once for all tokens of the call. */
 #pragma once
 #include "formats.h"
+#include "products/block_scales.h"
 
 #define MAX_TILE_TOKENS 4
 /* Rows are too short for the hardware to notice that memory is read in order. Half and twice as far are 5 % slower. */
@@ -46,20 +47,6 @@ INLINE __m512i load_quants(enum format format, const uint8_t *one, const uint8_t
     __builtin_unreachable();
 }
 
-/* The scales of the same block of four rows, in the lower lanes. */
-INLINE __m256 load_four_scales(enum format format, const uint8_t *const row[4], int64_t o) {
-    if (traits_of(format).scale_bytes == 1) {
-        const __m128i e = _mm_set_epi32(row[3][o], row[2][o], row[1][o], row[0][o]);
-        const __m128i normal = _mm_slli_epi32(_mm_sub_epi32(e, _mm_set1_epi32(1)), 23);
-        const __m128i small = _mm_sllv_epi32(_mm_set1_epi32(0x00200000), e); /* of 0 and 1: see load_e8m0x16 */
-        const __m128i bits = _mm_blendv_epi8(normal, small, _mm_cmplt_epi32(e, _mm_set1_epi32(2)));
-        return _mm256_castps128_ps256(_mm_castsi128_ps(bits));
-    }
-    const uint64_t halves = load_f16_bits(row[0] + o) | load_f16_bits(row[1] + o) << 16 |
-                            load_f16_bits(row[2] + o) << 32 | load_f16_bits(row[3] + o) << 48;
-    return _mm256_castps128_ps256(_mm_cvtph_ps(_mm_cvtsi64_si128((int64_t)halves)));
-}
-
 /* Four rows by up to four tokens. With fewer than four rows the last one is computed repeatedly. */
 INLINE void block_tile(enum format format, int n_tokens, int64_t n_blocks, const uint8_t *weights, int64_t row_bytes,
                        const uint8_t *activations, int64_t token_bytes, const float *scales, float *out,
@@ -87,7 +74,7 @@ INLINE void block_tile(enum format format, int n_tokens, int64_t n_blocks, const
             d = _mm256_cvtph_ps(_mm_set_epi32((int)load_u32(row[3] + o), (int)load_u32(row[2] + o),
                                               (int)load_u32(row[1] + o), (int)load_u32(row[0] + o)));
         } else {
-            d = load_four_scales(format, row, o);
+            d = _mm256_castps128_ps256(load_four_scales(format, row, o));
         }
         const __m512 d01 = _mm512_permutexvar_ps(first, _mm512_castps256_ps512(d));
         const __m512 d23 = _mm512_permutexvar_ps(second, _mm512_castps256_ps512(d));

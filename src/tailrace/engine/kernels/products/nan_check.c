@@ -11,12 +11,9 @@ static _Thread_local struct nan_product {
 
 static bool has_nan(const struct ggml_tensor *activations, int64_t token) {
     const float *x = (const float *)((const char *)activations->data + token * (int64_t)activations->nb[1]);
-    __mmask16 ordered = 0xffff;
-    for (int64_t i = 0; i < activations->ne[0] / 16 * 16; i += 16) {
-        const __m512 v = _mm512_loadu_ps(x + i);
-        ordered &= _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
-    }
-    return ordered != 0xffff;
+    vm nan = vf_is_nan(vf_zero());
+    for (int64_t i = 0; i < activations->ne[0] / 16 * 16; i += VF_LANES) nan = vm_or(nan, vf_is_nan(vf_loadu(x + i)));
+    return vm_any(nan);
 }
 
 void skip_nan_check(void) { TLS_PTR(nan_product)->result = 0; }

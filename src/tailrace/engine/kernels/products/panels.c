@@ -1,6 +1,6 @@
 /* The functions of each format: see panels.h. */
 #include "products/panels.h"
-#include "products/repacked_avx512.h"
+#include "products/repacked_tiles.h"
 
 int64_t act_block_bytes(enum format format) {
     return is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
@@ -28,18 +28,14 @@ INLINE void compute_panel(enum format format, enum weights_from from, int64_t n_
     const int64_t bytes = is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
     for (; n_tokens > 0;
          n_tokens -= TILE_TOKENS, activations += TILE_TOKENS * n_blocks * bytes, out += TILE_TOKENS * out_stride) {
-        /* The number of tokens is a constant for the compiler, so that sums stay in registers. */
+        /* A number of tokens that is a constant for the compiler keeps sums in registers. */
 #define TILE(N)                                                                                                        \
     case N: compute_tile(format, from, N, n_blocks, panel, activations, out, out_stride); break;
-        switch (n_tokens) {
-            TILE(1)
-            TILE(2)
-            TILE(3)
-            TILE(4)
-            TILE(5)
-            TILE(6)
-            TILE(7)
-            default: compute_tile(format, from, 8, n_blocks, panel, activations, out, out_stride);
+        const int tile_tokens = n_tokens < TILE_TOKENS ? (int)n_tokens : TILE_TOKENS;
+        switch (tile_tokens) {
+            CONSTANT_TOKENS(TILE)
+            default:
+                compute_tile(format, from, OTHER_TOKENS(tile_tokens), n_blocks, panel, activations, out, out_stride);
         }
 #undef TILE
     }

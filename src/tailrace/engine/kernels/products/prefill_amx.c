@@ -25,9 +25,10 @@
 
 #include "amx.h"
 #include "products/prefill_amx.h"
-#include "products/repacked_avx512.h"
 
 #if HAS_AMX
+#include "products/repacked_avx512.h"
+
 /* Bypass the first-level cache, which holds the panel: 4.5 ns a product of two tiles instead of 5.9. */
 #define TILE_STREAM(tile, from)                                                                                        \
     __asm__ volatile("tileloaddt1\t(%0,%1,1), %%tmm" #tile ::"r"((const void *)(from)), "r"(64L) : "memory")

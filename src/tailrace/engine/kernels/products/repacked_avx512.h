@@ -4,6 +4,11 @@
 #include "products/activations.h"
 #include "products/panels.h"
 
+/* Numbers of tokens for which the compiler makes a tile of its own, and the number of any other tile. The registers hold
+ * the sums of all. */
+#define CONSTANT_TOKENS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define OTHER_TOKENS(n)    8
+
 INLINE void prefetch_weights(enum weights_from from, const uint8_t *weights) {
     if (from == CACHE) _mm_prefetch((const char *)weights + 10240, _MM_HINT_T0);
     else _mm_prefetch((const char *)weights + 3072, _MM_HINT_T1);

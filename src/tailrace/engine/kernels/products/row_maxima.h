@@ -31,9 +31,11 @@ void forget_row_maxima(void);
 /* Record 16 logits, from `row` on, of each token. One thread computes all of 256 rows. */
 INLINE void record_row_maxima(const float *logits, int64_t stride, int64_t n_tokens, int64_t row) {
     for (int64_t j = 0; j < n_tokens; j++) {
-        const __m512 x = _mm512_loadu_ps(logits + j * stride);
         float *maxima = row_maxima_of(j) + row / MAXIMA_ROWS * MAXIMA_LANES;
-        if (_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q)) forget_row_maxima();
-        _mm512_storeu_ps(maxima, row % MAXIMA_ROWS ? _mm512_max_ps(x, _mm512_loadu_ps(maxima)) : x);
+        for (int lane = 0; lane < MAXIMA_LANES; lane += VF_LANES) {
+            const vf x = vf_loadu(logits + j * stride + lane);
+            if (vm_any(vf_is_nan(x))) forget_row_maxima();
+            vf_storeu(maxima + lane, row % MAXIMA_ROWS ? vf_max(x, vf_loadu(maxima + lane)) : x);
+        }
     }
 }

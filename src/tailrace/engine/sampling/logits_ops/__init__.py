@@ -33,7 +33,7 @@ _status = "not loaded"
 
 
 def enable_native(choice: str) -> None:
-    """Use C from now on (``on``, ``avx512``) or NumPy (``off``), in this process.
+    """Use C from now on (``on`` and the tiers' names) or NumPy (``off``), in this process.
 
     Where the C library can't be built, NumPy stays active and ``status`` gives the reason. The first call on a machine
     compiles for some seconds.

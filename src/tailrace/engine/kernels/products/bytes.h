@@ -1,0 +1,9 @@
+/* Numbers as signed bytes, in the instructions of this tier. */
+#pragma once
+#include "simd.h"
+
+#if HAS_AVX512
+#include "products/bytes_avx512.h"
+#else
+#include "products/bytes_avx2.h"
+#endif
