@@ -73,7 +73,7 @@ class LlamaBackend:
         self._vocab_size = self._vocab.size
         # An encoder has no KV cache, so its heads may have any size.
         self.cache_types = options.cache_types if is_causal(self._metadata) else F16_CACHE
-        shape = kv_shape(self._model, self._metadata)
+        shape = kv_shape(self._model, self._metadata, [tensor for tensor, *_ in self.assignments])
         shape.check(self.cache_types)
         self.bytes_per_cell = max(1, shape.token_bytes(self.cache_types))
         self.max_batch = max(options.batch, options.parallel)
@@ -119,8 +119,7 @@ class LlamaBackend:
                 f"kv_tokens is {limit} but one request may have ctx {max_context} tokens: "
                 "raise --kv-tokens or lower --ctx"
             )
-        needs_checkpoints = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
-        own_attention = not needs_checkpoints and loader.status() == "on" and not memory_budget.offloads(options)
+        own_attention = loader.status() == "on" and not memory_budget.offloads(options)
         max_cells = -(-limit // CELL_PADDING) * CELL_PADDING
         return LayoutPolicy(
             slots=min(llama.llama_max_parallel_sequences(), options.parallel),
@@ -136,9 +135,9 @@ class LlamaBackend:
     def _measure(self) -> Rollback:
         """How slots can be cut. Two tokens are computed to find out what the model's memory and attention are.
 
-        The shared layout is fast only with tailrace's own attention, which skips cells that a token doesn't see. Its
-        kernels know which models they can compute. Where llama.cpp's attention computes some of the model, the always
-        shared layout is given up.
+        The shared layout is fast only where no attention reads cells that a token doesn't see: with tailrace's own
+        attention, and without any. The kernels know which models they can compute. Where llama.cpp's attention computes
+        some of the model, the always shared layout is given up.
         """
         policy = self.layout_policy
         is_shared = policy.always_shared and not policy.fixed
@@ -149,7 +148,8 @@ class LlamaBackend:
         own, upstream = (after - count for after, count in zip(loader.attention_counts(), before, strict=True))
         rollback = self._context.measure_rollback()
         self.reset()
-        if is_shared and (own == 0 or upstream > 0):
+        has_attention = not llama.llama_model_is_recurrent(self._model)
+        if is_shared and (upstream > 0 or (has_attention and own == 0)):
             self.layout_policy = replace(policy, always_shared=False, reserved_cells=0)
             self._context.reserved_cells = 0
             self._context.replace(self.layout_policy.initial())
@@ -286,10 +286,11 @@ class LlamaBackend:
         self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], n_decode_tokens: int = 0
     ) -> Logits:
         """See ``Backend``."""
-        if self.layout.shared or not 0 < n_decode_tokens < len(tokens):
+        one_pass = self.layout.shared and not self.rollback.by_checkpoints
+        if one_pass or not 0 < n_decode_tokens < len(tokens):
             return self._decode(tokens, positions, slots, outputs, n_decode_tokens=n_decode_tokens)
         # In one batch, llama.cpp would compute the prompt's first token together with the replies' tokens, and each of
-        # those would attend as far as the prompt reaches.
+        # those would attend as far as the prompt reaches. Recurrent layers are computed for equal numbers of tokens.
         prompt_outputs = [output - n_decode_tokens for output in outputs if output >= n_decode_tokens]
         prompt_logits = self._decode(
             tokens[n_decode_tokens:], positions[n_decode_tokens:], slots[n_decode_tokens:], prompt_outputs

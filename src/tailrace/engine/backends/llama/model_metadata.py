@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import llama_cpp.llama_cpp as llama
 
+from tailrace.models.gguf_file import Tensor
 from tailrace.models.kv_shape import KVShape
 from tailrace.models.metadata_override import MetadataOverride
 
@@ -54,15 +55,23 @@ def is_causal(metadata: Metadata) -> bool:
     return metadata.of_architecture("attention.causal") != "false"
 
 
-def kv_shape(model: llama.llama_model_p, metadata: Metadata) -> KVShape:
-    """The sizes of a cell of the KV cache, those of the first layer for all."""
+def kv_shape(model: llama.llama_model_p, metadata: Metadata, tensors: Iterable[Tensor] = ()) -> KVShape:
+    """The sizes of a cell of the KV cache, those of the first layer for all.
+
+    ``tensors``: the model's. A hybrid model has keys in some layers alone, as their tensors show.
+    """
     heads = max(1, llama.llama_model_n_head(model))
-    key_length = _length(metadata, "key") or llama.llama_model_n_embd(model) // heads
-    value_length = _length(metadata, "value") or key_length
-    return KVShape(llama.llama_model_n_layer(model), llama.llama_model_n_head_kv(model), key_length, value_length)
+    key_length = _number(metadata, "attention.key_length") or llama.llama_model_n_embd(model) // heads
+    value_length = _number(metadata, "attention.value_length") or key_length
+    layers, kv_heads = llama.llama_model_n_layer(model), llama.llama_model_n_head_kv(model)
+    if llama.llama_model_is_hybrid(model):
+        rows = sum(tensor.dimensions[-1] for tensor in tensors if tensor.name.endswith(".attn_k.weight"))
+        if rows:
+            return KVShape(1, -(-rows // key_length), key_length, value_length)
+    return KVShape(layers, kv_heads, key_length, value_length)
 
 
-def _length(metadata: Metadata, what: str) -> int:
-    """Numbers of a key or value in a head; 0 where the model doesn't say."""
-    text = metadata.of_architecture(f"attention.{what}_length")
+def _number(metadata: Metadata, key: str) -> int:
+    """The number of a key of the architecture; 0 where the model has none."""
+    text = metadata.of_architecture(key)
     return int(text) if text is not None and text.isdecimal() else 0
