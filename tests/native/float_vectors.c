@@ -22,6 +22,9 @@ UNARY(abs)
 UNARY(sqrt)
 UNARY(round)
 UNARY(exp2)
+UNARY(log)
+UNARY(exponent)
+UNARY(mantissa)
 
 #define TERNARY(NAME)                                                                                                  \
     EXPORT void probe_##NAME(const float *a, const float *b, const float *c, float *to, int n) {                       \
@@ -73,4 +76,24 @@ EXPORT void probe_copy_first(const float *a, float *to, int n, float *rest) {
     const vf x = vf_load_first(a, n);
     vf_store_first(to, n, x);
     vf_storeu(rest, vf_add(vf_loadu(rest), x));
+}
+
+/* Four sums, of VF_LANES numbers each. */
+EXPORT void probe_sums(const float *a, float *to) {
+    vf x[4];
+    for (int i = 0; i < 4; i++) x[i] = vf_loadu(a + i * VF_LANES);
+    vf_sums_x4(x[0], x[1], x[2], x[3], to);
+}
+
+EXPORT void probe_transpose(const float *a, float *to) {
+    vf m[VF_LANES];
+    for (int i = 0; i < VF_LANES; i++) m[i] = vf_loadu(a + i * VF_LANES);
+    vf_transpose(m);
+    for (int i = 0; i < VF_LANES; i++) vf_storeu(to + i * VF_LANES, m[i]);
+}
+
+EXPORT void probe_every_4th(const float *a, float *to) {
+    vf x[4];
+    vf_load_every_4th(a, x);
+    for (int i = 0; i < 4; i++) vf_storeu(to + i * VF_LANES, x[i]);
 }

@@ -110,6 +110,30 @@ def test_powers_of_two_at_their_limits(vectors: ctypes.CDLL) -> None:
     np.testing.assert_array_equal(_apply(vectors.probe_exp2, x), expected)
 
 
+def test_logarithms_have_single_precision(vectors: ctypes.CDLL) -> None:
+    x = np.concatenate([np.geomspace(1.2e-38, 3e38, 1 << 14), np.linspace(0.5, 2, 1 << 14)]).astype(np.float32)
+    np.testing.assert_allclose(_apply(vectors.probe_log, x), np.log(x.astype(np.float64)), rtol=3e-7, atol=3e-8)
+    mantissas, exponents = np.frexp(x)
+    np.testing.assert_array_equal(_apply(vectors.probe_mantissa, x), 2 * mantissas)
+    np.testing.assert_array_equal(_apply(vectors.probe_exponent, x), exponents - 1)
+
+
+def test_vectors_are_summed_and_rearranged(vectors: ctypes.CDLL) -> None:
+    lanes = vectors.probe_lanes()
+    numbers = np.arange(1, lanes * lanes + 1, dtype=np.float32)
+    sums, square, fourths = (
+        np.zeros(4, np.float32),
+        np.zeros(lanes * lanes, np.float32),
+        np.zeros(4 * lanes, np.float32),
+    )
+    vectors.probe_sums(_at(numbers), _at(sums))
+    assert sums.tolist() == numbers.reshape(-1, lanes)[:4].sum(1).tolist()
+    vectors.probe_transpose(_at(numbers), _at(square))
+    np.testing.assert_array_equal(square.reshape(lanes, lanes), numbers.reshape(lanes, lanes).T)
+    vectors.probe_every_4th(_at(numbers), _at(fourths))
+    np.testing.assert_array_equal(fourths.reshape(4, lanes), numbers[: 4 * lanes].reshape(lanes, 4).T)
+
+
 def test_small_types_are_converted_exactly(vectors: ctypes.CDLL) -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
     halves = bits.view(np.float16).astype(np.float32)

@@ -114,6 +114,22 @@ def attention_counts() -> tuple[int, int]:
     return own.value, upstream.value
 
 
+def recurrent_counts() -> dict[str, tuple[int, int]]:
+    """By operation of recurrent layers: how many this process has computed with the kernels, and how many the kernels
+    have delegated to llama.cpp. Empty where llama.cpp's own kernels are used.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    if _kernels is None:
+        return found
+    own, upstream = ctypes.c_long(), ctypes.c_long()
+    for index in itertools.count():
+        name = _kernels.tailrace_kernels_recurrent_counts(index, ctypes.byref(own), ctypes.byref(upstream))
+        if name is None:
+            return found
+        found[name.decode()] = own.value, upstream.value
+    raise AssertionError("count() doesn't end")
+
+
 def record_cells(owner: int, cells: int) -> None:
     """Note the memory of KV cache ``owner``, of so many cells, when it is made before ``end_record``; 0 cells: none.
 
@@ -188,6 +204,7 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_take_row_maxima.restype = ctypes.c_void_p
     kernels.tailrace_kernels_set_exact_tokens.restype = None
     kernels.tailrace_kernels_set_exact_tokens.argtypes = [ctypes.c_int64]
+    kernels.tailrace_kernels_recurrent_counts.restype = ctypes.c_char_p
     kernels.tailrace_kernels_record_cells.restype = None
     kernels.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64]
     kernels.tailrace_kernels_end_record.restype = None

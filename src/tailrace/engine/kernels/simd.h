@@ -60,3 +60,30 @@ INLINE vf vf_exp2(vf x) {
     /* For minus infinity the polynomial is NaN. */
     return vf_zero_where(vf_le(x, vf_set1(-115.0f)), vf_scale_exp2(p, whole));
 }
+
+/* e^x: 0 below -80, infinity from 89 on, NaN for NaN. The error of the product with log2 e is corrected. */
+INLINE vf vf_exp(vf x) {
+    const vf log2e = vf_set1(1.44269502f), ln2 = vf_set1(0.693147181f);
+    const vf bounded =
+        vf_max(vf_set1(-104.0f), vf_min(vf_set1(89.0f), x)); /* of NaN and a number, the second operand */
+    const vf y = vf_mul(bounded, log2e);
+    vf error = vf_fma(bounded, log2e, vf_sub(vf_zero(), y));
+    error = vf_fma(bounded, vf_set1(1.92596299e-8f), error); /* the rest of log2 e */
+    return vf_mul(vf_exp2(y), vf_fma(ln2, error, vf_set1(1.0f)));
+}
+
+/* The natural logarithm of a positive normal number. The mantissa, between the roots of 1/2 and 2, goes through the
+ * series of the inverse hyperbolic tangent, whose relative error is 1e-7. */
+INLINE vf vf_log(vf x) {
+    const vf one = vf_set1(1.0f), m = vf_mantissa(x);
+    const vm large = vf_gt(m, vf_set1(1.41421356f));
+    const vf near_one = vf_select(large, vf_mul(m, vf_set1(0.5f)), m);
+    const vf exponent = vf_select(large, vf_add(vf_exponent(x), one), vf_exponent(x));
+    const vf t = vf_div(vf_sub(near_one, one), vf_add(near_one, one)), square = vf_mul(t, t);
+    vf p = vf_set1(2.0f / 9);
+    p = vf_fma(p, square, vf_set1(2.0f / 7));
+    p = vf_fma(p, square, vf_set1(2.0f / 5));
+    p = vf_fma(p, square, vf_set1(2.0f / 3));
+    p = vf_fma(p, square, vf_set1(2.0f));
+    return vf_fma(exponent, vf_set1(0.693147181f), vf_mul(p, t));
+}

@@ -19,7 +19,8 @@ INLINE void prefetch_l2(const uint8_t *p, int64_t bytes) {
     for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch((const char *)p + line, _MM_HINT_T1);
 }
 
-#define VF_LANES 8
+#define VF_LANES     8
+#define VF_REGISTERS 16
 typedef __m256 vf;
 typedef __m256 vm; /* all bits of a lane are set, or none */
 
@@ -59,6 +60,54 @@ INLINE float vf_reduce_max(vf x) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* The sums of four vectors. */
+INLINE void vf_sums_x4(vf a, vf b, vf c, vf d, float *to) {
+    const vf s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+}
+
+/* Rows of a square matrix become its columns. */
+INLINE void vf_transpose(vf m[VF_LANES]) {
+    vf a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_ps(m[i], m[i + 1]);
+        a[i + 1] = _mm256_unpackhi_ps(m[i], m[i + 1]);
+    }
+    /* b[4 * g + j]: in half h, rows 4 * g to 4 * g + 3 of column 4 * h + j. */
+    for (int g = 0; g < 8; g += 4)
+        for (int j = 0; j < 2; j++) {
+            b[g + 2 * j] = _mm256_shuffle_ps(a[g + j], a[g + j + 2], 0x44);
+            b[g + 2 * j + 1] = _mm256_shuffle_ps(a[g + j], a[g + j + 2], 0xee);
+        }
+    for (int j = 0; j < 4; j++) {
+        m[j] = _mm256_permute2f128_ps(b[j], b[4 + j], 0x20);
+        m[4 + j] = _mm256_permute2f128_ps(b[j], b[4 + j], 0x31);
+    }
+}
+
+/* to[i] has every fourth of 4 * VF_LANES numbers, from number i on. */
+INLINE void vf_load_every_4th(const float *p, vf to[4]) {
+    vf a[4];
+    for (int i = 0; i < 4; i++) /* numbers 4 * i to 4 * i + 3, and those 16 behind them */
+        a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4 * i)), _mm_loadu_ps(p + 16 + 4 * i), 1);
+    const vf e = _mm256_unpacklo_ps(a[0], a[1]), f = _mm256_unpackhi_ps(a[0], a[1]);
+    const vf g = _mm256_unpacklo_ps(a[2], a[3]), h = _mm256_unpackhi_ps(a[2], a[3]);
+    to[0] = _mm256_shuffle_ps(e, g, 0x44);
+    to[1] = _mm256_shuffle_ps(e, g, 0xee);
+    to[2] = _mm256_shuffle_ps(f, h, 0x44);
+    to[3] = _mm256_shuffle_ps(f, h, 0xee);
+}
+
+/* The parts of a positive normal number: x = vf_mantissa(x) * 2^vf_exponent(x), with a mantissa from 1 to below 2. */
+INLINE vf vf_exponent(vf x) {
+    const __m256i biased = _mm256_srli_epi32(_mm256_castps_si256(x), 23);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(biased, _mm256_set1_epi32(127)));
+}
+INLINE vf vf_mantissa(vf x) {
+    const __m256i fraction = _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffff));
+    return _mm256_castsi256_ps(_mm256_or_si256(fraction, _mm256_set1_epi32(0x3f800000)));
 }
 
 /* 16-bit floats and signed bytes, VF_LANES of them. */

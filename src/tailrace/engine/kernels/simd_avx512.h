@@ -20,7 +20,8 @@ INLINE void prefetch_l2(const uint8_t *p, int64_t bytes) {
     for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch((const char *)p + line, _MM_HINT_T1);
 }
 
-#define VF_LANES 16
+#define VF_LANES     16
+#define VF_REGISTERS 32
 typedef __m512 vf;
 typedef __mmask16 vm;
 
@@ -48,6 +49,59 @@ INLINE vf vf_sqrt(vf x) { return _mm512_sqrt_ps(x); }
 INLINE vf vf_round(vf x) { return _mm512_roundscale_ps(x, 0); } /* to the nearest whole number, halves to even */
 INLINE float vf_reduce_add(vf x) { return _mm512_reduce_add_ps(x); }
 INLINE float vf_reduce_max(vf x) { return _mm512_reduce_max_ps(x); }
+
+/* The sums of four vectors. */
+INLINE void vf_sums_x4(vf a, vf b, vf c, vf d, float *to) {
+    const vf e = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const vf f = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d g = _mm512_castps_pd(e), h = _mm512_castps_pd(f);
+    const vf s = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(g, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(g, h)));
+    const __m256 t = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
+}
+
+/* Rows of a square matrix become its columns. */
+INLINE void vf_transpose(vf m[VF_LANES]) {
+    vf a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps(m[i], m[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(m[i], m[i + 1]);
+    }
+    /* b[4 * g + j]: in quarter q, rows 4 * g to 4 * g + 3 of column 4 * q + j. */
+    for (int g = 0; g < 16; g += 4)
+        for (int j = 0; j < 2; j++) {
+            const __m512d low = _mm512_castps_pd(a[g + j]), high = _mm512_castps_pd(a[g + j + 2]);
+            b[g + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            b[g + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    for (int j = 0; j < 4; j++) {
+        const vf even = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x88), odd = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xdd);
+        const vf even2 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88);
+        const vf odd2 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
+        m[j] = _mm512_shuffle_f32x4(even, even2, 0x88);
+        m[4 + j] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
+        m[8 + j] = _mm512_shuffle_f32x4(even, even2, 0xdd);
+        m[12 + j] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+    }
+}
+
+/* to[i] has every fourth of 4 * VF_LANES numbers, from number i on. */
+INLINE void vf_load_every_4th(const float *p, vf to[4]) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const vf a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16), c = _mm512_loadu_ps(p + 32);
+    const vf d = _mm512_loadu_ps(p + 48);
+    const vf e = _mm512_permutex2var_ps(a, even, b), f = _mm512_permutex2var_ps(c, even, d);
+    const vf g = _mm512_permutex2var_ps(a, odd, b), h = _mm512_permutex2var_ps(c, odd, d);
+    to[0] = _mm512_permutex2var_ps(e, even, f);
+    to[1] = _mm512_permutex2var_ps(g, even, h);
+    to[2] = _mm512_permutex2var_ps(e, odd, f);
+    to[3] = _mm512_permutex2var_ps(g, odd, h);
+}
+
+/* The parts of a positive normal number: x = vf_mantissa(x) * 2^vf_exponent(x), with a mantissa from 1 to below 2. */
+INLINE vf vf_exponent(vf x) { return _mm512_getexp_ps(x); }
+INLINE vf vf_mantissa(vf x) { return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
 
 /* 16-bit floats and signed bytes, VF_LANES of them. */
 INLINE vf vf_load_f16(const uint8_t *p) { return load_f16x16(p); }

@@ -19,7 +19,8 @@
 
 int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
 
-/* OPTIONAL: the kernels are complete without it. A llama.cpp without OpenMP has a barrier that is as fast as ours. */
+/* OPTIONAL: the kernels are complete without it. A llama.cpp without OpenMP has a barrier that is as fast as ours, and
+ * one without an operation never asks for it. */
 #define UPSTREAM_FUNCTIONS(X)                                                                                          \
     X(llamafile_sgemm, REQUIRED)                                                                                       \
     X(ggml_compute_forward_mul_mat_tiled, REQUIRED)                                                                    \
@@ -36,7 +37,11 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(ggml_backend_alloc_ctx_tensors_from_buft, REQUIRED)                                                              \
     X(ggml_get_first_tensor, REQUIRED)                                                                                 \
     X(ggml_get_next_tensor, REQUIRED)                                                                                  \
-    X(omp_get_num_threads, OPTIONAL)
+    X(omp_get_num_threads, OPTIONAL)                                                                                   \
+    X(ggml_compute_forward_gated_delta_net, OPTIONAL)                                                                  \
+    X(ggml_compute_forward_ssm_scan, OPTIONAL)                                                                         \
+    X(ggml_compute_forward_ssm_conv, OPTIONAL)                                                                         \
+    X(ggml_compute_forward_concat, OPTIONAL)
 
 struct ggml_api {
 #define UPSTREAM_POINTER(name, need) __typeof__(name) *name;

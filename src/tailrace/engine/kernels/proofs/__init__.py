@@ -13,12 +13,14 @@ from tailrace.engine.kernels.proofs.attention import attention_is_right
 from tailrace.engine.kernels.proofs.expert_products import wrong_expert_products
 from tailrace.engine.kernels.proofs.products import wrong_products
 from tailrace.engine.kernels.proofs.prompt_products import wrong_prompt_products
+from tailrace.engine.kernels.proofs.recurrent import wrong_recurrent
 from tailrace.engine.kernels.proofs.repacked_products import wrong_repacked_products
 
 
 def wrong_results(library: ctypes.CDLL) -> list[str]:
     """What ``library`` computes wrongly or not at all: a format's name for products with weights in the file's order,
-    ``repacked``, ``experts`` or ``prompt`` and the name, or ``attention``. Empty where all is right.
+    ``repacked``, ``experts`` or ``prompt`` and the name, an operation of recurrent layers, or ``attention``. Empty
+    where all is right.
 
     The library must not be the one that llama.cpp uses in this process: afterwards it calls no function of llama.cpp.
     """
@@ -27,5 +29,6 @@ def wrong_results(library: ctypes.CDLL) -> list[str]:
         *wrong_repacked_products(library),
         *wrong_expert_products(library),
         *wrong_prompt_products(library),
+        *wrong_recurrent(library),
     ]
     return wrong if attention_is_right(library) else [*wrong, "attention"]
