@@ -145,9 +145,6 @@ def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> 
     # The fake backend measures the HTTP process: every step brings one token.
     if settings.speculate == "off" or settings.backend == "fake":
         return None
-    if backend.rollback.by_checkpoints:
-        structlog.get_logger().info("no speculation: this model's memory can't be truncated")
-        return None
     if draft is None:
         return Speculator(LookupDrafter(), n_draft_max=settings.draft_tokens)
     draft.reset()

@@ -28,6 +28,7 @@ from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.speculation.draft_rollback import DraftRollback
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch, sample_step
 from tailrace.engine.step_accounting import StepAccounting
@@ -66,10 +67,9 @@ class EngineLoop:
         decode; None: in proportion to a step without prompts. ``host_cache_tokens``: tokens of finished sequences that
         the prefix cache may hold in host memory. ``disk``: where prefix states go that don't fit there.
         ``checkpoint_bytes``: memory for the checkpoints of a model that needs them. ``cpus``: where the thread that
-        computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens; the backend must not roll
-        back by checkpoints (``rollback``). ``page``: where the supervisor reads the loop's progress. ``cache``: what an
-        earlier loop on this backend has left; without it the backend's slots are empty. ``core_share``: this engine's
-        part of cores that other engines compute on, too.
+        computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens. ``page``: where the
+        supervisor reads the loop's progress. ``cache``: what an earlier loop on this backend has left; without it the
+        backend's slots are empty. ``core_share``: this engine's part of cores that other engines compute on, too.
         """
         #: Work for the first time in which nothing runs: it may take a second, in which no step is made.
         self.when_quiet: Callable[[], None] | None = None
@@ -95,7 +95,8 @@ class EngineLoop:
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._batch = StepBatch([])  #: the last step's
         self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
-        self._accounting = StepAccounting(backend, cache, self._prefill_budget, speculator)
+        self._draft_rollback = DraftRollback(backend)
+        self._accounting = StepAccounting(cache, self._prefill_budget, speculator, self._draft_rollback)
         self._counters = self._accounting.counters  #: those of steps
         self._masks = StepMasks(
             self._sequences,
@@ -317,11 +318,19 @@ class EngineLoop:
         max_batch = self._backend.max_batch
         total = (min(max_batch, cache.free_cells(0)) if shared else max_batch) - len(running)
         has_waiting = bool(self._scheduler.waiting)
-        speculator.propose(running, self._max_draft, total, has_waiting=has_waiting, equal_split=not shared)
+        speculator.propose(
+            running,
+            self._max_draft,
+            total,
+            has_waiting=has_waiting,
+            equal_split=not shared,
+            rollback=self._draft_rollback,
+        )
+        self._draft_rollback.begin(running)
 
     def _max_draft(self, sequence: Sequence) -> int:
         """Tokens that may be added behind the sequence's last one."""
-        return self._cache.free_cells(sequence.slot) - 1
+        return min(self._cache.free_cells(sequence.slot) - 1, self._draft_rollback.max_draft)
 
     def _schedule(self, publish: Publish | None) -> Sequence | None:
         """Plan the coming step, apply the plan's cache ops and make its batch.

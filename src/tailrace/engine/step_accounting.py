@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from tailrace.engine.backends.base import Backend
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.speculation.draft_rollback import DraftRollback
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch
 from tailrace.observe.buckets import STEP_TOKENS
@@ -21,11 +21,15 @@ class StepAccounting:
     """See the module. ``counters`` and ``step_tokens`` (steps, by the tokens of their batches) are of one loop."""
 
     def __init__(
-        self, backend: Backend, cache: PrefixCache, prefill_budget: PrefillBudget, speculator: Speculator | None
+        self,
+        cache: PrefixCache,
+        prefill_budget: PrefillBudget,
+        speculator: Speculator | None,
+        draft_rollback: DraftRollback,
     ) -> None:
         self.counters = EngineCounters()
         self.step_tokens = [0] * (len(STEP_TOKENS) + 1)
-        self._backend = backend
+        self._draft_rollback = draft_rollback
         self._cache, self._executor = cache
         self._prefill_budget = prefill_budget
         self._speculator = speculator
@@ -71,10 +75,15 @@ class StepAccounting:
         # The token sampled last and the jump-forward tokens behind it aren't computed yet. Draft tokens that weren't
         # accepted aren't the sequence's.
         end = min(start + count, len(sequence.tokens) - 1 - sequence.jump_forward)
-        self._cache.append(sequence.slot, sequence.tokens[start:end])
-        sequence.computed = end
         if end < start + count:
-            self._backend.kv_truncate(sequence.slot, end)
+            end = self._draft_rollback.drop(sequence, end)
+            # Accepted tokens that have to be computed again are tokens of the next step, as jump-forward tokens are.
+            sequence.jump_forward = len(sequence.tokens) - 1 - end if end >= start else 0
+        if end >= start:
+            self._cache.append(sequence.slot, sequence.tokens[start:end])
+        else:
+            self._cache.truncate(sequence.slot, end)
+        sequence.computed = end
         if end >= sequence.next_checkpoint:
             self._take_checkpoint(sequence)
 

@@ -209,6 +209,13 @@ class Backend(Protocol):
         """
         ...
 
+    def kv_drop(self, slot: int, length: int) -> bool:
+        """Drop the last tokens of the last ``decode``, so that the slot has ``length``. False as in ``kv_truncate``.
+
+        At least one token of that call stays, and at most ``rollback.snapshots`` go. Only for models with snapshots.
+        """
+        ...
+
     def kv_floor(self, slot: int) -> int:
         """The smallest length above 0 to which ``kv_truncate`` can reduce the slot now. 0: to any.
 

@@ -67,11 +67,12 @@ class FakeBackend:
         always_shared: bool = False,
         in_place: bool = False,
         memory: Memory = "dense",
+        snapshots: int = 0,
     ) -> None:
         """``step_seconds``: duration of each step. ``weights_mb``: memory to allocate, as a model's weights would.
 
         ``always_shared``: the KV cache is shared and grows, as with tailrace's own attention; ``in_place``: no state
-        moves then.
+        moves then. ``snapshots``: see ``Rollback``.
         """
         context = ctx or 8192
         limit = kv_tokens or context * 4
@@ -82,6 +83,7 @@ class FakeBackend:
         self.rollback = Rollback(
             checkpoint_bytes=_CHECKPOINT_BYTES if memory in ("recurrent", "hybrid") else 0,
             window=_WINDOW if memory == "sliding" else 0,
+            snapshots=snapshots,
         )
         self._memory = memory
         self.max_batch = max(batch, parallel)
@@ -121,6 +123,7 @@ class FakeBackend:
             special_tokens=_NAMES,
         )
         self._tokens: list[list[int]] = [[] for _ in range(parallel)]
+        self._droppable = [0] * parallel  #: by slot, the tokens that ``kv_drop`` may drop
         self._floors = [0] * parallel  #: by slot, of a sliding window: see ``kv_floor``
         #: By slot: the scripted reply and the prompt's length, while the slot's prompt stays the same.
         self._scripts: dict[int, tuple[bytes, int]] = {}
@@ -154,6 +157,8 @@ class FakeBackend:
         if self.step_seconds:
             time.sleep(self.step_seconds)
         self._last = positions, slots
+        for slot in set(slots):
+            self._droppable[slot] = min(self.rollback.snapshots, slots.count(slot) - 1)
         for token, position, slot in zip(tokens, positions, slots, strict=True):
             held = self._tokens[slot]
             if position != len(held):
@@ -236,6 +241,16 @@ class FakeBackend:
         self._scripts.pop(slot, None)
         if not held:
             self._floors[slot] = 0
+        return True
+
+    def kv_drop(self, slot: int, length: int) -> bool:
+        """See ``Backend``."""
+        dropped = len(self._tokens[slot]) - length
+        if not 0 < dropped <= self._droppable[slot]:
+            raise AssertionError(f"slot {slot} can drop {self._droppable[slot]} tokens, not {dropped}")
+        del self._tokens[slot][length:]
+        self._droppable[slot] = 0
+        self._scripts.pop(slot, None)
         return True
 
     def kv_floor(self, slot: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from tailrace.engine.backends.base import Backend, KVLayoutError
+from tailrace.engine.backends.base import Backend, KVLayoutError, KVState
 from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.acceptance import LEVELS, Acceptance
@@ -30,6 +30,9 @@ class _DraftSlot:
     run: int = 0  #: draft tokens in a row that were right; a wrong one leaves a quarter
     cached: list[int] = field(default_factory=list)  #: the tokens in the KV cache; the last ones may be rejected
     n_verified: int = 0  #: so many of them are the sequence's own
+    #: Where the draft model's memory can't be cut: the state of the first ``checkpoint_length`` tokens.
+    checkpoint: KVState | None = None
+    checkpoint_length: int = 0
 
 
 class DraftModel:
@@ -79,6 +82,8 @@ class DraftModel:
         while jobs:
             begun = time.perf_counter()
             drafted = self._decode([(slot, new_tokens[sequence.id]) for slot, sequence, _ in jobs])
+            if self._backend.rollback.by_checkpoints:
+                self._take_checkpoints([(slot, sequence) for slot, sequence, _ in jobs])
             self._pass_cost.observe(len(jobs), time.perf_counter() - begun)
             for (_, sequence, _), token in zip(jobs, drafted, strict=True):
                 sequence.draft.append(token)
@@ -115,12 +120,32 @@ class DraftModel:
         length = min(length, len(tokens) - 1)
         if length < len(cached):
             self._truncate(slot, length)
-        slot.n_verified = length
+        slot.n_verified = min(length, len(cached))
+
+    def _take_checkpoints(self, drafting: list[tuple[_DraftSlot, Sequence]]) -> None:
+        """Keep the states of the slots that hold their sequences' tokens and no draft token yet."""
+        for slot, sequence in drafting:
+            if len(slot.cached) == len(sequence.tokens):
+                try:
+                    slot.checkpoint = self._backend.kv_checkpoint(slot.index)
+                except MemoryError:
+                    slot.checkpoint = None
+                slot.checkpoint_length = len(slot.cached)
 
     def _truncate(self, slot: _DraftSlot, length: int) -> None:
-        if not self._backend.kv_truncate(slot.index, length):
+        if length and self._backend.rollback.by_checkpoints:
+            length = self._roll_back(slot, length)
+        elif not self._backend.kv_truncate(slot.index, length):
             length = 0
         del slot.cached[length:]
+
+    def _roll_back(self, slot: _DraftSlot, length: int) -> int:
+        """Roll back to the checkpoint, which isn't beyond ``length``. Returns the length then; 0: the slot is empty."""
+        checkpoint, at = slot.checkpoint, slot.checkpoint_length
+        if checkpoint is None or at > length:
+            self._backend.kv_truncate(slot.index, 0)
+            return 0
+        return at if self._backend.kv_rollback(slot.index, checkpoint, at) else 0
 
     def _ensure_cells(self, slot: _DraftSlot, length: int) -> bool:
         """Make the layout large enough for ``length`` tokens in the slot, beside the other slots' tokens and drafts.
@@ -150,6 +175,7 @@ class DraftModel:
         for other in self._slots.values():
             if other.index in lost:
                 other.cached, other.n_verified = [], 0
+                other.checkpoint = None
         return grown
 
     def _decode(self, new_tokens: list[tuple[_DraftSlot, list[int]]]) -> list[int]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.acceptance import Acceptance
+from tailrace.engine.speculation.draft_rollback import DraftRollback
 from tailrace.engine.speculation.drafter import Drafter
 from tailrace.engine.speculation.pass_cost import PassCost
 from tailrace.protocol import EngineCounters
@@ -103,6 +104,7 @@ class Speculator:
         self._slowdown = 1.0  #: how many times longer the last step with drafts took because of them
         self._too_costly_steps = 0  #: steps in which likely drafts were too costly, since the last retry
         self._equal_split = False
+        self._rollback: DraftRollback | None = None
 
     def begin(self, sequence: Sequence) -> None:
         """A sequence has started."""
@@ -122,13 +124,16 @@ class Speculator:
         *,
         has_waiting: bool,
         equal_split: bool,
+        rollback: DraftRollback | None = None,
     ) -> None:
         """Give running sequences drafts for the next step.
 
         ``free_cells`` is how many draft tokens fit behind a sequence's last token, ``total_free`` how many fit behind
         all sequences. ``has_waiting``: other sequences wait to start. ``equal_split``: the backend computes sequences
-        with different numbers of tokens in separate passes.
+        with different numbers of tokens in separate passes. ``rollback``: how rejected draft tokens will be removed;
+        None: without cost.
         """
+        self._rollback = rollback
         self._seconds_without_drafts = 0.0
         self._equal_split = equal_split
         draftable = self._draftable(running, free_cells)
@@ -146,7 +151,7 @@ class Speculator:
         length = self._best_length(candidates, n_decoding, others, total_free)
         if not length:
             return
-        self._draft_seconds = self._drafter.draft_seconds(len(candidates), length)
+        self._draft_seconds = self._preparation_seconds(len(candidates), length)
         self._drafter.draft([(candidate.sequence, min(length, candidate.max_length)) for candidate in candidates])
 
     def observe(self, token_counts: list[int], n_decoding: int, seconds: float) -> None:
@@ -172,7 +177,10 @@ class Speculator:
         self.counters.drafts += 1
         self.counters.draft_tokens += len(sequence.draft)
         self.counters.accepted_tokens += common_prefix(sequence.draft, sampled)
-        stats.credit = min(_MAX_CREDIT, stats.credit + len(sampled) - self._slowdown)
+        slowdown = self._slowdown
+        if self._rollback is not None and self._rollback.recomputes and len(sampled) <= len(sequence.draft):
+            slowdown += self._recompute_seconds(1, len(sampled)) / self._pass_cost.seconds(1)
+        stats.credit = min(_MAX_CREDIT, stats.credit + len(sampled) - slowdown)
         stats.tokens_since_draft = 0
 
     def _draftable(self, running: list[Sequence], free_cells: Callable[[Sequence], int]) -> list[_Draftable]:
@@ -220,7 +228,10 @@ class Speculator:
             lengths = [min(length, candidate.max_length) for candidate in candidates]
             if sum(lengths) > total_free:
                 break
-            slowdown = self._step_seconds(n_decoding, lengths, others) / self._seconds_without_drafts
+            seconds = self._step_seconds(n_decoding, lengths, others)
+            if self._rollback is not None and self._rollback.recomputes:
+                seconds += self._expected_recompute(candidates, lengths, n_decoding)
+            slowdown = seconds / self._seconds_without_drafts
             if others and _MIN_KEPT_SPEED * slowdown > 1.0:
                 continue
             if any(slowdown > candidate.max_slowdown for candidate in candidates):
@@ -248,10 +259,27 @@ class Speculator:
     def _step_seconds(self, n_decoding: int, lengths: list[int], others: bool) -> float:
         """The expected seconds of a step with drafts of these lengths beside one token of each sequence."""
         n_draft_tokens = sum(lengths)
-        draft_seconds = self._drafter.draft_seconds(len(lengths), max(lengths))
+        draft_seconds = self._preparation_seconds(len(lengths), max(lengths))
         if self._equal_split and (others or min(lengths) < max(lengths)):
             return draft_seconds + self._pass_cost.seconds(n_decoding) + self._pass_cost.seconds(n_draft_tokens)
         return draft_seconds + self._pass_cost.seconds(n_decoding + n_draft_tokens)
+
+    def _preparation_seconds(self, n_sequences: int, length: int) -> float:
+        """The expected seconds before a step for its drafts, and for what removes them again."""
+        seconds = self._drafter.draft_seconds(n_sequences, length)
+        return seconds if self._rollback is None else seconds + self._rollback.seconds(n_sequences)
+
+    def _expected_recompute(self, candidates: list[_DraftCandidate], lengths: list[int], n_decoding: int) -> float:
+        """The expected seconds by which the next step is longer, because accepted tokens are computed again."""
+        tokens = 0.0
+        for candidate, length in zip(candidates, lengths, strict=True):
+            expected = candidate.expected_tokens
+            all_accepted = expected[length] - expected[length - 1] if length else 1.0
+            tokens += (1.0 - all_accepted) * min(expected[length], length)
+        return self._recompute_seconds(n_decoding, round(tokens))
+
+    def _recompute_seconds(self, n_decoding: int, tokens: int) -> float:
+        return self._pass_cost.seconds(n_decoding + tokens) - self._pass_cost.seconds(n_decoding)
 
 
 def _is_prepared(stats: _SequenceStats) -> bool:

@@ -53,12 +53,23 @@ SUBMITS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
-@given(SUBMITS, st.sampled_from([memory_bound, compute_bound]), st.integers(0, 30))
+#: Kinds of memory by how they drop rejected tokens: a cut, a checkpoint from before the step, snapshots of the last
+#: tokens.
+MEMORIES: list[dict[str, Any]] = [
+    {},
+    {"memory": "recurrent"},
+    {"memory": "hybrid", "snapshots": 3},
+    {"memory": "recurrent", "snapshots": 32},
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(SUBMITS, st.sampled_from([memory_bound, compute_bound]), st.integers(0, 30), st.sampled_from(MEMORIES))
 def test_every_reply_is_the_same_with_and_without_drafts(
-    submits: list[dict[str, Any]], pass_seconds: PassSeconds, cancelled_after: int
+    submits: list[dict[str, Any]], pass_seconds: PassSeconds, cancelled_after: int, memory: dict[str, Any]
 ) -> None:
-    plain, drafted = LoopRun(context_backend(), None), LoopRun(context_backend(), lookup_speculator(pass_seconds))
+    plain = LoopRun(context_backend(), None)
+    drafted = LoopRun(context_backend(**memory), lookup_speculator(pass_seconds))
     for run in (plain, drafted):
         for identity, fields in enumerate(submits):
             params = deepcopy(fields)
@@ -73,6 +84,24 @@ def test_every_reply_is_the_same_with_and_without_drafts(
         assert drafted.logprobs[identity] == plain.logprobs[identity]
     common = min(len(plain.tokens[0]), len(drafted.tokens[0]))
     assert drafted.tokens[0][:common] == plain.tokens[0][:common]
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=str)
+def test_drafts_save_steps_with_each_kind_of_memory(memory: dict[str, Any]) -> None:
+    prompt = [97 + place % 6 for place in range(60)]
+    params = GenerationParams(max_tokens=150, ignore_eos=True, sampling=Sampling(temperature=0.0))
+    runs = []
+    for speculator in (None, lookup_speculator()):
+        run = LoopRun(context_backend(**memory), speculator)
+        run.submit(Submit(id=0, prompt=list(prompt), params=params))
+        counters = run.finish()
+        runs.append((run, counters))
+    (plain, _), (drafted, counters) = runs
+    assert drafted.tokens == plain.tokens
+    assert 30 < counters.accepted_tokens < counters.draft_tokens
+    # Without checkpoints every accepted token saves a step. With them, a rejected one costs no step either: the next
+    # step computes the accepted tokens together with the new one.
+    assert drafted.steps + counters.accepted_tokens == plain.steps
 
 
 @pytest.mark.parametrize("samplers", SAMPLERS, ids=str)

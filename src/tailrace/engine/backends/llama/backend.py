@@ -24,6 +24,7 @@ from tailrace.engine.backends.llama.model_metadata import (
     description,
     is_causal,
     kv_shape,
+    recurrent_bytes,
 )
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.backends.llama.result_rows import get_logits, rows_at
@@ -89,6 +90,9 @@ class LlamaBackend:
             rope=options.rope,
             pools=self._pools,
             reserved_cells=self.layout_policy.reserved_cells,
+            snapshots=memory_budget.snapshots(
+                recurrent_bytes(self._metadata), llama.llama_model_size(self._model), options
+            ),
         )
         self.layout_policy = replace(self.layout_policy, reserved_cells=self._context.reserved_cells)
         self._batch, self._views = make_batch(self.max_batch)
@@ -369,6 +373,10 @@ class LlamaBackend:
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""
         return self._context.truncate(slot, length)
+
+    def kv_drop(self, slot: int, length: int) -> bool:
+        """See ``Backend``."""
+        return self._context.drop(slot, length)
 
     def kv_floor(self, slot: int) -> int:
         """See ``Backend``."""

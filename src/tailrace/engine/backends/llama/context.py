@@ -44,9 +44,10 @@ class LlamaContext:
         rope: RopeOptions,
         pools: ThreadPools,
         reserved_cells: int = 0,
+        snapshots: int = 0,
     ) -> None:
         """``slots``: sequences of a shared layout. ``pools``: the threads of each new context. ``reserved_cells``: a
-        shared layout has addresses for so many, so that it grows in place.
+        shared layout has addresses for so many, so that it grows in place. ``snapshots``: see ``Rollback``.
 
         Raises ModelError when llama.cpp can't make the context.
         """
@@ -65,6 +66,8 @@ class LlamaContext:
         self._gauge = MemoryGauge()
         self._recurrent_bytes = 0  #: of a slot's recurrent part in a state
         self.reserved_cells = reserved_cells  #: 0: the addresses can't be had
+        #: Fewer than asked for where llama.cpp has none for this architecture.
+        self._snapshots = snapshots if self.needs_checkpoints else 0
         self._cell_memory = CellMemory(bytes_per_cell)
         self.layout = layout
         self.pointer: llama.llama_context_p | None = None
@@ -83,6 +86,7 @@ class LlamaContext:
                 "a smaller --kv-tokens or --ctx takes less memory"
             )
         self._pools.attach(self.pointer)
+        self._snapshots = int(llama.llama_n_rs_seq(self.pointer))
         self._memory = llama.llama_get_memory(self.pointer)
         self.layout = layout
         self._cell_memory.touch_initial(layout.total)
@@ -94,6 +98,7 @@ class LlamaContext:
         params.n_batch = self._max_batch
         params.n_ubatch = min(_MAX_UBATCH, self._max_batch)
         params.n_seq_max = layout.partitions or self._slots
+        params.n_rs_seq = self._snapshots
         params.kv_unified = layout.shared
         params.no_perf = True
         set_cache_types(params, self._cache_types)
@@ -191,7 +196,9 @@ class LlamaContext:
         state = self.checkpoint(0)
         windows = cells_bytes(state) if self.window else 0
         self._recurrent_bytes = state.size - HEAD_BYTES - windows
-        return Rollback(checkpoint_bytes=self._recurrent_bytes + windows * (self.window + 1) // 2)
+        return Rollback(
+            checkpoint_bytes=self._recurrent_bytes + windows * (self.window + 1) // 2, snapshots=self._snapshots
+        )
 
     def _read(self, slot: int, flags: int) -> KVState:
         state = allocate_state(llama.llama_state_seq_get_size_ext(self.pointer, slot, flags))
@@ -223,11 +230,18 @@ class LlamaContext:
 
     def truncate(self, slot: int, length: int) -> bool:
         """See ``Backend.kv_truncate``."""
-        # A window must not go on without its cells, which llama.cpp doesn't check.
-        has_window = self.needs_checkpoints or not length or length >= self.floor(slot)
-        if has_window and llama.llama_memory_seq_rm(self._memory, slot, length, -1):
+        # A window must not go on without its cells, and a snapshot may be that of an older pass: llama.cpp checks
+        # neither.
+        if (not length or length >= self.floor(slot)) and llama.llama_memory_seq_rm(self._memory, slot, length, -1):
             return True
         # Recurrent memories can't drop a part. Dropping everything always works.
+        self.clear_slot(slot)
+        return False
+
+    def drop(self, slot: int, length: int) -> bool:
+        """See ``Backend.kv_drop``."""
+        if llama.llama_memory_seq_rm(self._memory, slot, length, -1):
+            return True
         self.clear_slot(slot)
         return False
 

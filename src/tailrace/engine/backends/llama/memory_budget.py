@@ -28,6 +28,10 @@ _MIN_INITIAL_CELLS = 4096
 #: Upper bound of the cells that have addresses from the start. llama.cpp visits all of them when the end of a sequence
 #: is removed: 100 µs for 65,536.
 _MAX_RESERVED_CELLS = 131_072
+#: Bytes that all slots' snapshots may take: so many, or this part of the model's; and of the available memory.
+_SNAPSHOT_BYTES = 512 << 20
+_SNAPSHOTS_PART = 0.05
+_SNAPSHOTS_AVAILABLE_PART = 0.1
 _OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
@@ -57,6 +61,17 @@ def kv_cells(max_context: int, bytes_per_cell: int, options: LlamaOptions, *, re
     """
     affordable = int(_KV_PART * (_available(options) - repacked_bytes) / bytes_per_cell)
     return max(max_context, min(options.parallel * max_context, affordable))
+
+
+def snapshots(recurrent_bytes: int, model_bytes: int, options: LlamaOptions) -> int:
+    """Copies of each slot's recurrent state that the memory has for the last tokens of each pass, so that draft tokens
+    can be dropped. ``recurrent_bytes``: of one slot's state; 0: not known.
+    """
+    if not recurrent_bytes:
+        return 0
+    budget = max(_SNAPSHOT_BYTES, int(model_bytes * _SNAPSHOTS_PART))
+    budget = min(budget, int(_available(options) * _SNAPSHOTS_AVAILABLE_PART))
+    return min(options.draft_tokens, budget // (recurrent_bytes * options.parallel))
 
 
 def initial_cells(bytes_per_cell: int) -> int:

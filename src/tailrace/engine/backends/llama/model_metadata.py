@@ -71,7 +71,17 @@ def kv_shape(model: llama.llama_model_p, metadata: Metadata, tensors: Iterable[T
     return KVShape(layers, kv_heads, key_length, value_length)
 
 
+def recurrent_bytes(metadata: Metadata) -> int:
+    """Bytes of a slot's recurrent state, at most: as if each layer had one. 0 where the model doesn't say."""
+    layers, embedding = _number(metadata, "block_count"), _number(metadata, "embedding_length")
+    inner, state = _number(metadata, "ssm.inner_size"), _number(metadata, "ssm.state_size")
+    channels = inner + 2 * _number(metadata, "ssm.group_count") * state
+    convolution = channels * max(0, _number(metadata, "ssm.conv_kernel") - 1)
+    short_convolution = embedding * max(0, _number(metadata, "shortconv.l_cache") - 1)
+    return 4 * layers * (inner * state + convolution + short_convolution)
+
+
 def _number(metadata: Metadata, key: str) -> int:
-    """The number of a key of the architecture; 0 where the model has none."""
+    """A whole number of the architecture's; 0 where the model doesn't say."""
     text = metadata.of_architecture(key)
     return int(text) if text is not None and text.isdecimal() else 0
