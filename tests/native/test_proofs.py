@@ -50,7 +50,9 @@ MISTAKES = [
         ", ".join(f"repacked {kind.name}" for kind in REPACKED),
     ),
     ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "repacked Q4_K, experts Q4_K"),
-    ("pairs[--routing.begins[expert]]", "pairs[--routing.begins[0]]", EXPERTS),
+    ("pair.used % activations->ne[1]", "0", EXPERTS),
+    ("x = sigmoid_times(x, 1);", "x = sigmoid_times(x, 2);", "experts"),
+    ("sum = used ? vf_add(sum, weighted) : weighted;", "sum = weighted;", "experts"),
     ("quads * (params->ith + 1)", "quads * params->ith", ", ".join(kind.name for kind in ACTIVATIONS_OF)),
 ]
 

@@ -17,6 +17,7 @@ from tailrace.engine.backends.llama.kernel_assignment import OWN_REPACKED, UPSTR
 
 _PROGRAM = """
 import json, sys
+from tailrace.engine.kernels import loader
 from pathlib import Path
 from tailrace.engine.load import load_llama
 from tailrace.engine.backends.llama.kernel_assignment import tensor_bytes
@@ -25,9 +26,14 @@ backend = load_llama(Path(sys.argv[1]), Settings(kernels=sys.argv[2], threads=2,
 tokens = [3 + 7 * place % 200 for place in range(48)]
 rows = backend.decode(tokens, list(range(48)), [0] * 48, [5, 47]).tolist()
 rows += backend.decode([9, 11], [48, 0], [0, 1], [0, 1], 2).tolist()
+kernels = loader.library()
+fused = [kernels.tailrace_kernels_fused_count(kind) for kind in range(3)] if kernels else None
+backend.reset()
+alone = backend.decode([11], [0], [0], [0]).tolist()
 kernels = {each.tensor.name: each.kernels for each in backend.assignments}
 sizes = {each.tensor.name: tensor_bytes(each.tensor) for each in backend.assignments}
-print(json.dumps({"rows": rows, "kernels": kernels, "bytes": sizes, "repacked": backend.repacked_bytes}))
+found = {"rows": rows, "kernels": kernels, "bytes": sizes, "fused": fused, "alone": alone}
+print(json.dumps({**found, "repacked": backend.repacked_bytes}))
 """
 
 
@@ -51,6 +57,9 @@ def test_a_mixture_of_experts_has_llama_cpps_results(tmp_path: Path, dense: str,
         assert {found for name, found in kernels.items() if name not in routers} == {OWN_REPACKED}
         # Each expert is repacked while the model is loaded, chosen or not.
         assert own["repacked"] >= sum(own["bytes"][name] for name in kernels if name not in routers)
+        # Two layers, in the prompt's pass and in that of two tokens; while weights are repacked all are computed alone.
+        assert min(own["fused"]) >= 4
+        assert own["alone"] == own["rows"][3:], "a token has the same results beside another one and alone"
     assert "products computed by" in log
     assert "should be repacked" not in log
     # Tiles don't round activations to 8 bits as llama.cpp does, so the router may choose another expert where two are

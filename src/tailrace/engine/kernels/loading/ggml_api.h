@@ -6,6 +6,7 @@
 #pragma once
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
+#include "ggml-cpu.h"
 #include "ggml-impl.h"
 #include "ggml.h"
 
@@ -26,6 +27,7 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(ggml_compute_forward_mul_mat_tiled, REQUIRED)                                                                    \
     X(ggml_compute_forward_flash_attn_ext, REQUIRED)                                                                   \
     X(ggml_cpu_extra_compute_forward, REQUIRED)                                                                        \
+    X(ggml_graph_compute, REQUIRED)                                                                                    \
     X(ggml_threadpool_chunk_set, REQUIRED)                                                                             \
     X(ggml_threadpool_chunk_add, REQUIRED)                                                                             \
     X(ggml_barrier, REQUIRED)                                                                                          \

@@ -181,8 +181,15 @@ const struct repacked *find_repacked(const struct ggml_compute_params *params, c
         entry = entry_of(weights->data);
         if (entry->repacked.data) repack_share(params, weights, &entry->repacked);
     }
+    return repacked_of(weights);
+}
+
+const struct repacked *repacked_of(const struct ggml_tensor *weights) {
+    enum format format;
+    if (!n_entries || !find_format(weights->type, &format)) return 0;
+    const struct entry *entry = entry_of(weights->data);
     const struct repacked *repacked = &entry->repacked;
-    const bool same = entry->buffer == weights->buffer && repacked->format == format &&
+    const bool same = atomic_load_explicit(&entry->weights, memory_order_acquire) && entry->buffer == weights->buffer && repacked->format == format &&
                       repacked->n_rows == n_rows_of(weights) &&
                       repacked->n_blocks * traits_of(format).weights == weights->ne[0];
     return repacked->data && same ? repacked : 0;

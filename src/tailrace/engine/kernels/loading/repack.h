@@ -10,5 +10,8 @@
  * contents. */
 const struct repacked *find_repacked(const struct ggml_compute_params *params, const struct ggml_tensor *weights);
 
+/* The same of weights that have been repacked; it repacks none. */
+const struct repacked *repacked_of(const struct ggml_tensor *weights);
+
 /* Whether all repacked weights may still be in the last-level cache when they are read again, a step later. */
 bool repacked_is_cached(void);

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 
 from tailrace.engine.kernels.proofs.attention import attention_is_right
+from tailrace.engine.kernels.proofs.expert_layers import expert_layer_is_right
 from tailrace.engine.kernels.proofs.expert_products import wrong_expert_products
 from tailrace.engine.kernels.proofs.products import wrong_products
 from tailrace.engine.kernels.proofs.prompt_products import wrong_prompt_products
@@ -19,8 +20,8 @@ from tailrace.engine.kernels.proofs.repacked_products import wrong_repacked_prod
 
 def wrong_results(library: ctypes.CDLL) -> list[str]:
     """What ``library`` computes wrongly or not at all: a format's name for products with weights in the file's order,
-    ``repacked``, ``experts`` or ``prompt`` and the name, an operation of recurrent layers, or ``attention``. Empty
-    where all is right.
+    ``repacked``, ``experts`` or ``prompt`` and the name, ``experts`` for a whole layer, an operation of recurrent
+    layers, or ``attention``. Empty where all is right.
 
     The library must not be the one that llama.cpp uses in this process: afterwards it calls no function of llama.cpp.
     """
@@ -31,4 +32,6 @@ def wrong_results(library: ctypes.CDLL) -> list[str]:
         *wrong_prompt_products(library),
         *wrong_recurrent(library),
     ]
+    if not expert_layer_is_right(library):
+        wrong.append("experts")
     return wrong if attention_is_right(library) else [*wrong, "attention"]

@@ -19,7 +19,7 @@ from tailrace.engine.kernels.proofs.tensors import (
     tensor_of,
     weight_tensor,
 )
-from tailrace.engine.native_libs.ggml_layout import operation_number
+from tailrace.engine.native_libs.ggml_layout import ggml_constant
 
 Ids = npt.NDArray[np.int32]
 
@@ -92,7 +92,7 @@ def multiply_by_expert(
     own, inputs, chosen = weight_tensor(ggml_type, weights, usage), tensor_of(activations[None]), id_tensor(ids)
     found = np.full((*ids.shape, weights.shape[1]), np.nan, np.float32)
     result = tensor_of(found[None])
-    result.set("op", operation_number("MUL_MAT_ID"))
+    result.set("op", ggml_constant("GGML_OP_MUL_MAT_ID"))
     set_sources(result, own, inputs, chosen)
     compute(library.ggml_cpu_extra_compute_forward, result, threads)
     return found

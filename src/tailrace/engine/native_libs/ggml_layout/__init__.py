@@ -63,12 +63,12 @@ class GgmlStruct:
         return found.offset + index * size, size
 
 
-def operation_number(name: str) -> int:
-    """ggml's number of an operation, which it names ``GGML_OP_`` and ``name``."""
-    number = int(_library().tailrace_ggml_operation(name.encode()))
-    if number < 0:
-        raise KeyError(f"ggml_layout.c lists no operation {name}")
-    return number
+def ggml_constant(name: str) -> int:
+    """The value of a constant of ggml's headers."""
+    value = int(_library().tailrace_ggml_constant(name.encode()))
+    if value < 0:
+        raise KeyError(f"ggml_layout.c lists no constant {name}")
+    return value
 
 
 def build_ggml_layout(cache: Path | None = None) -> Path:

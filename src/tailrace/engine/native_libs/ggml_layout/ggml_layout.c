@@ -1,16 +1,19 @@
-/* Where the fields of ggml's structs lie, and the numbers of its operations, for Python: computed by a compiler from llama.cpp's own headers. */
+/* Where the fields of ggml's structs lie, and the values of its constants, for Python: computed by a compiler from llama.cpp's own headers. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "ggml-cpu-impl.h"
+#include "ggml-cpu.h"
+#include "ggml-impl.h"
 #include "ggml.h"
 
 /* struct, field, number of elements */
 #define FIELDS(X)                                                                                                      \
     X(ggml_tensor, type, 1)                                                                                            \
     X(ggml_tensor, buffer, 1)                                                                                          \
+    X(ggml_tensor, flags, 1)                                                                                           \
     X(ggml_tensor, op, 1)                                                                                              \
     X(ggml_tensor, ne, GGML_MAX_DIMS)                                                                                  \
     X(ggml_tensor, nb, GGML_MAX_DIMS)                                                                                  \
@@ -18,6 +21,14 @@
     X(ggml_tensor, src, GGML_MAX_SRC)                                                                                  \
     X(ggml_tensor, data, 1)                                                                                            \
     X(ggml_tensor, name, GGML_MAX_NAME)                                                                                \
+    X(ggml_cgraph, n_nodes, 1)                                                                                         \
+    X(ggml_cgraph, nodes, 1)                                                                                           \
+    X(ggml_cgraph, use_counts, 1)                                                                                      \
+    X(ggml_cgraph, visited_hash_set.size, 1)                                                                           \
+    X(ggml_cgraph, visited_hash_set.used, 1)                                                                           \
+    X(ggml_cgraph, visited_hash_set.keys, 1)                                                                           \
+    X(ggml_cplan, work_size, 1)                                                                                        \
+    X(ggml_cplan, n_threads, 1)                                                                                        \
     X(ggml_compute_params, ith, 1)                                                                                     \
     X(ggml_compute_params, nth, 1)                                                                                     \
     X(ggml_compute_params, wsize, 1)                                                                                   \
@@ -37,15 +48,25 @@ static const struct {
     size_t offset, size, count, structure_size;
 } fields[] = {FIELDS(FIELD)};
 
-/* Operations that Python names. */
-#define OPERATIONS(X)                                                                                                  \
-    X(MUL_MAT_ID)
+/* Constants that Python names. */
+#define CONSTANTS(X)                                                                                                   \
+    X(GGML_OP_ADD)                                                                                                     \
+    X(GGML_OP_ADD_ID)                                                                                                  \
+    X(GGML_OP_ARGSORT)                                                                                                 \
+    X(GGML_OP_GLU)                                                                                                     \
+    X(GGML_OP_MUL)                                                                                                     \
+    X(GGML_OP_MUL_MAT_ID)                                                                                              \
+    X(GGML_OP_VIEW)                                                                                                    \
+    X(GGML_GLU_OP_SWIGLU)                                                                                              \
+    X(GGML_GLU_OP_SWIGLU_OAI)                                                                                          \
+    X(GGML_SORT_ORDER_DESC)                                                                                            \
+    X(GGML_TENSOR_FLAG_COMPUTE)
 
-/* The number of an operation; -1 for one that isn't listed. */
-__attribute__((visibility("default"))) int tailrace_ggml_operation(const char *name) {
-#define OPERATION(O)                                                                                                   \
-    if (!strcmp(name, #O)) return GGML_OP_##O;
-    OPERATIONS(OPERATION)
+/* The value of a constant; -1 for one that isn't listed. */
+__attribute__((visibility("default"))) int tailrace_ggml_constant(const char *name) {
+#define CONSTANT(C)                                                                                                    \
+    if (!strcmp(name, #C)) return C;
+    CONSTANTS(CONSTANT)
     return -1;
 }
 
