@@ -50,7 +50,7 @@ def test_the_next_turn_after_an_unload_computes_its_new_tokens_only(kind: str, t
     first = [1, *(3 + place % 200 for place in range(300))]
     for turn in range(3):
         backend = load_llama(path, settings)
-        disk = DiskOptions(tmp_path / "kv", 100_000_000, cuts=not backend.rollback.by_checkpoints)
+        disk = DiskOptions(tmp_path / "kv", 100_000_000, backend.rollback)
         account = Account(backend, disk)
         (cached,) = account.ask(first)
         # The state has each token but the reply's last one.

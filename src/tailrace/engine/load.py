@@ -166,7 +166,7 @@ def _disk_options(model: Path, settings: Settings, backend: Backend) -> DiskOpti
     if settings.keep_disk_mb <= 0:
         return None
     folder = cache_folder() / "kv" / state_identity(model, settings, backend)
-    return DiskOptions(folder, settings.keep_disk_mb * 1_000_000, cuts=not backend.rollback.by_checkpoints)
+    return DiskOptions(folder, settings.keep_disk_mb * 1_000_000, backend.rollback)
 
 
 def load_llama(

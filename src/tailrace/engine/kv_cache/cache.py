@@ -22,10 +22,7 @@ from tailrace.engine.kv_cache.checkpoints import Checkpoint, Checkpoints
 from tailrace.engine.kv_cache.eviction import LruIndex
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.prefix_store import PrefixStore, common_prefix
-from tailrace.engine.kv_cache.rollback import Rollback
-
-#: That of a KV cache without windows.
-_ANY_LENGTH = Rollback()
+from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
 
 
 @dataclass(slots=True)
@@ -54,7 +51,7 @@ class KVCache:
         policy: LayoutPolicy,
         layout: Layout,
         host_tokens: int,
-        rollback: Rollback = _ANY_LENGTH,
+        rollback: Rollback = ANY_LENGTH,
         checkpoints: Checkpoints | None = None,
         *,
         state_tokens: int = 0,

@@ -18,6 +18,7 @@ from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Placement, Relayout, Swap
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, DiskTier, Fetched, Savable
 from tailrace.engine.kv_cache.prefix_store import OffloadResult
+from tailrace.engine.kv_cache.state_file import Carried
 from tailrace.machine.free_memory import MemoryGauge
 
 #: Bytes of new memory that are touched after a step: milliseconds in a virtual machine.
@@ -109,6 +110,9 @@ class CacheExecutor:
             if self._disk is not None:
                 self._disk.forget(fetched.tokens)
             return
+        if (checkpoints := self._cache.checkpoints) is not None:
+            for length, checkpoint in fetched.carried:
+                checkpoints.add(fetched.tokens, length, checkpoint)
         store = self._cache.prefix_store
         self._offload(store.lend(fetched.tokens) or store.offload(fetched.tokens), fetched.state)
 
@@ -135,12 +139,17 @@ class CacheExecutor:
         """The states of this process, most recently used first. No sequence runs."""
         cell = self._backend.bytes_per_cell
         for slot in reversed(self._cache.cached_slots):
-            size = len(slot.tokens) * cell
-            yield Savable(slot.tokens, size, partial(self._copy, slot.index, size))
+            size = len(slot.tokens) * cell + self._cache.rollback.checkpoint_bytes
+            yield Savable(slot.tokens, size, partial(self._copy, slot.index, size), self._carried(slot.tokens))
         for key, tokens in reversed(list(self._cache.prefix_store.items())):
             state = self._host_states.get(key)
             if state is not None:
-                yield Savable(tokens, state.size, partial(self._host_states.get, key))
+                yield Savable(tokens, state.size, partial(self._host_states.get, key), self._carried(tokens))
+
+    def _carried(self, tokens: list[int]) -> Carried:
+        """The checkpoints that go with the state of these tokens into a file."""
+        checkpoints = self._cache.checkpoints
+        return () if checkpoints is None else checkpoints.carried(tokens)
 
     def _place(self, op: Placement, lost: set[int]) -> bool:
         """Make the slot hold the placement's prefix. False when it is empty instead."""
@@ -222,7 +231,7 @@ class CacheExecutor:
         for key, tokens in offload.evicted:
             evicted = states.pop(key, None)
             if evicted is not None and self._disk is not None:
-                self._disk.write(tokens, evicted)
+                self._disk.write(tokens, evicted, self._carried(tokens))
 
     def _forget_unapplied(self) -> None:
         """Bring prefix store and states together again, where the ops that would have done so weren't applied."""

@@ -17,6 +17,7 @@ from hashlib import blake2b
 
 from tailrace.engine.backends.base import KVState
 from tailrace.engine.kv_cache.checkpoint_positions import checkpoint_positions
+from tailrace.engine.kv_cache.state_file import Carried
 
 #: Checkpoints, at most, however small they are: each admission of a sequence looks at all of their lengths.
 _MAX_COUNT = 256
@@ -24,6 +25,8 @@ _MAX_COUNT = 256
 _INTERVAL = 512
 #: A long text's checkpoints take this part of the space.
 _TEXTS = 4
+#: Checkpoints that a file has, at most.
+_CARRIED = 4
 _TOKEN_BYTES = 4
 _Key = tuple[int, bytes]  #: length, and hash of the tokens
 
@@ -86,6 +89,12 @@ class Checkpoints:
                 if (checkpoint := self._by_key.get(key)) is not None:
                     found.append(checkpoint)
         return found
+
+    def carried(self, tokens: list[int]) -> Carried:
+        """Those that go with the state of ``tokens`` into a file: of a long text the first one and the last ones."""
+        found = [each for each in self.prefixes(tokens) if each.length < len(tokens)]
+        chosen = found if len(found) <= _CARRIED else [found[0], *found[1 - _CARRIED :]]
+        return tuple((each.length, each.state) for each in chosen)
 
     def find(self, tokens: list[int], length: int) -> Checkpoint | None:
         """That of the first ``length`` tokens."""

@@ -19,7 +19,8 @@ import structlog
 
 from tailrace.engine.backends.base import KVState
 from tailrace.engine.helper_thread import HelperThread
-from tailrace.engine.kv_cache.state_file import StateDamaged, file_size, read_state
+from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
+from tailrace.engine.kv_cache.state_file import Carried, StateDamaged, file_size, read_state
 from tailrace.engine.kv_cache.state_folder import StateFolder
 from tailrace.engine.kv_cache.state_index import MIN_PREFIX, StateIndex, name_of, pack, unpack
 
@@ -35,22 +36,26 @@ class Fetched(msgspec.Struct, frozen=True):
     id: int
     tokens: list[int]
     state: KVState | None
+    carried: Carried = ()
 
 
 class DiskOptions(msgspec.Struct, frozen=True):
-    """The folder for states, and how many bytes they may take. ``cuts``: whether the end of a state can be removed."""
+    """The folder for states, and how many bytes they may take. ``rollback``: how the end of a state can be removed."""
 
     folder: Path
     max_bytes: int
-    cuts: bool = True
+    rollback: Rollback = ANY_LENGTH
 
 
 class Savable(NamedTuple):
-    """A state that lives in this process. ``size``: its bytes, approximately. ``read``: None where it can't be had."""
+    """A state that lives in this process. ``size``: its bytes, approximately. ``read``: None where it can't be had.
+    ``carried``: the checkpoints that go with it.
+    """
 
     tokens: list[int]
     size: int
     read: Callable[[], KVState | None]
+    carried: Carried = ()
 
 
 class DiskTier:
@@ -64,7 +69,7 @@ class DiskTier:
         self._folder = StateFolder(options.folder)
         self._options = options
         self._log = structlog.get_logger()
-        self._index = StateIndex(cuts=options.cuts)
+        self._index = StateIndex(options.rollback)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._find_files()
         self._evict()
@@ -81,20 +86,21 @@ class DiskTier:
         """The file to read for a sequence of which ``known`` tokens are in memory; None where none is worth it."""
         return self._index.find(tokens, known)
 
-    def write(self, tokens: list[int], state: KVState) -> None:
+    def write(self, tokens: list[int], state: KVState, carried: Carried = ()) -> None:
         """Queue the state to be written, unless it is too short to be looked for, too large, or the disk is behind."""
         if len(tokens) < MIN_PREFIX or self._jobs.qsize() >= _MAX_QUEUED:
             return
         packed = pack(tokens)
-        if file_size(packed, state) > self._options.max_bytes:
+        size = file_size(packed, state, carried)
+        if size > self._options.max_bytes:
             return
         if (covering := self._index.covers(packed)) is not None:
             self._index.touch(covering)
             return
         earlier = self._index.superseded(packed)
         name = name_of(packed)
-        self._index.add(name, packed, file_size(packed, state))
-        self._jobs.put(partial(self._write, name, packed, state))
+        self._index.add(name, packed, size, tuple(length for length, _ in carried))
+        self._jobs.put(partial(self._write, name, packed, state, carried))
         for each in earlier:
             self._drop(each)
         self._evict()
@@ -131,18 +137,19 @@ class DiskTier:
                     saved.append(covering)
                     continue
                 state = each.read()
-                if state is None or total + file_size(packed, state) > self._options.max_bytes:
+                if state is None or total + file_size(packed, state, each.carried) > self._options.max_bytes:
                     continue
-                self._make_space(file_size(packed, state), saved)
+                size = file_size(packed, state, each.carried)
+                self._make_space(size, saved)
                 name = name_of(packed)
-                self._folder.write(name, packed, state, deadline)
+                self._folder.write(name, packed, state, deadline, each.carried)
                 self._folder.touch(name, len(saved) * _TIME_STEP)
             except OSError as error:
                 self._log.warning("prefix states can't be saved", saved=count, error=str(error))
                 break
-            self._index.add(name, packed, file_size(packed, state))
+            self._index.add(name, packed, size, tuple(length for length, _ in each.carried))
             saved.append(name)
-            count, total = count + 1, total + file_size(packed, state)
+            count, total = count + 1, total + size
             for earlier in self._index.superseded(packed):
                 self._delete(earlier)
         return count, total
@@ -157,9 +164,9 @@ class DiskTier:
 
     def _find_files(self) -> None:
         """Bring the index up to date with the folder, in which other engines write, too."""
-        self._index = StateIndex(cuts=self._options.cuts)
+        self._index = StateIndex(self._options.rollback)
         for stored in self._folder.scan():
-            self._index.add(stored.name, stored.packed, stored.size)
+            self._index.add(stored.name, stored.packed, stored.size, stored.checkpoints)
 
     def _evict(self) -> None:
         for name in self._index.victims(self._options.max_bytes):
@@ -192,30 +199,31 @@ class DiskTier:
 
     def _fetch(self, name: str, identity: int, packed: bytes) -> None:
         state: KVState | None = None
+        carried: Carried = ()
         try:
-            state = self._read(name)
+            state, carried = self._read(name)
         finally:
-            self.deliver(Fetched(identity, unpack(packed), state))
+            self.deliver(Fetched(identity, unpack(packed), state, carried))
 
-    def _write(self, name: str, packed: bytes, state: KVState) -> None:
+    def _write(self, name: str, packed: bytes, state: KVState, carried: Carried) -> None:
         try:
-            self._folder.write(name, packed, state)
+            self._folder.write(name, packed, state, carried=carried)
         except OSError as error:
             # The state is a shortcut only: a sequence that looks for it computes its prompt.
             self._log.warning("a KV state can't be written", error=str(error))
         # Other engines of this model have files there, too.
         self._folder.trim(self._options.max_bytes)
 
-    def _read(self, name: str) -> KVState | None:
+    def _read(self, name: str) -> tuple[KVState | None, Carried]:
         path = self._folder.path(name)
         try:
             self._folder.touch(name)  # The next run takes the order of use from these times.
             return read_state(path)
         except FileNotFoundError:
-            return None  # Another engine has deleted it.
+            return None, ()  # Another engine has deleted it.
         except OSError as error:
             self._log.warning("a KV state can't be read", file=str(path), error=str(error))
         except StateDamaged:
             self._log.warning("a KV state's file is damaged", file=str(path))
             self._folder.delete(path)
-        return None
+        return None, ()

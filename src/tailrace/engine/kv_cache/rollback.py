@@ -33,3 +33,7 @@ class Rollback:
         if self.by_checkpoints:
             return length
         return length - 1 if 0 < self.window < length else 0
+
+
+#: That of a KV cache without windows.
+ANY_LENGTH = Rollback()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from tailrace.engine.backends.base import KVState
-from tailrace.engine.kv_cache.state_file import PART, read_head, write_state
+from tailrace.engine.kv_cache.state_file import PART, Carried, read_head, write_state
 
 _SUFFIX = ".kv"
 #: Seconds after which a state that was not used is deleted.
@@ -30,6 +30,7 @@ class StoredState(NamedTuple):
     name: str
     packed: bytes  #: its tokens
     size: int  #: bytes of the file
+    checkpoints: tuple[int, ...] = ()  #: the lengths of those that it carries
 
 
 class StateFolder:
@@ -44,14 +45,16 @@ class StateFolder:
     def _make(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def write(self, name: str, packed: bytes, state: KVState, deadline: float | None = None) -> None:
+    def write(
+        self, name: str, packed: bytes, state: KVState, deadline: float | None = None, carried: Carried = ()
+    ) -> None:
         """Write the state of these tokens (``write_state``)."""
         try:
-            write_state(self.path(name), packed, state, deadline)
+            write_state(self.path(name), packed, state, deadline, carried)
         except FileNotFoundError:
             # Another process has deleted the empty folder, or took the unfinished file for one of a dead process.
             self._make()
-            write_state(self.path(name), packed, state, deadline)
+            write_state(self.path(name), packed, state, deadline, carried)
 
     def path(self, name: str) -> Path:
         """The file of this name."""
@@ -71,7 +74,8 @@ class StateFolder:
             if head is None:
                 self.delete(path)
             else:
-                found.append(StoredState(path.name.removesuffix(_SUFFIX), head.tokens, size))
+                lengths = tuple(length for length, _ in head.checkpoints)
+                found.append(StoredState(path.name.removesuffix(_SUFFIX), head.tokens, size, lengths))
         return found
 
     def trim(self, max_bytes: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tailrace.engine.kv_cache.eviction import LruIndex
 from tailrace.engine.kv_cache.prefix_store import common_prefix
+from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
 
 #: Shorter common prefixes aren't looked for: computing them is as fast as reading a file.
 MIN_PREFIX = 16
@@ -39,10 +40,11 @@ def name_of(packed: bytes) -> str:
 class StateIndex:
     """File names with the tokens and bytes of each."""
 
-    def __init__(self, *, cuts: bool = True) -> None:
-        """``cuts``: whether a state's end can be removed, so that a part of its tokens is of use."""
-        self._cuts = cuts
+    def __init__(self, rollback: Rollback = ANY_LENGTH) -> None:
+        """``rollback``: how a state's end can be removed, so that a part of its tokens is of use."""
+        self._rollback = rollback
         self._tokens: dict[str, bytes] = {}
+        self._checkpoints: dict[str, tuple[int, ...]] = {}  #: lengths of those that a file carries, rising
         self._lru: LruIndex[str] = LruIndex()
         self._by_start: dict[bytes, set[str]] = {}  #: the first MIN_PREFIX tokens → file names
 
@@ -58,9 +60,10 @@ class StateIndex:
         """The file's tokens. Raises KeyError."""
         return self._tokens[name]
 
-    def add(self, name: str, packed: bytes, size: int) -> None:
-        """Add a new file as the most recently used one."""
+    def add(self, name: str, packed: bytes, size: int, checkpoints: tuple[int, ...] = ()) -> None:
+        """Add a new file as the most recently used one. ``checkpoints``: lengths of those that it carries, rising."""
         self._tokens[name] = packed
+        self._checkpoints[name] = checkpoints
         self._lru.add(name, size)
         self._by_start.setdefault(_start(packed), set()).add(name)
 
@@ -73,6 +76,7 @@ class StateIndex:
         packed = self._tokens.pop(name, None)
         if packed is None:
             return
+        del self._checkpoints[name]
         self._lru.remove(name)
         names = self._by_start[_start(packed)]
         names.discard(name)
@@ -93,8 +97,8 @@ class StateIndex:
         for name in self._by_start.get(_start(packed), ()):
             stored = self._tokens[name]
             size = len(stored) // _TOKEN
-            length = common_prefix(stored, packed) // _TOKEN
-            if (length < size and not self._cuts) or (length - known) * _READ_PER_COMPUTED < size:
+            length = self._usable(name, common_prefix(stored, packed) // _TOKEN, size)
+            if (length - known) * _READ_PER_COMPUTED < size:
                 continue
             if length > best_length or (best is not None and length == best_length and size < best_size):
                 best, best_length, best_size = name, length, size
@@ -104,9 +108,20 @@ class StateIndex:
         """A file that makes a state of these tokens needless: the same, or a longer one that can be cut."""
         for name in self._by_start.get(_start(packed), ()):
             stored = self._tokens[name]
-            if stored == packed or (self._cuts and stored.startswith(packed)):
+            if stored == packed or (stored.startswith(packed) and self._covers(name, packed)):
                 return name
         return None
+
+    def _covers(self, name: str, packed: bytes) -> bool:
+        """Whether the file's longer state serves a sequence that goes on after these tokens."""
+        length = len(packed) // _TOKEN
+        return self._usable(name, length, len(self._tokens[name]) // _TOKEN) == length
+
+    def _usable(self, name: str, common: int, size: int) -> int:
+        """How many of the ``common`` tokens of a prompt and the file's ``size`` a sequence can start with."""
+        if common >= self._rollback.state_floor(size):
+            return common
+        return max((length for length in self._checkpoints[name] if length <= common), default=0)
 
     def superseded(self, packed: bytes) -> list[str]:
         """Files whose tokens are the beginning of these: the earlier turns of a conversation."""

@@ -15,6 +15,7 @@ import pytest
 
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, DiskTier, Fetched, Savable
+from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
 from tailrace.engine.kv_cache.state_file import PART, read_head, write_state
 from tailrace.engine.kv_cache.state_index import MIN_PREFIX, StateIndex, pack
 from tailrace.engine.loop import EngineLoop
@@ -27,9 +28,9 @@ from tailrace.protocol import GenerationParams, Sampling, Submit
 class Tier:
     """A tier and the states that it delivers."""
 
-    def __init__(self, folder: Path, limit: int = 10_000, *, cuts: bool = True) -> None:
+    def __init__(self, folder: Path, limit: int = 10_000, rollback: Rollback = ANY_LENGTH) -> None:
         self.delivered: queue.SimpleQueue[Fetched] = queue.SimpleQueue()
-        self.tier = DiskTier(DiskOptions(folder, limit, cuts), self.delivered.put)
+        self.tier = DiskTier(DiskOptions(folder, limit, rollback), self.delivered.put)
 
     def fetch(self, tokens: list[int]) -> Fetched:
         found = self.tier.find(tokens)
@@ -314,7 +315,7 @@ def test_the_file_that_saves_most_is_read_and_none_that_saves_little(tmp_path: P
     assert index.find([*_tokens(0, 400), 7], known=390) is None, "the rest is computed sooner"
     assert index.find([*_tokens(0, 400), *_tokens(40_000, 8600), 7], known=0) == "long"
     assert index.find([*_tokens(0, 20), 7], known=0) is None, "20 tokens are computed sooner than 500 are read"
-    whole_only = StateIndex(cuts=False)
+    whole_only = StateIndex(Rollback(checkpoint_bytes=1))
     whole_only.add("short", pack(_tokens(0, 500)), 1)
     assert whole_only.find(_tokens(0, 499), known=0) is None
     assert whole_only.find(_tokens(0, 501), known=0) == "short"
@@ -383,3 +384,41 @@ def test_a_folder_whose_file_is_renamed_while_it_is_looked_at_is_in_use(
     (mine / f"x.kv.1{PART}").symlink_to("gone")  # In the list of names, and gone when its time is read.
     Tier(other).tier.close()
     assert (mine / f"x.kv.1{PART}").is_symlink()
+
+
+def test_a_state_brings_its_checkpoints_and_is_found_by_them(tmp_path: Path) -> None:
+    needs_checkpoints = Rollback(checkpoint_bytes=50)
+    first = Tier(tmp_path, rollback=needs_checkpoints)
+    carried = ((40, _state(2, 50)), (70, _state(3, 50)))
+    first.tier.write(_tokens(0), _state(1), carried)
+    first.tier.close()
+    again = Tier(tmp_path, rollback=needs_checkpoints)
+    assert again.tier.find([*_tokens(0, 39), 9]) is None
+    assert again.tier.find([*_tokens(0, 50), 9], known=30) is None, "the checkpoint saves 10 tokens"
+    fetched = again.fetch([*_tokens(0, 80), 9])
+    again.tier.close()
+    assert fetched.state is not None
+    assert np.array_equal(fetched.state, _state(1))
+    assert [length for length, _ in fetched.carried] == [40, 70]
+    assert all(np.array_equal(one, other) for (_, one), (_, other) in zip(fetched.carried, carried, strict=True))
+
+
+def test_a_checkpoint_that_was_changed_damages_its_state(tmp_path: Path) -> None:
+    tier = Tier(tmp_path, rollback=Rollback(checkpoint_bytes=50))
+    tier.tier.write(_tokens(0), _state(1), ((40, _state(2, 50)),))
+    tier.tier.close()
+    (path,) = tmp_path.glob("*.kv")
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    again = Tier(tmp_path, rollback=Rollback(checkpoint_bytes=50))
+    assert again.fetch(_tokens(0, 101)).state is None
+    again.tier.close()
+
+
+def test_the_state_of_a_window_is_found_by_what_goes_on_alone(tmp_path: Path) -> None:
+    index = StateIndex(Rollback(window=50))
+    index.add("whole", pack(_tokens(0, 100)), 1)
+    assert index.find([*_tokens(0, 80), 7], known=0) is None
+    assert index.find(_tokens(0, 101), known=0) == "whole"
+    assert index.covers(pack(_tokens(0, 80))) is None
