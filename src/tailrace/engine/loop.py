@@ -37,6 +37,8 @@ from tailrace.engine.structured.mask_threads import MaskReady
 from tailrace.progress_page import ProgressPage
 from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, Step
 
+#: Part of a step's time for which states move after it.
+_MOVE_PART = 0.25
 #: Seconds between heartbeats.
 HEARTBEAT_SECONDS = 0.5
 
@@ -106,6 +108,7 @@ class EngineLoop:
             announce=self.inbox.put,
             can_recompute=not backend.rollback.by_checkpoints,
         )
+        self._moving = False  #: whether states move in pieces, beside steps or while nothing runs
         self._report_growth()
         self._other_counters: list[EngineCounters] = []  #: of parts beside the loop
 
@@ -133,9 +136,8 @@ class EngineLoop:
         next_heartbeat = now = time.monotonic()
         idle, quiet = True, 0
         blocked = False  # All sequences that run await their masks.
-        moving = False  # State moves in pieces, beside steps or while nothing runs.
         while True:
-            waits = (idle or blocked) and not moving
+            waits = (idle or blocked) and not self._moving
             if not self.take(next_heartbeat - now if waits else 0.0):
                 self._drop_all()
                 self._masks.close()
@@ -148,7 +150,6 @@ class EngineLoop:
             if self._embeddings:
                 self._embed(publish)
             was_idle, idle = idle, not (self._scheduler.has_work or self._embeddings)
-            moving = self._executor.advance(beside=not idle)
             if idle and cores is not None:
                 cores.end_work()
             now = time.monotonic()
@@ -185,6 +186,12 @@ class EngineLoop:
         ``publish`` is called with it as soon as its tokens are sampled, and before the accounting, which then runs
         while the message is on its way. Sequences that finish in it are still there during that call.
         """
+        begun = time.perf_counter()
+        step = self._step(publish)
+        self._move_states((time.perf_counter() - begun) * _MOVE_PART)
+        return step
+
+    def _step(self, publish: Publish | None) -> Step | None:
         planning = time.perf_counter()
         if self._speculator is not None:
             self._propose_drafts(self._speculator)
@@ -345,7 +352,7 @@ class EngineLoop:
             plan = self._scheduler.plan(
                 self._prefill_budget.mixed(n_decoding), self._prefill_budget.last_chunk(n_decoding)
             )
-            applied = self._executor.apply(plan.cache_ops)
+            applied = self._executor.apply(plan.cache_ops, beside=n_decoding > 0)
             if applied.failed is None:
                 break
             if (failed := self._undo_relayout(plan, applied)) is not None:
@@ -353,6 +360,8 @@ class EngineLoop:
         if applied.lost:
             self._scheduler.mark_lost(applied.lost)
         self._begin(plan.admitted, publish)
+        if self._cache.loading:
+            plan.scheduled = [entry for entry in plan.scheduled if entry[0].slot not in self._cache.loading]
         self._batch = StepBatch(plan.scheduled)
         if publish is not None and plan.scheduled:
             running = (len(self._scheduler.running), len(self._scheduler.waiting))
@@ -391,6 +400,14 @@ class EngineLoop:
             sequence.admitted_at = now
         if publish is not None and (reports := self._progress.begin(new)):
             publish(Step([], [], [], [], {}, progress=reports))
+
+    def _move_states(self, seconds: float) -> None:
+        """Move pieces of the states that come and go."""
+        moved = self._executor.advance(seconds, beside=self._scheduler.has_work)
+        if moved.ended:
+            self._scheduler.mark_lost(moved.lost)
+            self._scheduler.note_move()
+        self._moving = moved.more or moved.ended
 
     # Publish
 

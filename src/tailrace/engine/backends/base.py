@@ -92,6 +92,24 @@ class EmbeddingContext(Protocol):
         ...
 
 
+class StateMove(Protocol):
+    """A slot's state on its way out of the cache or into it. Until it is done, nothing else may use the slot."""
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it has moved, or can't be moved."""
+        ...
+
+    @property
+    def state(self) -> KVState | None:
+        """The state. None once it can't be loaded: the slot is empty."""
+        ...
+
+    def advance(self) -> None:
+        """Move at most ``Backend.piece_tokens`` positions. Raises BackendError."""
+        ...
+
+
 class Backend(Protocol):
     """A loaded model with a KV cache that is divided into slots (see ``kv_cache.layout``). A slot holds one sequence.
 
@@ -109,6 +127,7 @@ class Backend(Protocol):
     bytes_per_cell: int  #: memory of one cell (one token's KV), approximately
     layout_policy: LayoutPolicy  #: the layouts that this model and the memory allow
     rollback: Rollback  #: how the end of a slot can be removed
+    piece_tokens: int  #: positions of a state that move at once; 0: states move whole
     max_batch: int  #: tokens of one ``decode``, at most
     first_step_seconds: float  #: upper estimate of how long a step takes, before any step was measured
     fim_tokens: tuple[int, int, int] | None  #: fill in the middle: the tokens before prefix, suffix and middle
@@ -200,6 +219,16 @@ class Backend(Protocol):
 
     def kv_load(self, slot: int, state: KVState, length: int) -> bool:
         """Put the first ``length`` positions of ``state`` into the empty slot. False as in ``kv_truncate``."""
+        ...
+
+    def kv_begin_save(self, slot: int) -> StateMove | None:
+        """As ``kv_save``, in pieces. The slot keeps its content, which must not change until the move is done. None
+        where states of this model or layout move whole. Raises MemoryError.
+        """
+        ...
+
+    def kv_begin_load(self, slot: int, state: KVState, length: int) -> StateMove | None:
+        """As ``kv_load``, in pieces. None where this state is loaded whole."""
         ...
 
     def kv_truncate(self, slot: int, length: int) -> bool:

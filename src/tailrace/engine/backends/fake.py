@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits, RankFormat
+from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits, RankFormat, StateMove
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
@@ -66,13 +66,14 @@ class FakeBackend:
         weights_mb: int = 0,
         always_shared: bool = False,
         in_place: bool = False,
+        piece_tokens: int = 0,
         memory: Memory = "dense",
         snapshots: int = 0,
     ) -> None:
         """``step_seconds``: duration of each step. ``weights_mb``: memory to allocate, as a model's weights would.
 
         ``always_shared``: the KV cache is shared and grows, as with tailrace's own attention; ``in_place``: no state
-        moves then. ``snapshots``: see ``Rollback``.
+        moves then. ``piece_tokens``: see ``Backend``. ``snapshots``: see ``Rollback``.
         """
         context = ctx or 8192
         limit = kv_tokens or context * 4
@@ -87,6 +88,7 @@ class FakeBackend:
         )
         self._memory = memory
         self.max_batch = max(batch, parallel)
+        self.piece_tokens = piece_tokens
         self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
         self.max_token_bytes = 1
         self.model_path: Path | None = None
@@ -232,6 +234,19 @@ class FakeBackend:
         self._floors[slot] = self.rollback.state_floor(len(self._tokens[slot]))
         return self.kv_truncate(slot, length)
 
+    def kv_begin_save(self, slot: int) -> StateMove | None:
+        """See ``Backend``."""
+        if not self.piece_tokens:
+            return None
+        held = self._tokens[slot]
+        return _Move(held, np.array(held, np.int32).view(np.uint8), [], len(held), self.piece_tokens)
+
+    def kv_begin_load(self, slot: int, state: KVState, length: int) -> StateMove | None:
+        """See ``Backend``."""
+        if not self.piece_tokens:
+            return None
+        return _Move(state.view(np.int32).tolist(), state, self._tokens[slot], length, self.piece_tokens)
+
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``. Raises AssertionError for a length that the imitated memory can't be reduced to."""
         held = self._tokens[slot]
@@ -290,6 +305,26 @@ class FakeBackend:
 
     def close(self) -> None:
         """See ``Backend``: there is nothing to free."""
+
+
+class _Move:
+    """See ``StateMove``. Tokens go from one list to another."""
+
+    def __init__(self, source: list[int], state: KVState, target: list[int], length: int, piece_tokens: int) -> None:
+        """The first ``length`` tokens of ``source`` go to ``target``."""
+        self._source, self._target = source, target
+        self._length, self._piece_tokens = length, piece_tokens
+        self.state: KVState | None = state
+
+    @property
+    def done(self) -> bool:
+        """See ``StateMove``."""
+        return len(self._target) >= self._length
+
+    def advance(self) -> None:
+        """See ``StateMove``."""
+        begin = len(self._target)
+        self._target += self._source[begin : min(begin + self._piece_tokens, self._length)]
 
 
 class FakeEmbeddingContext:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from tailrace.engine.kv_cache.cache_ops import Evict, Placement, Relayout, Swap
+from tailrace.engine.kv_cache.cache_ops import Evict, Leaving, Placement, Relayout, Swap
 from tailrace.engine.kv_cache.checkpoint_positions import MIN_DISTANCE
 from tailrace.engine.kv_cache.checkpoints import Checkpoint, Checkpoints
 from tailrace.engine.kv_cache.eviction import LruIndex
@@ -55,11 +55,12 @@ class KVCache:
         checkpoints: Checkpoints | None = None,
         *,
         state_tokens: int = 0,
+        piece_tokens: int = 0,
     ) -> None:
         """``layout``: of the model's cache now; ``host_tokens``: tokens of prefix states that host memory may hold.
 
         ``rollback``: how slots are cut; ``checkpoints``: those of a model that needs them, None where none are taken.
-        ``state_tokens``: what a state takes beside its cells, in tokens.
+        ``state_tokens``: what a state takes beside its cells, in tokens. ``piece_tokens``: see ``Backend``.
         """
         self.layout = layout
         self.slots = [Slot(index) for index in range(policy.slots)]
@@ -68,6 +69,10 @@ class KVCache:
         self.checkpoints = checkpoints
         self._full_policy = policy
         self._policy = policy  #: the same, or with fewer cells after a layout for which there was no memory
+        #: Tokens of a state that move at once: longer ones move in pieces. 0: states move whole.
+        self.piece_tokens = piece_tokens
+        self.leaving: Leaving | None = None  #: the slot that is being copied, so that it can be evicted
+        self.loading: set[int] = set()  #: occupied slots whose prefix isn't loaded yet; the executor fills and ends it
         self._lru: LruIndex[int] = LruIndex()  #: slots that hold tokens and aren't occupied
         self._free: list[int] = []
         self._references: list[int] = []
@@ -125,6 +130,8 @@ class KVCache:
         """
         if self.layout.shared:
             empty = next((slot for slot in self.slots if not (slot.occupied or slot.tokens)), None)
+            if empty is None and self.leaving is not None and self.leaving.copied:
+                return self.slots[self.leaving.slot]
             return empty or next((self.slots[index] for index in self._lru), None)
         slots = self.slots[: self.layout.partitions]
         age = {index: place for place, index in enumerate(self._lru)}
@@ -154,7 +161,7 @@ class KVCache:
             length, checkpoint = _usable(stored, tokens, longest, floor, checkpoints)
             if length > best.prefix_len:
                 best = Placement(target.index, length, offload_key=key, checkpoint=checkpoint)
-        for slot in self.slots:
+        for slot in self._loaded_slots():
             length, checkpoint = _usable(slot.tokens, tokens, longest, self._floor(slot), checkpoints)
             # At equal length a slot's prefix costs less than an offloaded one.
             if length > best.prefix_len or (length == best.prefix_len > 0 and best.offload_key is not None):
@@ -170,7 +177,7 @@ class KVCache:
         """Length of the longest prefix of ``tokens`` that a slot or host memory has and a sequence can start with."""
         checkpoints = self._prefix_checkpoints(tokens)
         held = [(stored, self.rollback.state_floor(len(stored))) for _, stored in self.prefix_store.items()]
-        held += [(slot.tokens, self._floor(slot)) for slot in self.slots]
+        held += [(slot.tokens, self._floor(slot)) for slot in self._loaded_slots()]
         return max(_usable(each, tokens, len(tokens), floor, checkpoints)[0] for each, floor in held)
 
     def plan_checkpoints(self, tokens: list[int], start: int) -> list[int]:
@@ -182,6 +189,10 @@ class KVCache:
 
     def _prefix_checkpoints(self, tokens: list[int]) -> list[Checkpoint]:
         return [] if self.checkpoints is None else self.checkpoints.prefixes(tokens)
+
+    def _loaded_slots(self) -> list[Slot]:
+        """The slots whose tokens are in the model."""
+        return [slot for slot in self.slots if slot.index not in self.loading] if self.loading else self.slots
 
     def reuses_own_slot(self, placement: Placement) -> bool:
         """Whether the prefix is in the placement's slot already."""
@@ -198,6 +209,8 @@ class KVCache:
         """A sequence takes the slot. The slot must be empty unless its own tokens are the prefix."""
         slot = self.slots[placement.slot]
         slot.occupied = True
+        if (leaving := self._take_leaving(slot.index)) is not None:
+            leaving.wanted = False
         if slot.index in self._lru:
             self._lru.remove(slot.index)
         if placement.checkpoint is not None and self.checkpoints is not None:
@@ -228,6 +241,9 @@ class KVCache:
         """The slot's sequence has ended; its tokens stay for reuse, as the most recently used prefix."""
         slot = self.slots[index]
         slot.occupied = False
+        if index in self.loading:
+            self.loading.discard(index)
+            self.truncate(index, 0)
         if slot.tokens:
             self._lru.add(index, len(slot.tokens))
 
@@ -248,11 +264,36 @@ class KVCache:
         self._lru.remove(index)
         tokens = self.slots[index].tokens[:]
         self.truncate(index, 0)
-        return Evict(index, self.prefix_store.offload(tokens, pinned_key))
+        return Evict(index, self.prefix_store.offload(tokens, pinned_key), leaving=self._take_leaving(index))
+
+    def can_leave(self, index: int) -> bool:
+        """Whether the cached slot can be evicted without a long copy. If not, it is copied in pieces from now on, or
+        after the one that is being copied.
+        """
+        leaving, tokens = self.leaving, self.slots[index].tokens
+        if not self.layout.shared or len(tokens) <= self.piece_tokens or not self.piece_tokens:
+            return True
+        if leaving is not None and leaving.slot == index:
+            return leaving.copied
+        if not self.prefix_store.takes(tokens):
+            return True
+        if leaving is None or leaving.copied:
+            if leaving is not None:
+                leaving.wanted = False
+            self.leaving = Leaving(index, len(tokens))
+        return False
+
+    def _take_leaving(self, index: int) -> Leaving | None:
+        leaving = self.leaving
+        if leaving is None or leaving.slot != index:
+            return None
+        self.leaving = None
+        return leaving
 
     def offload(self, index: int) -> Evict:
         """Copy a cached slot's tokens to host memory, as ``evict`` does; the slot keeps them."""
-        return Evict(index, self.prefix_store.offload(self.slots[index].tokens[:]), stays=True)
+        offload = self.prefix_store.offload(self.slots[index].tokens[:])
+        return Evict(index, offload, stays=True, leaving=self._take_leaving(index))
 
     def swap(self, one: int, other: int) -> Swap:
         """Exchange the content of two slots."""
@@ -339,6 +380,9 @@ class KVCache:
         self._policy = self._full_policy
 
     def _reset_slots(self, layout: Layout) -> None:
+        if self.leaving is not None:
+            self.leaving.wanted = False
+            self.leaving = None
         self.layout = layout
         self.slots = [Slot(index) for index in range(len(self.slots))]
         self._lru = LruIndex()

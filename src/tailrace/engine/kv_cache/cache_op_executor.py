@@ -19,6 +19,7 @@ from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Placement, Relayo
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, DiskTier, Fetched, Savable
 from tailrace.engine.kv_cache.prefix_store import OffloadResult
 from tailrace.engine.kv_cache.state_file import Carried
+from tailrace.engine.kv_cache.state_moves import Moved, StateMoves
 from tailrace.machine.free_memory import MemoryGauge
 
 #: Bytes of new memory that are touched after a step: milliseconds in a virtual machine.
@@ -49,16 +50,20 @@ class CacheExecutor:
         self._backend = backend
         self._cache = cache
         self._gauge = MemoryGauge()
+        self._moves = StateMoves(backend, cache, self._gauge)
         self._host_states: dict[int, KVState] = {}  #: by the prefix store's keys
         self._disk = _open_tier(disk, deliver) if disk is not None else None
 
-    def apply(self, ops: Iterable[CacheOp]) -> Applied:
-        """Apply the ops, in order. Raises BackendError."""
+    def apply(self, ops: Iterable[CacheOp], *, beside: bool = False) -> Applied:
+        """Apply the ops, in order. ``beside``: sequences decode, so long states are only begun to be loaded; their
+        slots are in the accounting's ``loading``. Raises BackendError.
+        """
+        self._moves.drop_stale()
         applied = Applied()
         lost = applied.lost
         for op in ops:
             if isinstance(op, Placement):
-                if self._place(op, lost):
+                if self._place(op, lost, beside=beside):
                     lost.discard(op.slot)
                 else:
                     lost.add(op.slot)
@@ -72,7 +77,7 @@ class CacheExecutor:
                 try:
                     failing = self._backend.kv_relayout(op.layout, op.slot_map)
                 except KVLayoutError as error:
-                    lost.update(error.lost)
+                    lost.update(error.lost, self._moves.give_up_loads())
                     applied.failed = op
                     self._forget_unapplied()
                     break
@@ -80,12 +85,15 @@ class CacheExecutor:
                 applied.lost = lost = {moved[slot] for slot in lost if slot in moved}.union(failing)
         return applied
 
-    def advance(self, *, beside: bool) -> bool:
-        """Move a bounded piece of what is to be moved. ``beside``: sequences run, so their step must wait little.
-
-        Whether there is more.
+    def advance(self, seconds: float, *, beside: bool) -> Moved:
+        """Move a piece of what is to be moved, and more until ``seconds`` have passed. ``beside``: sequences run, so
+        their step must wait little.
         """
-        return self._backend.kv_touch_ahead(self._cache.used_cells, _TOUCH_BYTES if beside else _IDLE_TOUCH_BYTES)
+        moved = self._moves.advance(seconds)
+        if not (moved.more or moved.ended):
+            touched = _TOUCH_BYTES if beside else _IDLE_TOUCH_BYTES
+            moved.more = self._backend.kv_touch_ahead(self._cache.used_cells, touched)
+        return moved
 
     def empty(self, slots: Iterable[int]) -> None:
         """Empty slots in the model that the accounting has emptied."""
@@ -151,15 +159,16 @@ class CacheExecutor:
         checkpoints = self._cache.checkpoints
         return () if checkpoints is None else checkpoints.carried(tokens)
 
-    def _place(self, op: Placement, lost: set[int]) -> bool:
-        """Make the slot hold the placement's prefix. False when it is empty instead."""
+    def _place(self, op: Placement, lost: set[int], *, beside: bool) -> bool:
+        """Make the slot hold the placement's prefix, or begin to. False when it is empty instead."""
         backend, slot, length = self._backend, op.slot, op.prefix_len
         found = length if op.checkpoint is None else WHOLE
         if op.source_slot is not None:
             done = op.source_slot not in lost and backend.kv_copy(op.source_slot, slot, found)
         elif op.offload_key is not None:
             state = self._host_states.get(op.offload_key)
-            done = state is not None and backend.kv_load(slot, state, found)
+            begun = beside and state is not None and self._moves.begin_load(slot, state, length)
+            done = begun or (state is not None and backend.kv_load(slot, state, found))
             if self._cache.prefix_store.is_lent(op.offload_key):
                 self._cache.prefix_store.forget(op.offload_key)
                 self._host_states.pop(op.offload_key, None)
@@ -201,8 +210,10 @@ class CacheExecutor:
                 lost.remove(op.slot)
             if key is not None:
                 self._cache.prefix_store.discard(key)
-        elif key is not None and (state := self._save(op.slot, key)) is None:
-            self._cache.prefix_store.discard(key)
+        elif key is not None:
+            state = self._moves.take_copy(op.leaving)
+            if state is None and (state := self._save(op.slot, key)) is None:
+                self._cache.prefix_store.discard(key)
         self._offload(op.offload, state)
         if not op.stays:
             self._backend.kv_truncate(op.slot, 0)

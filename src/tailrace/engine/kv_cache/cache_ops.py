@@ -29,15 +29,29 @@ class Placement:
     new_checkpoint: list[int] | None = None
 
 
+@dataclass(slots=True, eq=False)
+class Leaving:
+    """A cached slot of so many ``tokens`` that is to be evicted. Its state is copied before, in pieces.
+
+    ``copied``: all of it is. ``wanted``: False once the slot was used again, and the copy is useless.
+    """
+
+    slot: int
+    tokens: int
+    copied: bool = False
+    wanted: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Evict:
     """Offload the state of ``slot`` to host memory as ``offload`` says, then empty it, unless it ``stays``: a placement
-    of its first tokens follows.
+    of its first tokens follows. ``leaving``: its state was copied, or begun to be, in pieces.
     """
 
     slot: int
     offload: OffloadResult
     stays: bool = False
+    leaving: Leaving | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,5 +36,6 @@ class PrefixCache(NamedTuple):
             backend.rollback,
             checkpoints,
             state_tokens=-(-size // backend.bytes_per_cell),
+            piece_tokens=backend.piece_tokens,
         )
         return cls(accounting, CacheExecutor(backend, accounting, disk, lambda fetched: None))

@@ -74,6 +74,12 @@ class PrefixStore:
         """The state was used."""
         self._lru.touch(key)
 
+    def takes(self, tokens: list[int]) -> bool:
+        """Whether ``offload`` would store the state of these tokens, but for a pinned one."""
+        length = len(tokens)
+        covered = any(len(stored) >= length and stored[:length] == tokens for stored in self._tokens.values())
+        return not covered and length + self._state_tokens <= self._max_tokens
+
     def offload(self, tokens: list[int], pinned_key: int | None = None) -> OffloadResult:
         """Store the state of these tokens, unless a stored one covers them or they are too many.
 
@@ -81,10 +87,9 @@ class PrefixStore:
         """
         length = len(tokens)
         size = length + self._state_tokens
-        covered = any(len(stored) >= length and stored[:length] == tokens for stored in self._tokens.values())
         pinned = self.size(pinned_key) if pinned_key is not None and not self.is_lent(pinned_key) else 0
         capacity = self._max_tokens - pinned
-        if covered or size > capacity:
+        if not self.takes(tokens) or size > capacity:
             return OffloadResult(None)
         if pinned_key is not None:
             self._lru.touch(pinned_key)

@@ -15,6 +15,8 @@ from tailrace.engine.sequence import Sequence
 
 #: A cached prefix with more tokens than this beyond the match is offloaded before its slot is reused.
 MIN_SHARED_PREFIX = 32
+#: Steps by which a prefix is copied earlier than its pieces take.
+_SPARE_STEPS = 8
 #: Part of the shared cells that partitions may take when the cache goes back to them; with more it would soon return.
 _MAX_PARTITIONED_PART = 0.75
 
@@ -43,10 +45,11 @@ class CellAllocator:
         self._relayout(plan, layout, self._running)
         return "free"
 
-    def allocate(self, plan: Plan, sequence: Sequence, placement: Placement | None) -> Placement | None:
+    def allocate(self, plan: Plan, sequence: Sequence, placement: Placement | None, *, waits: bool) -> Placement | None:
         """A placement with cells for the waiting sequence's tokens, ready for use. None where there is none without
         pausing a running sequence.
 
+        ``waits``: None also where a long prefix has to be copied before it is evicted, which is done beside steps.
         ``placement``: where the sequence's prefix is now; None: all slots are occupied.
         """
         cache = self._cache
@@ -62,14 +65,41 @@ class CellAllocator:
             layout = self._larger_shared(self._layout_with(needed) or self._last_resort(length))
             if layout is not None:
                 self._relayout(plan, layout, [*self._running, sequence], placement.offload_key)
-        placement = self._clear_slot(plan, sequence)
+        placement = self._clear_slot(plan, sequence, waits=waits)
         if placement is None or not cache.layout.shared:
             return placement
         needed = self._cells_for(sequence, placement)
         for slot in cache.cached_slots:
             if cache.free_cells(slot.index) < needed and slot.index != placement.slot:
+                if waits and not cache.can_leave(slot.index):
+                    return None
                 plan.cache_ops.append(cache.evict(slot.index, placement.offload_key))
         return placement if cache.free_cells(placement.slot) >= needed or not self._running else None
+
+    def copy_ahead(self) -> None:
+        """Begin to copy the cached prefix that is evicted next, where running sequences will soon need its cells."""
+        cached = self._cache.cached_slots
+        if cached and self._cache.free_cells(0) < self._taken_meanwhile():
+            self._cache.can_leave(cached[0].index)
+
+    def steps_without_copy(self) -> int | None:
+        """Steps with a token of each running sequence until ``copy_ahead`` has something to do; None: it has nothing to
+        do.
+        """
+        cache = self._cache
+        if cache.leaving is not None or not (taken := self._taken_meanwhile()):
+            return None
+        return max(0, (cache.free_cells(0) - taken) // len(self._running))
+
+    def _taken_meanwhile(self) -> int:
+        """Cells that running sequences take while the cached prefix that is evicted next is copied; 0 where it needn't
+        be.
+        """
+        cache = self._cache
+        if not (cache.piece_tokens and cache.always_shared and (cached := cache.cached_slots)):
+            return 0
+        pieces = len(cached[0].tokens) // cache.piece_tokens
+        return sum(sequence.pending + pieces + _SPARE_STEPS for sequence in self._running) if pieces else 0
 
     def return_to_partitions(self, plan: Plan) -> None:
         """Go from shared cells back to partitions if the running sequences fit well into them."""
@@ -112,7 +142,10 @@ class CellAllocator:
     def _larger_shared(self, layout: Layout | None) -> Layout | None:
         """The layout where shared cells may grow in place, and grow by this; None otherwise."""
         cache = self._cache
-        return layout if cache.always_shared and layout is not None and layout.cells > cache.layout.cells else None
+        if layout is None or not cache.always_shared or layout.cells <= cache.layout.cells:
+            return None
+        # A state that is being loaded can't be moved.
+        return None if cache.loading and not cache.grows_in_place(layout) else layout
 
     def _relayout(self, plan: Plan, layout: Layout, sequences: list[Sequence], pinned_key: int | None = None) -> None:
         """Change the layout for these sequences. Where state moves, evict all cached prefixes but the offloaded
@@ -144,8 +177,10 @@ class CellAllocator:
 
     # Slots
 
-    def _clear_slot(self, plan: Plan, sequence: Sequence) -> Placement | None:
-        """The sequence's placement. Its slot holds only the prefix; other content is offloaded first."""
+    def _clear_slot(self, plan: Plan, sequence: Sequence, *, waits: bool) -> Placement | None:
+        """The sequence's placement. Its slot holds only the prefix; other content is offloaded first. ``waits``: as in
+        ``allocate``.
+        """
         cache = self._cache
         placement = cache.match_prefix(sequence.tokens, reuse=sequence.reuse_prefix)
         if placement is None:
@@ -154,7 +189,11 @@ class CellAllocator:
         if cache.reuses_own_slot(placement):
             if len(target.tokens) - placement.prefix_len > MIN_SHARED_PREFIX:
                 # A short match must not cost a long conversation its prefix.
+                if waits and not cache.can_leave(target.index):
+                    return None
                 plan.cache_ops.append(cache.offload(target.index))
         elif target.tokens:
+            if waits and not cache.can_leave(target.index):
+                return None
             plan.cache_ops.append(cache.evict(target.index, placement.offload_key))
         return placement

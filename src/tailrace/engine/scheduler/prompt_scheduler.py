@@ -53,7 +53,8 @@ class PromptScheduler:
         """Give the rest of the step to prompts. See ``Scheduler.plan``."""
         replies = {sequence.id: sequence.caller for sequence, _ in plan.scheduled}
         # A sequence that was just admitted with its whole prompt cached decodes already, but isn't scheduled yet.
-        prefilling = [sequence for sequence in self._running if sequence.id not in replies]
+        loading = self._cache.loading
+        prefilling = [seq for seq in self._running if seq.id not in replies and seq.slot not in loading]
         if not prefilling:
             self._deferred = False
             self._turns.forget_all()

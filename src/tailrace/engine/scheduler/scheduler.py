@@ -74,8 +74,13 @@ class Scheduler:
 
     @property
     def decoding(self) -> list[Sequence]:
-        """Running sequences whose prompt is computed, and that don't await their masks."""
-        return [sequence for sequence in self.running if sequence.decoding and not sequence.awaits_mask]
+        """Running sequences whose prompt is computed, and that await neither their masks nor their prefixes."""
+        loading = self._cache.loading
+        return [
+            sequence
+            for sequence in self.running
+            if sequence.decoding and not sequence.awaits_mask and sequence.slot not in loading
+        ]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -141,6 +146,11 @@ class Scheduler:
         """Whether a sequence awaits its mask has changed: the next step has to be planned."""
         self._reusable_steps = 0
 
+    def note_move(self) -> None:
+        """A state has moved, for which a sequence may wait: a prefix is loaded, or another one can be evicted."""
+        self._reusable_steps = 0
+        self._lack_cells.clear()
+
     def can_reuse_plan(self) -> bool:
         """Whether the coming step computes the same sequences as the last one, with no cache op: ``plan`` would give
         the same.
@@ -175,13 +185,18 @@ class Scheduler:
             self._prompts.schedule(plan, self._step, mixed_prefill_budget, last_chunk_budget)
             if not plan.scheduled:
                 # Only prompts run and none has a free cell: the oldest goes on at the youngest's expense.
-                able = [sequence for sequence in self.running if sequence.pending > sequence.awaits_mask]
+                able = [
+                    sequence
+                    for sequence in self.running
+                    if sequence.pending > sequence.awaits_mask and sequence.slot not in self._cache.loading
+                ]
                 if not able:
                     break
                 self._ensure_free(plan, [(able[0].slot, 1)])
         if plan.scheduled:
             if self._cache.layout.shared:
                 self._allocator.evict_one_prefix(plan)
+                self._allocator.copy_ahead()
             else:
                 compact(plan, self._cache, self.running)
         plan.scheduled.sort(key=lambda entry: (not entry[0].decoding, entry[0].slot))
@@ -199,6 +214,8 @@ class Scheduler:
         cache = self._cache
         if cache.layout.shared:
             steps = cache.free_cells(0) // len(plan.scheduled) - 1
+            if (until_copy := self._allocator.steps_without_copy()) is not None:
+                steps = min(steps, until_copy)
         else:
             steps = min(cache.free_cells(sequence.slot) for sequence, _ in plan.scheduled) - 1
         return min(steps, self._pause_possible_in - 1) if self._pause_possible_in else steps
@@ -288,17 +305,19 @@ class Scheduler:
                 self._pause(victim)
             self._lack_cells.clear()
             plan.scheduled = [entry for entry in plan.scheduled if entry[0].slot != NO_SLOT]
-            return self._admit(plan, sequence)
+            return self._admit(plan, sequence, waits=False)
         return False
 
-    def _admit(self, plan: Plan, sequence: Sequence) -> bool:
-        """Start the sequence now, if it can."""
+    def _admit(self, plan: Plan, sequence: Sequence, *, waits: bool = True) -> bool:
+        """Start the sequence now, if it can. ``waits``: not before the state that leaves for it is copied in pieces,
+        beside sequences that decode.
+        """
         if sequence.caller in self._lack_cells:
             return False
         placement = self._cache.match_prefix(sequence.tokens, reuse=sequence.reuse_prefix)
         if self._waits_for_prefix(sequence, placement.prefix_len if placement else 0):
             return False  # Sequences behind it may start: they take nothing that it waits for.
-        placement = self._allocator.allocate(plan, sequence, placement)
+        placement = self._allocator.allocate(plan, sequence, placement, waits=waits and bool(plan.scheduled))
         if placement is None:
             self._lack_cells.add(sequence.caller)
             self._lack_cells_since.setdefault(sequence.caller, self._step)

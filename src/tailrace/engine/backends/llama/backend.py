@@ -10,7 +10,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from tailrace.engine.backends.base import BackendError, KVState, Logits
+from tailrace.engine.backends.base import BackendError, KVState, Logits, StateMove
 from tailrace.engine.backends.llama import memory_budget
 from tailrace.engine.backends.llama.batch import make_batch
 from tailrace.engine.backends.llama.context import LlamaContext
@@ -95,6 +95,7 @@ class LlamaBackend:
             ),
         )
         self.layout_policy = replace(self.layout_policy, reserved_cells=self._context.reserved_cells)
+        self.piece_tokens = self._context.piece_tokens
         self._batch, self._views = make_batch(self.max_batch)
         #: Address and rows of the last logits: a new array over the same memory would cost 20 µs of each step.
         self._logits_at: tuple[int | None, int] = (0, 0)
@@ -156,6 +157,7 @@ class LlamaBackend:
         if is_shared and (upstream > 0 or (has_attention and own == 0)):
             self.layout_policy = replace(policy, always_shared=False, reserved_cells=0)
             self._context.reserved_cells = 0
+            self.piece_tokens = 0
             self._context.replace(self.layout_policy.initial())
         return rollback
 
@@ -369,6 +371,14 @@ class LlamaBackend:
     def kv_load(self, slot: int, state: KVState, length: int) -> bool:
         """See ``Backend``."""
         return self._context.restore(slot, state) and self._context.truncate(slot, length)
+
+    def kv_begin_save(self, slot: int) -> StateMove | None:
+        """See ``Backend``."""
+        return self._context.begin_save(slot)
+
+    def kv_begin_load(self, slot: int, state: KVState, length: int) -> StateMove | None:
+        """See ``Backend``."""
+        return self._context.begin_load(slot, state, length)
 
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""

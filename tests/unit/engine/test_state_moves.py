@@ -1,0 +1,261 @@
+"""States that leave slots and come back in pieces: replies are the same, and no step waits for a long move."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from context_backend import ContextBackend
+from tailrace.engine import loop
+from tailrace.engine.backends.base import KVLayoutError, KVState, StateMove
+from tailrace.engine.kv_cache.layout import Layout
+from tailrace.engine.loop import EngineLoop
+from tailrace.engine.sequence import Sequence
+from tailrace.engine.submission import prepare_sequence
+from tailrace.machine import free_memory
+from tailrace.protocol import GenerationParams, Sampling, Submit
+
+PIECE = 24
+
+
+@pytest.fixture(autouse=True)
+def one_piece_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a step takes, one piece follows it."""
+    monkeypatch.setattr(loop, "_MOVE_PART", 0.0)
+
+
+class CountingBackend(ContextBackend):
+    """Counts the positions that move at once: in each piece, and of states that move whole."""
+
+    def __init__(self, *, parallel: int, kv_tokens: int, piece_tokens: int = PIECE, available: int = 1 << 30) -> None:
+        super().__init__(
+            ctx=min(2048, kv_tokens),
+            parallel=parallel,
+            kv_tokens=kv_tokens,
+            batch=64,
+            always_shared=True,
+            in_place=True,
+            piece_tokens=piece_tokens,
+        )
+        self.whole: list[int] = []  #: positions of states that moved whole
+        self.begun: list[StateMove] = []
+        self.available = available
+        self.failures = 0
+
+    def kv_save(self, slot: int) -> KVState:
+        """See ``Backend``."""
+        self.whole.append(len(self._tokens[slot]))
+        return super().kv_save(slot)
+
+    def kv_load(self, slot: int, state: KVState, length: int) -> bool:
+        """See ``Backend``."""
+        self.whole.append(state.size // 4)
+        return super().kv_load(slot, state, length)
+
+    def kv_begin_save(self, slot: int) -> StateMove | None:
+        """See ``Backend``."""
+        return self._note(super().kv_begin_save(slot))
+
+    def kv_begin_load(self, slot: int, state: KVState, length: int) -> StateMove | None:
+        """See ``Backend``."""
+        return self._note(super().kv_begin_load(slot, state, length))
+
+    def _note(self, move: StateMove | None) -> StateMove | None:
+        assert move is not None
+        self.begun.append(move)
+        return move
+
+    def kv_relayout(self, layout: Layout, slot_map: list[tuple[int, int]]) -> list[int]:  # type: ignore[override]
+        """See ``Backend``. In place it moves nothing."""
+        if layout.total > self.available:
+            self.failures += 1
+            raise KVLayoutError("no memory")
+        return super().kv_relayout(layout, slot_map)
+
+
+class Runner:
+    """Runs requests to their ends, and notes what moved whole while others decoded."""
+
+    def __init__(self, backend: ContextBackend, host_tokens: int = 4000) -> None:
+        self.backend = backend
+        self.loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=host_tokens)
+        self.said: dict[int, list[int]] = {}
+        self.cached: dict[int, int] = {}
+        self.whole_beside: list[int] = []
+        self.ended: set[int] = set()
+
+    def ask(self, identity: int, prompt: list[int], max_tokens: int) -> None:
+        params = GenerationParams(max_tokens=max_tokens, ignore_eos=True, sampling=Sampling(temperature=0.0))
+        sequence = prepare_sequence(self.backend, Submit(id=identity, prompt=[*prompt], params=params))
+        assert isinstance(sequence, Sequence)
+        self.said[identity] = []
+        self.loop.inbox.put(sequence)
+
+    def cancel(self, identity: int) -> None:
+        self.loop.inbox.put(identity)
+        self.ended.add(identity)
+
+    def step(self) -> None:
+        self.loop.take()
+        decodes = bool(self.loop._scheduler.decoding)
+        if isinstance(self.backend, CountingBackend):
+            self.backend.whole.clear()
+        if (step := self.loop.step()) is not None:
+            for identity, token in zip(step.ids, step.tokens, strict=True):
+                self.said[identity].append(token)
+            self.cached.update({started.id: started.cached_tokens for started in step.started})
+            assert not step.failed
+            self.ended.update(finished.id for finished in step.finished)
+        if decodes and isinstance(self.backend, CountingBackend):
+            self.whole_beside += self.backend.whole
+
+    def until(self, identity: int) -> None:
+        for _ in range(20_000):
+            if identity in self.ended:
+                return
+            self.step()
+        raise AssertionError(f"the loop makes no progress: request {identity} doesn't end")
+
+
+def prompt_of(kind: int, length: int) -> list[int]:
+    return [97 + kind % 5, *[(kind * 7 + place * (1 + kind)) % 5 + 97 for place in range(length - 1)]]
+
+
+def alone(prompt: list[int], max_tokens: int) -> list[int]:
+    """What the request says on a backend of its own."""
+    runner = Runner(ContextBackend(ctx=2048, parallel=1, kv_tokens=0, batch=64))
+    runner.ask(1, prompt, max_tokens)
+    runner.until(1)
+    return runner.said[1]
+
+
+def test_a_long_prefix_leaves_and_comes_back_beside_a_reply_in_pieces() -> None:
+    backend = CountingBackend(parallel=2, kv_tokens=2048)
+    runner = Runner(backend)
+    first, second = prompt_of(1, 400), prompt_of(2, 300)
+    runner.ask(1, first, 2)
+    runner.until(1)
+    runner.ask(2, prompt_of(3, 20), 1500)
+    while not runner.said[2]:
+        runner.step()
+    runner.ask(3, second, 2)
+    runner.until(3)
+    runner.ask(4, [*first, 99, 100], 2)
+    runner.until(4)
+    assert runner.cached[4] >= 400
+    assert len(backend.begun) == 3, "the first prefix left and came back, and the second left for it"
+    assert runner.whole_beside == [], "each of these states has many pieces"
+    assert runner.said[3] == alone(second, 2)
+    assert runner.said[4] == alone([*first, 99, 100], 2)
+    assert runner.said[2] == alone(prompt_of(3, 20), 1500)[: len(runner.said[2])]
+
+
+def test_a_prefix_whose_cells_a_reply_will_need_is_copied_before() -> None:
+    backend = CountingBackend(parallel=2, kv_tokens=512)
+    runner = Runner(backend)
+    runner.ask(1, prompt_of(1, 250), 2)
+    runner.until(1)
+    runner.ask(2, prompt_of(2, 20), 300)
+    runner.until(2)
+    assert runner.whole_beside == []
+    runner.ask(3, [*prompt_of(1, 250), 99], 2)
+    runner.until(3)
+    assert runner.cached[3] >= 250, "it came back from host memory"
+
+
+@pytest.mark.parametrize("when", ["it is being loaded", "another prefix leaves for it"])
+def test_a_request_that_is_cancelled_while_states_move_leaves_nothing_behind(when: str) -> None:
+    backend = CountingBackend(parallel=2, kv_tokens=2048)
+    runner = Runner(backend)
+    first, second = prompt_of(1, 400), prompt_of(2, 300)
+    runner.ask(1, first, 2)
+    runner.until(1)
+    runner.ask(2, prompt_of(3, 20), 1500)
+    while not runner.said[2]:
+        runner.step()
+    runner.ask(3, second, 2)
+    if when == "it is being loaded":
+        runner.until(3)
+        runner.ask(4, [*first, 99], 2)
+        moving = runner.loop._cache.loading
+    for _ in range(500):
+        runner.step()
+        if when == "it is being loaded":
+            if moving:
+                break
+        elif runner.loop._cache.leaving is not None:
+            break
+    else:
+        raise AssertionError("nothing has moved")
+    runner.cancel(4 if when == "it is being loaded" else 3)
+    runner.ask(5, [*first, 98], 2)
+    runner.until(5)
+    assert runner.said[5] == alone([*first, 98], 2)
+    assert not runner.loop._cache.loading
+
+
+def test_without_memory_for_a_copy_the_prefix_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = CountingBackend(parallel=2, kv_tokens=2048)
+    runner = Runner(backend)
+    first = prompt_of(1, 400)
+    runner.ask(1, first, 2)
+    runner.until(1)
+    runner.ask(2, prompt_of(3, 20), 1500)
+    while not runner.said[2]:
+        runner.step()
+    with monkeypatch.context() as scarce:
+        scarce.setattr(free_memory, "_GAUGE_SECONDS", 0.0)
+        scarce.setattr(free_memory, "available_memory", lambda: 1000)
+        runner.ask(3, prompt_of(2, 300), 2)
+        runner.until(3)
+    runner.ask(4, [*first, 99], 2)
+    runner.until(4)
+    assert runner.cached[4] < 32
+    assert runner.said[4] == alone([*first, 99], 2)
+
+
+def test_replies_are_the_same_whatever_moves() -> None:
+    """Conversations that come and go, are cancelled and lack memory, through a cache that is too small for them."""
+    moved = 0
+
+    @settings(max_examples=80, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.integers(0, 3), st.integers(1, 400), st.integers(1, 80), st.integers(0, 60), st.integers(0, 9)
+            ),
+            min_size=2,
+            max_size=9,
+        ),
+        st.integers(1, 3),
+        st.sampled_from([512, 1024, 2048]),
+        st.sampled_from([0, 300, 2000]),
+        st.sampled_from([600, 1 << 30]),
+    )
+    def run(
+        requests: list[tuple[int, int, int, int, int]], parallel: int, cells: int, host_tokens: int, available: int
+    ) -> None:
+        nonlocal moved
+        backend = CountingBackend(parallel=parallel, kv_tokens=cells, available=max(available, 512))
+        runner = Runner(backend, host_tokens)
+        asked: dict[int, tuple[list[int], int]] = {}
+        for number in range(80):
+            for identity, (kind, length, max_tokens, begins, cancel) in enumerate(requests):
+                if begins == number:
+                    asked[identity] = prompt_of(kind, min(length, 380)), max_tokens
+                    runner.ask(identity, *asked[identity])
+                if cancel == 0 and begins + 5 == number and identity not in runner.ended:
+                    runner.cancel(identity)
+            runner.step()
+            moved += bool(runner.loop._cache.loading or runner.loop._cache.leaving)
+        for identity, (prompt, max_tokens) in asked.items():
+            runner.until(identity)
+            expected = alone(prompt, max_tokens)
+            said = runner.said[identity]
+            assert said == expected[: len(said)]
+            if requests[identity][4]:
+                assert said == expected
+
+    run()
+    assert moved > 20, "something moves in pieces in many steps"
