@@ -1,4 +1,8 @@
-"""Measures the gaps of four running streams while another request's prompt of 4,000 tokens is prefilled."""
+"""Measures the gaps of four running streams: while a prompt of 4,000 tokens is prefilled, and while states move.
+
+For the second figure five conversations of 4,000 tokens come one after the other, with slots for two of them. So the KV
+cache grows, old prefixes leave for host memory, and the first one comes back.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import msgspec
 from benchmarks.harness import servers
 from benchmarks.harness.benchmark import Benchmark, Measurements, Options, Unavailable, run_alone
 from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
-from benchmarks.harness.results import Curve, Plot, figure
+from benchmarks.harness.results import Curve, Figure, Plot, figure
 from benchmarks.llama_server import peer_server
 from tailrace.loadtest.bench_client import BenchClient
 from tailrace.loadtest.load_profile import LoadProfile
@@ -22,6 +26,11 @@ _PROMPT = 4000
 #: Tokens of every stream before the prompt is sent: enough for a 99th percentile.
 _TOKENS_BEFORE = 128
 _BOUND = 3.0
+#: No gap may be longer than this, in milliseconds.
+_GAP_BOUND = 100.0
+#: Conversations that come one after the other, and slots for them.
+_CONVERSATIONS = 5
+_CONVERSATION_SLOTS = 2
 
 
 class Flood(msgspec.Struct):
@@ -34,6 +43,7 @@ class Flood(msgspec.Struct):
     max_reply_tokens: int  #: of the longest reply at that time
     #: gaps at the same positions of the same replies, without the prompt
     gaps_without: list[float] = []
+    cached_tokens: int = 0  #: of the last prompt, in the prefix cache
 
 
 def flood(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
@@ -52,20 +62,41 @@ def flood(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
     return found
 
 
-def evaluate(timings: list[StreamTiming]) -> Flood:
-    """Sort the gaps by time. ``timings`` has the running streams and, last, the prompt's stream."""
-    *streams, prompt = timings
+def moves(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
+    """Start four streams, then the conversations one by one, and then the first conversation's next turn."""
+    running = LoadProfile(streams=_STREAMS, prompt_tokens=32, output_tokens=4000).requests(turn)
+    profile = LoadProfile(streams=_CONVERSATIONS, prompt_tokens=prompt_tokens, output_tokens=2)
+    opening = profile.requests(300_000 + turn)
+    answer = {"role": "assistant", "content": "It is good."}
+    again = [*opening[0].messages, answer, {"role": "user", "content": "Why?"}]
+    late = [*opening, msgspec.structs.replace(opening[0], messages=again)]
+    # Each follows the one before: the role's event and two tokens. The first one follows the streams.
+    after = [(_STREAMS - 1, _TOKENS_BEFORE + 1), *((_STREAMS + index, 3) for index in range(_CONVERSATIONS))]
+    late = [msgspec.structs.replace(each, start_after=event) for each, event in zip(late, after, strict=True)]
+    timings = client.exchange([*running, *late], until=_STREAMS + _CONVERSATIONS)
+    found = evaluate(timings, late=_CONVERSATIONS + 1)
+    same_length = LoadProfile(
+        streams=_STREAMS, prompt_tokens=32, output_tokens=max(found.max_reply_tokens, 2 * _TOKENS_BEFORE)
+    )
+    for stream in client.run(same_length, turn):
+        found.gaps_without += stream.gaps_ms[_TOKENS_BEFORE:]
+    return found
+
+
+def evaluate(timings: list[StreamTiming], late: int = 1) -> Flood:
+    """Sort the gaps by time. ``timings`` has the running streams and, last, the ``late`` ones, in order."""
+    streams, first, last = timings[:-late], timings[-late], timings[-1]
     all_running = max(stream.token_times[0] for stream in streams)
-    tokens = max(sum(moment <= prompt.first_token_at for moment in stream.token_times) for stream in streams)
-    found = Flood([], [], [], prompt.first_token_at - prompt.sent_at, tokens)
+    tokens = max(sum(moment <= last.first_token_at for moment in stream.token_times) for stream in streams)
+    found = Flood([], [], [], last.first_token_at - last.sent_at, tokens, cached_tokens=last.cached_tokens)
     for stream in streams:
         for before, after in zip(stream.token_times, stream.token_times[1:], strict=False):
             gap = 1e3 * (after - before)
-            if all_running <= before and after <= prompt.sent_at:
+            if all_running <= before and after <= first.sent_at:
                 found.gaps_before.append(gap)
-            elif after > prompt.sent_at and before < prompt.first_token_at:
+            elif after > first.sent_at and before < last.first_token_at:
                 found.gaps_during.append(gap)
-            found.points.append((after - prompt.sent_at, gap))
+            found.points.append((after - first.sent_at, gap))
     return found
 
 
@@ -104,6 +135,7 @@ def _measure(options: Options) -> Measurements:
         ]
         points = sorted(turns[-1].points)
         curves.append(Curve(label=name, x=[point[0] for point in points], y=[point[1] for point in points]))
+    found.figures += _moves_figures(options, size)
     found.plots.append(
         Plot(
             title="Latency of the running streams under a prompt flood",
@@ -115,6 +147,37 @@ def _measure(options: Options) -> Measurements:
         )
     )
     return found
+
+
+def _moves_figures(options: Options, size: int) -> list[Figure]:
+    """The figures while states move. Each turn has a server of its own, whose KV cache has yet to grow."""
+    flags = ("--parallel", str(_STREAMS + _CONVERSATION_SLOTS))
+    turns: list[Flood] = []
+    for turn in range(max(3, options.turns - 2)):
+        with servers.tailrace(options.model, options.threads, *flags) as client:
+            turns.append(moves(client, turn, size))
+    worst = [percentile(turn.gaps_during, 0.99) for turn in turns]
+    without = [statistics.median(turn.gaps_without) for turn in turns]
+    what = f"tailrace: while {_CONVERSATIONS} conversations of {size} tokens come and leave"
+    return [
+        figure(
+            f"{what}, p99 gap ÷ median gap of replies as long without them",
+            paired_ratios(worst, without),
+            bound=_BOUND,
+            is_upper_bound=True,
+        ),
+        figure(
+            f"{what}, longest gap",
+            [max(turn.gaps_during) for turn in turns],
+            unit="ms",
+            bound=_GAP_BOUND,
+            is_upper_bound=True,
+        ),
+        figure(f"{what}, p99 gap", worst, unit="ms"),
+        figure(f"{what}, median gap of replies as long without them", without, unit="ms"),
+        figure(f"{what}, the first one's next turn: first token", [turn.prefill_seconds for turn in turns], unit="s"),
+        figure(f"{what}, its tokens from the cache", [turn.cached_tokens for turn in turns], unit="tokens"),
+    ]
 
 
 def _single(client: BenchClient, turn: int, size: int) -> float:

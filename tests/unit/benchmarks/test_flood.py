@@ -17,3 +17,13 @@ def test_flood_gaps_are_separated_by_the_prompts_time() -> None:
     assert found.gaps_during == pytest.approx([100.0, 100.0, 10.0, 100.0, 100.0])
     assert found.prefill_seconds == pytest.approx(0.122)
     assert found.max_reply_tokens == 5
+
+
+def test_flood_gaps_last_from_the_first_late_request_to_the_last_one() -> None:
+    running = StreamTiming(0.0, [1.0, 1.01, 1.12, 1.23, 1.34, 1.35])
+    late = [StreamTiming(1.1, [1.2]), StreamTiming(1.22, [1.33], cached_tokens=7)]
+    found = evaluate([running, *late], late=2)
+    assert found.gaps_before == pytest.approx([10.0])
+    assert found.gaps_during == pytest.approx([110.0, 110.0, 110.0])
+    assert found.prefill_seconds == pytest.approx(0.11)
+    assert found.cached_tokens == 7
