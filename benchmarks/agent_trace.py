@@ -63,7 +63,8 @@ def replay(client: BenchClient, tokens_of: BenchClient, script: AgentScript, tur
         new = max(1, len(prompt) - reused)
         done.append(Turn(kind, len(prompt), new, timing.prompt_tokens - timing.cached_tokens, timing.text))
         script.add_reply(timing.text)
-        known.append(_tokens(tokens_of, [*messages, {"role": "assistant", "content": timing.text}]))
+        # A reply's last token is chosen and never computed.
+        known.append(prompt + _tokens(tokens_of, timing.text)[:-1])
     return done
 
 
@@ -80,12 +81,11 @@ def read_anew(client: BenchClient, script: AgentScript, replies: list[Turn], tur
     return equal
 
 
-def _tokens(client: BenchClient, messages: list[dict[str, Any]]) -> list[int]:
-    """The tokens of a conversation as the server's template writes it."""
+def _tokens(client: BenchClient, text: list[dict[str, Any]] | str) -> list[int]:
+    """The tokens of a conversation as the server's template writes it, or of a reply's text."""
+    body = {"content": text} if isinstance(text, str) else {"messages": text}
     request = urllib.request.Request(
-        f"http://127.0.0.1:{client.port}/tokenize",
-        json.dumps({"messages": messages, "add_generation_prompt": messages[-1]["role"] != "assistant"}).encode(),
-        {"Content-Type": "application/json"},
+        f"http://127.0.0.1:{client.port}/tokenize", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as response:
         tokens: list[int] = json.load(response)["tokens"]
