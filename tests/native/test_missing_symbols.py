@@ -21,11 +21,13 @@ import ctypes, json, sys, threading
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from tailrace.engine.kernels.proofs.attention import attention_by
+from tailrace.engine.kernels.proofs.expert_products import multiply_by_expert
 from tailrace.engine.kernels.proofs.products import quantised_activations
 from tailrace.engine.kernels.proofs.random_weights import random_weights
 from tailrace.engine.kernels.proofs.repacked_products import multiply, repacking
 from tailrace.engine.kernels.proofs.stand_in import ThreadPool, set_upstream
 from tailrace.engine.kernels.proofs.tensors import compute_params, pointer, set_sources, tensor_of, weight_tensor
+from tailrace.engine.native_libs.ggml_layout import GgmlStruct
 
 library, missing = ctypes.CDLL(sys.argv[1]), sys.argv[2]
 called, computed = [], []
@@ -39,6 +41,8 @@ functions = pool.functions | {
     "llamafile_sgemm": upstream("sgemm", ctypes.c_bool, True),
     "ggml_compute_forward_mul_mat_tiled": upstream("tiled", ctypes.c_bool, True),
     "ggml_compute_forward_flash_attn_ext": upstream("attention"),
+    "ggml_cpu_extra_compute_forward": upstream("extra", ctypes.c_bool, False),
+    "ggml_graph_compute": upstream("graph", ctypes.c_int, 0),
     "ggml_tiled_wdata_size": upstream("wdata_size", ctypes.c_size_t, 77),
     "ggml_backend_buffer_clear": upstream("clear"),
     "ggml_backend_buffer_get_base": upstream("base", ctypes.c_void_p, memory.ctypes.data),
@@ -80,6 +84,9 @@ note("file order", found)
 
 with repacking(library, 2 * weights.nbytes):
     note("repacked", multiply(library, kind, weights, activations))
+    matrices = weights[:64].reshape(2, 32, -1).copy()
+    ids = np.zeros((3, 1), np.int32)
+    note("experts", multiply_by_expert(library, kind, matrices, activations[:, None], ids))
 query = random.standard_normal((1, 4, 2, 64)).astype(np.float32)
 keys, values = (random.standard_normal((1, 2, 32, 64)).astype(np.float16) for _ in range(2))
 mask = np.zeros((1, 1, 2, 32), np.float16)
@@ -98,25 +105,29 @@ if missing != "ggml_backend_buffer_clear":
     library.ggml_backend_buffer_clear(1, 0)  # Memory that the kernels haven't given out.
     library.ggml_aligned_malloc.restype = ctypes.c_void_p
     assert library.ggml_aligned_malloc(ctypes.c_size_t(64 << 20))
+graph, plan = GgmlStruct("ggml_cgraph", n_nodes=0), GgmlStruct("ggml_cplan", n_threads=2)
+assert (library.ggml_graph_compute(pointer(graph), pointer(plan)) == 0) == (missing != "ggml_graph_compute")
 library.tailrace_kernels_record_cells(1, ctypes.c_int64(64))
 library.ggml_backend_alloc_ctx_tensors_from_buft(None, None)
 print(json.dumps([computed, sorted(set(called))]))
 """
 
-ALL = ["file order", "repacked", "attention", "prompt's attention"]
+ALL = ["file order", "repacked", "experts", "attention", "prompt's attention"]
 #: What is computed without a function; all that isn't here stays.
 LOST = {
-    "ggml_threadpool_chunk_set": ["repacked", "attention", "prompt's attention"],
-    "ggml_threadpool_chunk_add": ["repacked", "attention", "prompt's attention"],
-    "ggml_barrier": ["repacked", "attention", "prompt's attention"],
-    "ggml_backend_buffer_get_usage": ["repacked"],
+    "ggml_threadpool_chunk_set": ["repacked", "experts", "attention", "prompt's attention"],
+    "ggml_threadpool_chunk_add": ["repacked", "experts", "attention", "prompt's attention"],
+    "ggml_barrier": ["repacked", "experts", "attention", "prompt's attention"],
+    "ggml_backend_buffer_get_usage": ["repacked", "experts"],
 }
 #: Upstream's functions that are called in the place of what is lost.
-DELEGATED = {"repacked": "tiled", "attention": "attention", "prompt's attention": "attention"}
+DELEGATED = {"repacked": "tiled", "experts": "extra", "attention": "attention", "prompt's attention": "attention"}
 NAMES = [
     "llamafile_sgemm",
     "ggml_compute_forward_mul_mat_tiled",
     "ggml_compute_forward_flash_attn_ext",
+    "ggml_cpu_extra_compute_forward",
+    "ggml_graph_compute",
     "ggml_threadpool_chunk_set",
     "ggml_threadpool_chunk_add",
     "ggml_barrier",
