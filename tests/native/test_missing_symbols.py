@@ -140,6 +140,10 @@ NAMES = [
     "ggml_get_first_tensor",
     "ggml_get_next_tensor",
     "omp_get_num_threads",
+    "ggml_compute_forward_gated_delta_net",
+    "ggml_compute_forward_ssm_scan",
+    "ggml_compute_forward_ssm_conv",
+    "ggml_compute_forward_concat",
 ]
 
 
