@@ -17,7 +17,15 @@ from typing import Literal
 
 import numpy as np
 
-from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits, RankFormat, StateMove
+from tailrace.engine.backends.base import (
+    EmbeddingContext,
+    HiddenStates,
+    KVState,
+    Logits,
+    PredictionContext,
+    RankFormat,
+    StateMove,
+)
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
@@ -102,6 +110,7 @@ class FakeBackend:
         self.start_token: int | None = None
         self.fim_tokens: tuple[int, int, int] | None = INFILL
         self.embedding_context: EmbeddingContext | None = FakeEmbeddingContext()
+        self.prediction_context: PredictionContext | None = None
         self.step_seconds = step_seconds
         self.first_step_seconds = step_seconds
         self._weights = np.ones(weights_mb * 1_000_000, np.uint8)
@@ -272,7 +281,7 @@ class FakeBackend:
         """See ``Backend``."""
         return len(self._tokens[slot]) if self.rollback.by_checkpoints else self._floors[slot]
 
-    def kv_checkpoint(self, slot: int) -> KVState:
+    def kv_checkpoint(self, slot: int, reused: KVState | None = None) -> KVState:
         """See ``Backend``. It has all tokens, so that it can't be put back where it doesn't belong."""
         if not self.rollback.by_checkpoints:
             raise AssertionError(f"a {self._memory} memory needs no checkpoints")
