@@ -53,8 +53,8 @@ def repacked_weights(path: Path, options: LlamaOptions) -> int:
     """
     if loader.status() != "on" or offloads(options) or not repacks_most_weights(path):
         return 0
-    # Repacked super-blocks store their scales as bytes, which takes up to a 36th more.
-    weights = total_bytes(path) * 37 // 36
+    # Repacked super-blocks store their scales as bytes, which takes up to an 18th more (Q3_K).
+    weights = total_bytes(path) * 19 // 18
     needed = 2 * weights if options.private_weights else weights
     return weights if needed <= _WEIGHTS_PART * _available(options) else 0
 
