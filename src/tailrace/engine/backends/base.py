@@ -299,7 +299,8 @@ class Backend(Protocol):
     def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:
         """Reduce the slot to its first ``length`` positions, at which ``checkpoint`` was taken.
 
-        The slot holds these tokens, and any that follow. False where that fails: the slot is empty then.
+        The slot holds these tokens, and any that follow. Where a token takes no cell (``rollback.has_cells``), it may
+        hold anything. False where that fails: the slot is empty then.
         """
         ...
 

@@ -92,6 +92,7 @@ class FakeBackend:
         self.rollback = Rollback(
             checkpoint_bytes=_CHECKPOINT_BYTES if memory in ("recurrent", "hybrid") else 0,
             window=_WINDOW if memory == "sliding" else 0,
+            has_cells=memory != "recurrent",
             snapshots=snapshots,
         )
         self._memory = memory
@@ -290,7 +291,7 @@ class FakeBackend:
     def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:
         """See ``Backend``."""
         tokens = checkpoint.view(np.int32).tolist()
-        if len(tokens) != length or self._tokens[slot][:length] != tokens:
+        if len(tokens) != length or (self.rollback.has_cells and self._tokens[slot][:length] != tokens):
             raise AssertionError(f"a checkpoint of {len(tokens)} tokens isn't that of slot {slot} at {length}")
         self._tokens[slot] = tokens
         self._scripts.pop(slot, None)

@@ -266,7 +266,9 @@ class LlamaContext:
         windows = cells_bytes(state) if self.window else 0
         self._recurrent_bytes = state.size - HEAD_BYTES - windows
         return Rollback(
-            checkpoint_bytes=self._recurrent_bytes + windows * (self.window + 1) // 2, snapshots=self._snapshots
+            checkpoint_bytes=self._recurrent_bytes + windows * (self.window + 1) // 2,
+            snapshots=self._snapshots,
+            has_cells=not self._is_recurrent,
         )
 
     def _read(self, slot: int, flags: int, reused: KVState | None = None) -> KVState:
