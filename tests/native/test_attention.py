@@ -232,15 +232,108 @@ def test_hidden_cells_have_no_effect(library: ctypes.CDLL, tokens: int) -> None:
     assert (attention_by(library, query, keys, values, mask, 0.125) == expected).all()
 
 
-@pytest.mark.parametrize("extra", ["sinks", "softcap", "alibi"])
-def test_unsupported_attention_is_upstreams(library: ctypes.CDLL, extra: str) -> None:
-    query, keys, values, mask = _prompt(np.random.default_rng(5), 1)
-    found = np.zeros((1, 1, 4, 64), np.float32)
-    tensors = [tensor_of(array) for array in (query, keys, values, mask, np.zeros(4, np.float32)[None, None, None])]
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_cells_outside_of_a_window_are_not_read(library: ctypes.CDLL, tokens: int) -> None:
+    """Damage in cells that no token's window reaches."""
+    query, keys, values, mask = _prompt(np.random.default_rng(5), tokens)
+    first = 80 - tokens
+    for token in range(tokens):
+        mask[..., token, : max(0, first + token - 7)] = -np.inf
+    expected = attention_by(library, query, keys, values, mask, 0.125)
+    keys[0, :, : first - 7] = values[0, :, : first - 7] = np.nan
+    assert (attention_by(library, query, keys, values, mask, 0.125) == expected).all()
+
+
+def test_tokens_of_a_window_are_the_same_whatever_runs_beside(library: ctypes.CDLL) -> None:
+    """The tokens of a run and where its list of cells begins differ, and no result does, to the last bit."""
+    query, keys, values, mask = _prompt(np.random.default_rng(5), 40)
+    for token in range(40):
+        mask[..., token, : 40 + token - 20] = -np.inf
+    together = attention_by(library, query, keys, values, mask, 0.125)
+    for first in (1, 7, 18):
+        rest = attention_by(library, query[:, :, first:], keys, values, mask[:, :, first:], 0.125)
+        assert (rest == together[:, :, first:]).all()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_replies_are_the_same_whatever_runs_beside(library: ctypes.CDLL, threads: int) -> None:
+    """To the last bit: threads share out the cells of several sequences, and each token's parts keep their order."""
+    random = np.random.default_rng(6)
+    query = random.standard_normal((1, 4, 3, 64)).astype(np.float32)
+    keys, values = (random.standard_normal((1, 2, 4800, 64)).astype(np.float16) for _ in range(2))
+    owners = random.integers(0, 3, 4800)
+    mask = np.where(owners == np.arange(3)[:, None], 0, -np.inf).astype(np.float16)[None, None]
+    library.tailrace_kernels_set_exact_tokens(3)
+    try:
+        with stand_in_pool(library, threads):
+            together = attention_by(library, query, keys, values, mask, 0.125, threads)
+            for token in range(3):
+                one, one_mask = query[:, :, [token]], mask[:, :, [token]]
+                alone = attention_by(library, one, keys, values, one_mask, 0.125, threads)
+                assert (alone[:, :, 0] == together[:, :, token]).all()
+    finally:
+        library.tailrace_kernels_set_exact_tokens(0)
+
+
+def test_exact_tokens_that_the_work_memory_cannot_hold_at_once(library: ctypes.CDLL) -> None:
+    """Tokens of many large heads are split and merged a few at a time, and are the same as one by one."""
+    random = np.random.default_rng(7)
+    query = random.standard_normal((1, 64, 9, 128)).astype(np.float32)
+    keys, values = (random.standard_normal((1, 8, 80, 128)).astype(np.float16) for _ in range(2))
+    mask = np.where(np.arange(80) <= 71 + np.arange(9)[:, None], 0, -np.inf).astype(np.float16)[None, None]
+    library.tailrace_kernels_set_exact_tokens(9)
+    try:
+        with stand_in_pool(library):
+            together = attention_by(library, query, keys, values, mask, 0.1, 2)
+            for token in (0, 4, 8):
+                one, one_mask = query[:, :, [token]], mask[:, :, [token]]
+                assert (
+                    attention_by(library, one, keys, values, one_mask, 0.1, 2)[:, :, 0] == together[:, :, token]
+                ).all()
+    finally:
+        library.tailrace_kernels_set_exact_tokens(0)
+
+
+def test_attention_without_a_mask(library: ctypes.CDLL) -> None:
+    """Encoders of images have none, and any number of cells."""
+    random = np.random.default_rng(8)
+    query = random.standard_normal((1, 4, 37, 72)).astype(np.float32)
+    keys, values = (random.standard_normal((1, 4, 37, 72)).astype(np.float16) for _ in range(2))
+    expected = attention(query, keys, values, np.zeros((1, 1, 37, 37), np.float16), 0.1)
+    found = attention_by(library, query, keys, values, None, 0.1)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_damage_stays_visible_beside_sinks_and_a_softcap(library: ctypes.CDLL) -> None:
+    query, keys, values, mask = _prompt(np.random.default_rng(5), 3)
+    keys[0, 1, 3, 7] = np.nan
+    sinks = np.full(4, 50, np.float32)
+    for softcap in (0.0, 30.0):
+        found = attention_by(library, query, keys, values, mask, 0.125, sinks=sinks, softcap=softcap)
+        assert np.isfinite(found[0, :2]).all()
+        assert np.isnan(found[0, 2:]).all()
+
+
+#: Shapes of query, keys, values and mask that are upstream's: heads that aren't a multiple of the key heads, a mask for
+#: each head, dimensions that aren't a multiple of eight or exceed the buffers, and values of other cells than the keys.
+_UPSTREAM_SHAPES = {
+    "heads": ((1, 4, 1, 64), (1, 3, 32, 64), (1, 3, 32, 64), (1, 1, 1, 32)),
+    "mask of heads": ((1, 4, 1, 64), (1, 2, 32, 64), (1, 2, 32, 64), (1, 4, 1, 32)),
+    "short mask": ((1, 4, 1, 64), (1, 2, 32, 64), (1, 2, 32, 64), (1, 1, 1, 16)),
+    "dimension": ((1, 4, 1, 68), (1, 2, 32, 68), (1, 2, 32, 68), (1, 1, 1, 32)),
+    "large dimension": ((1, 4, 1, 640), (1, 2, 32, 640), (1, 2, 32, 640), (1, 1, 1, 32)),
+    "values": ((1, 4, 1, 64), (1, 2, 32, 64), (1, 2, 16, 64), (1, 1, 1, 32)),
+}
+
+
+@pytest.mark.parametrize("shapes", _UPSTREAM_SHAPES.values(), ids=_UPSTREAM_SHAPES.keys())
+def test_unsupported_attention_is_upstreams(library: ctypes.CDLL, shapes: tuple[tuple[int, ...], ...]) -> None:
+    query = np.zeros(shapes[0], np.float32)
+    tensors = [tensor_of(query), *(tensor_of(np.zeros(shape, np.float16)) for shape in shapes[1:])]
+    found = np.zeros((1, 1, 4, shapes[2][-1]), np.float32)
     result = tensor_of(found)
-    set_sources(result, *(tensors if extra == "sinks" else tensors[:4]))
-    # The scale, the largest bias of ALiBi and the softcap.
-    set_float_params(result, 0.125, 8.0 if extra == "alibi" else 0.0, 30.0 if extra == "softcap" else 0.0)
+    set_sources(result, *tensors)
+    set_float_params(result, 0.125)
     delegated: list[int] = []
     upstream = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(lambda _, tensor: delegated.append(tensor))
     set_upstream(library, {"ggml_compute_forward_flash_attn_ext": upstream})

@@ -330,8 +330,7 @@ class EngineLoop:
             self._max_draft,
             total,
             has_waiting=has_waiting,
-            # llama.cpp splits a batch of a recurrent memory so that each part has equally many tokens of each sequence.
-            equal_split=not shared or self._backend.rollback.by_checkpoints,
+            equal_split=not shared,
             rollback=self._draft_rollback,
         )
         self._draft_rollback.begin(running)

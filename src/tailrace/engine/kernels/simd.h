@@ -45,18 +45,21 @@ INLINE uint64_t load_f16_bits(const uint8_t *p) {
 #error "the kernels have no vectors for this instruction set"
 #endif
 
-/* 2^x: 0 below -115, infinity from 128 on, NaN for NaN. The whole part of the exponent is a scale, the rest a Taylor
- * polynomial whose relative error is 1e-7. */
-INLINE vf vf_exp2(vf x) {
-    const vf bounded = vf_min(vf_set1(128.0f), x); /* of NaN and a number, the second operand */
-    const vf whole = vf_round(bounded), f = vf_sub(bounded, whole);
+/* 2^f for -0.5 <= f <= 0.5, by a Taylor polynomial whose relative error is 1e-7. */
+INLINE vf vf_exp2_fraction(vf f) {
     vf p = vf_set1(1.54035304e-4f);
     p = vf_fma(p, f, vf_set1(1.33335581e-3f));
     p = vf_fma(p, f, vf_set1(9.61812911e-3f));
     p = vf_fma(p, f, vf_set1(5.55041087e-2f));
     p = vf_fma(p, f, vf_set1(0.240226507f));
     p = vf_fma(p, f, vf_set1(0.693147181f));
-    p = vf_fma(p, f, vf_set1(1.0f));
+    return vf_fma(p, f, vf_set1(1.0f));
+}
+
+/* 2^x: 0 below -115, infinity from 128 on, NaN for NaN. The whole part of the exponent is a scale. */
+INLINE vf vf_exp2(vf x) {
+    const vf bounded = vf_min(vf_set1(128.0f), x); /* of NaN and a number, the second operand */
+    const vf whole = vf_round(bounded), p = vf_exp2_fraction(vf_sub(bounded, whole));
     /* For minus infinity the polynomial is NaN. */
     return vf_zero_where(vf_le(x, vf_set1(-115.0f)), vf_scale_exp2(p, whole));
 }

@@ -116,8 +116,19 @@ INLINE vf vf_load_bf16(const uint8_t *p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
+/* The first eight lanes, which are all. */
+INLINE vf vf_load_f16_eight(const uint8_t *p) { return vf_load_f16(p); }
+INLINE vf vf_load_bf16_eight(const uint8_t *p) { return vf_load_bf16(p); }
 INLINE vf vf_load_i8(const uint8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+/* A 16-bit float in all lanes. */
+INLINE vf vf_set1_f16(const uint8_t *p) { return _mm256_cvtph_ps(_mm_set1_epi16((short)load_f16_bits(p))); }
+/* Nibbles of 0 to 15: the low ones of the bytes, or the high ones. */
+INLINE vf vf_load_u4(const uint8_t *p, bool high) {
+    const __m128i bytes = _mm_loadl_epi64((const __m128i *)p);
+    const __m128i nibbles = _mm_and_si128(high ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(nibbles));
 }
 
 INLINE vm vm_from_bits(uint32_t bits) { /* bit i is lane i */
@@ -139,3 +150,33 @@ INLINE vf vf_scale_exp2(vf x, vf whole) {
     const vf half = _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
     return _mm256_add_ps(half, half);
 }
+
+/* Store the sums of the lanes of four vectors. */
+INLINE void vf_store_sums_x4(float *p, vf a, vf b, vf c, vf d) {
+    const __m256 two = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
+}
+
+/* Which of 64 numbers of 16 bits differ from `value`. */
+INLINE uint64_t differing_u16x64(const uint16_t *p, uint16_t value) {
+    const __m256i all = _mm256_set1_epi16((short)value);
+    uint64_t equal = 0;
+    for (int i = 0; i < 64; i += 32) {
+        const __m256i a = _mm256_cmpeq_epi16(_mm256_loadu_si256((const __m256i *)(p + i)), all);
+        const __m256i b = _mm256_cmpeq_epi16(_mm256_loadu_si256((const __m256i *)(p + i + 16)), all);
+        const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8);
+        equal |= (uint64_t)(uint32_t)_mm256_movemask_epi8(bytes) << i;
+    }
+    return ~equal;
+}
+
+/* Store the places of the set bits, each increased by `first`. Up to 64 numbers are written. */
+INLINE void store_bit_places(uint32_t *to, uint64_t bits, uint32_t first) {
+    if (!~bits)
+        for (uint32_t i = 0; i < 64; i++) *to++ = first + i;
+    else
+        for (; bits; bits &= bits - 1) *to++ = first + (uint32_t)__builtin_ctzll(bits);
+}
+
+/* The bits of `bits` that stand where `mask` has a 1, side by side. */
+INLINE uint64_t bits_where(uint64_t bits, uint64_t mask) { return _pext_u64(bits, mask); }

@@ -109,8 +109,24 @@ INLINE vf vf_load_bf16(const uint8_t *p) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+/* The first eight lanes; the others are 0, and their memory is not touched. */
+INLINE vf vf_load_f16_eight(const uint8_t *p) {
+    return _mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)));
+}
+INLINE vf vf_load_bf16_eight(const uint8_t *p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm512_castsi512_ps(_mm512_zextsi256_si512(_mm256_slli_epi32(wide, 16)));
+}
 INLINE vf vf_load_i8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+/* A 16-bit float in all lanes. */
+INLINE vf vf_set1_f16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_set1_epi16((short)load_f16_bits(p))); }
+/* Nibbles of 0 to 15: the low ones of the bytes, or the high ones. */
+INLINE vf vf_load_u4(const uint8_t *p, bool high) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+    const __m128i nibbles = _mm_and_si128(high ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(nibbles));
 }
 
 INLINE vm vm_from_bits(uint32_t bits) { return (__mmask16)bits; } /* bit i is lane i */
@@ -125,3 +141,46 @@ INLINE vf vf_zero_where(vm m, vf x) { return _mm512_maskz_mov_ps((__mmask16)~m, 
 
 /* x * 2^whole, where whole is a whole number from -115 to 128. */
 INLINE vf vf_scale_exp2(vf x, vf whole) { return _mm512_scalef_ps(x, whole); }
+
+/* A vector that has, in each quarter, partial sums of the four vectors. */
+INLINE vf partial_sums_x4(vf a, vf b, vf c, vf d) {
+    const __m512 e = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 f = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d g = _mm512_castps_pd(e), h = _mm512_castps_pd(f);
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(g, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(g, h)));
+}
+/* The sixteen sums of four such vectors. */
+INLINE vf finish_sums_x16(const float *p) {
+    const __m512 a = _mm512_load_ps(p), b = _mm512_load_ps(p + 16);
+    const __m512 c = _mm512_load_ps(p + 32), d = _mm512_load_ps(p + 48);
+    const __m512 e = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    const __m512 f = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(e, f, 0x88), _mm512_shuffle_f32x4(e, f, 0xdd));
+}
+/* Store the sums of the lanes of four vectors. */
+INLINE void vf_store_sums_x4(float *p, vf a, vf b, vf c, vf d) {
+    const __m512 four = partial_sums_x4(a, b, c, d);
+    const __m256 two = _mm256_add_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps(four, 1));
+    _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
+}
+
+/* Which of 64 numbers of 16 bits differ from `value`. */
+INLINE uint64_t differing_u16x64(const uint16_t *p, uint16_t value) {
+    const __m512i all = _mm512_set1_epi16((short)value);
+    const uint64_t high = _mm512_cmpneq_epi16_mask(_mm512_loadu_si512(p + 32), all);
+    return _mm512_cmpneq_epi16_mask(_mm512_loadu_si512(p), all) | high << 32;
+}
+
+/* Store the places of the set bits, each increased by `first`. Up to 64 numbers are written. */
+INLINE void store_bit_places(uint32_t *to, uint64_t bits, uint32_t first) {
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    for (int i = 0; i < 64; i += 16) {
+        const __mmask16 here = (__mmask16)(bits >> i);
+        const __m512i places = _mm512_add_epi32(_mm512_set1_epi32((int)first + i), lanes);
+        _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(here, places));
+        to += __builtin_popcount(here);
+    }
+}
+
+/* The bits of `bits` that stand where `mask` has a 1, side by side. */
+INLINE uint64_t bits_where(uint64_t bits, uint64_t mask) { return _pext_u64(bits, mask); }

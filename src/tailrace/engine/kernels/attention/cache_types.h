@@ -5,11 +5,12 @@
  * single precision. Upstream rounds the query to 8 bits for quantised keys. Here that takes 1.1 times as long, because
  * each block's sum has to be scaled. */
 #pragma once
+#include "attention/scratch.h"
 #include "loading/ggml_api.h"
 
-#define QUANT_BLOCK 32 /* numbers of a block of q8_0 and q4_0: a 16-bit scale and the quantised numbers */
-
-enum cache_type { CACHE_F16, CACHE_BF16, CACHE_Q8_0, CACHE_Q4_0, N_CACHE_TYPES };
+/* TILE_F32 is a tile in the scratch buffers. A KV cache has no single precision, because upstream converts such keys to
+ * 16 bits. */
+enum cache_type { CACHE_F16, CACHE_BF16, CACHE_Q8_0, CACHE_Q4_0, N_CACHE_TYPES, TILE_F32 = N_CACHE_TYPES };
 
 static const enum ggml_type ggml_cache_types[N_CACHE_TYPES] = {
     [CACHE_F16] = GGML_TYPE_F16,
@@ -25,42 +26,54 @@ INLINE enum cache_type cache_type_of(const struct ggml_tensor *t) {
     return (enum cache_type)i;
 }
 
-/* Bytes of so many numbers, a multiple of QUANT_BLOCK. */
+INLINE bool is_quantised(enum cache_type type) { return type == CACHE_Q8_0 || type == CACHE_Q4_0; }
+
+/* Bytes of so many numbers, in quantised types a multiple of QUANT_BLOCK. */
 INLINE int cache_bytes(enum cache_type type, int numbers) {
     switch (type) {
         case CACHE_F16:
         case CACHE_BF16: return 2 * numbers;
         case CACHE_Q8_0: return numbers / QUANT_BLOCK * (2 + QUANT_BLOCK);
         case CACHE_Q4_0: return numbers / QUANT_BLOCK * (2 + QUANT_BLOCK / 2);
-        case N_CACHE_TYPES: break;
+        case TILE_F32: return 4 * numbers;
     }
     return 0;
 }
 
-/* A block as two vectors of 16 numbers. A scale that is NaN or infinite makes all of them NaN or infinite. */
-INLINE void load_block(enum cache_type type, const uint8_t *from, __m512 *to) {
-    if (type == CACHE_F16) {
-        to[0] = load_f16x16(from);
-        to[1] = load_f16x16(from + 32);
-    } else if (type == CACHE_BF16) {
-        for (int i = 0; i < 2; i++) {
-            const __m256i bits = _mm256_loadu_si256((const __m256i *)(from + 32 * i));
-            to[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-        }
-    } else {
-        const __m512 scale = _mm512_cvtph_ps(_mm256_set1_epi16((short)load_f16_bits(from)));
-        if (type == CACHE_Q8_0) {
-            for (int i = 0; i < 2; i++) {
-                const __m128i bytes = _mm_loadu_si128((const __m128i *)(from + 2 + 16 * i));
-                to[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), scale);
-            }
-        } else {
+/* VF_LANES numbers of a cell, from number d + i on, where d is a multiple of QUANT_BLOCK and i is below it. A scale that
+ * is NaN or infinite makes them NaN or infinite. */
+INLINE vf load_numbers(enum cache_type type, const uint8_t *cell, int d, int i) {
+    switch (type) {
+        case CACHE_F16: return vf_load_f16(cell + 2 * (d + i));
+        case CACHE_BF16: return vf_load_bf16(cell + 2 * (d + i));
+        case CACHE_Q8_0: cell += cache_bytes(type, d); return vf_mul(vf_load_i8(cell + 2 + i), vf_set1_f16(cell));
+        case CACHE_Q4_0: {
             /* Nibbles of 0 to 15 stand for -8 to 7. The low ones are the first 16 numbers. */
-            const __m128i bytes = _mm_loadu_si128((const __m128i *)(from + 2)), low = _mm_set1_epi8(15);
-            const __m128i nibbles[2] = {_mm_and_si128(bytes, low), _mm_and_si128(_mm_srli_epi16(bytes, 4), low)};
-            const __m512 zero = _mm512_mul_ps(scale, _mm512_set1_ps(-8.0f));
-            for (int i = 0; i < 2; i++)
-                to[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(nibbles[i])), scale, zero);
+            cell += cache_bytes(type, d);
+            const vf scale = vf_set1_f16(cell), zero = vf_mul(scale, vf_set1(-8.0f));
+            return vf_fma(vf_load_u4(cell + 2 + i % 16, i >= 16), scale, zero);
         }
+        case TILE_F32: return vf_load((const float *)cell + d + i);
     }
+    return vf_zero();
+}
+
+/* The same for the last numbers of a cell of floats, `left` of which exist, a multiple of eight: the other lanes are 0.
+ */
+INLINE vf load_last_numbers(enum cache_type type, const uint8_t *cell, int d, int left) {
+    if (left >= VF_LANES || type == TILE_F32) return load_numbers(type, cell, d, 0); /* rows of tiles are padded */
+    return type == CACHE_BF16 ? vf_load_bf16_eight(cell + 2 * d) : vf_load_f16_eight(cell + 2 * d);
+}
+
+/* Cells of a tile in one key head: number i is at `base + list[i] * stride`. Those of the scratch buffers lie in order
+ * and have no list. */
+struct tile_cells {
+    const uint8_t *base;
+    size_t stride;
+    const uint32_t *list;
+    int n, dim;
+};
+
+INLINE const uint8_t *cell_at(enum cache_type type, struct tile_cells cells, int i) {
+    return cells.base + (type == TILE_F32 ? (uint32_t)i : cells.list[i]) * cells.stride;
 }

@@ -3,7 +3,7 @@
 #pragma once
 #include "attention/query_state.h"
 
-#define MASK_HIDDEN 0xfc00 /* minus infinity in 16 bits. A mask holds this or 0: attention.c takes no others. */
+#define MASK_HIDDEN 0xfc00 /* minus infinity in 16 bits. A mask without ALiBi holds this or 0. */
 
 /* Tokens of a group that are computed together, and the cells of a window that they see. */
 struct mask_run {
@@ -20,6 +20,8 @@ INLINE int first_tile_of(struct mask_run run, int part, int n_parts) {
     return (part - run.first_part + n_parts) % n_parts;
 }
 
+INLINE int n_tiles_of(int n_cells) { return (n_cells + TILE_CELLS - 1) / TILE_CELLS; }
+
 INLINE const uint16_t *mask_of(const struct query_group *g, int64_t token) {
     const struct ggml_tensor *m = g->mask;
     if (!m) return 0;
@@ -30,31 +32,40 @@ INLINE const uint16_t *mask_of(const struct query_group *g, int64_t token) {
 INLINE bool read_mask(struct scratch *scratch, const struct query_group *g, int token, int64_t first, int n_cells) {
     const uint16_t *mask = mask_of(g, g->token + token);
     uint64_t any = 0;
-    for (int w = 0; w * 64 < n_cells; w++) {
-        uint64_t bits = 0;
-        for (int i = 0; i < 64 && 64 * w + i < n_cells; i += 16) {
-            uint64_t sixteen = 0xffff;
-            if (mask) {
-                const __m256i m = _mm256_loadu_si256((const __m256i *)(mask + first + 64 * w + i));
-                sixteen = _mm256_cmpneq_epi16_mask(m, _mm256_set1_epi16((short)MASK_HIDDEN));
-            }
-            bits |= sixteen << i;
-        }
-        any |= scratch->visible[token][w] = bits;
+    for (int i = 0; i < n_cells; i += 64) {
+        const int n = n_cells - i < 64 ? n_cells - i : 64;
+        uint64_t bits = ~0ull >> (64 - n);
+        if (mask && n == 64) bits = differing_u16x64(mask + first + i, MASK_HIDDEN);
+        else if (mask)
+            for (int j = 0; j < n; j++) bits &= ~((uint64_t)(mask[first + i + j] == MASK_HIDDEN) << j);
+        any |= scratch->visible[token][i / 64] = bits;
     }
     return any;
 }
 
-/* How many tokens, from `token` on, are computed together. Each token of a run sees what the token before sees and
- * more, as those of a prompt do. Sequences with a common prefix have separate runs: a joint run would read the prefix
- * once, but rounding would depend on the other sequences. */
-INLINE int run_length(const struct scratch *scratch, int token, int n_tokens, const bool *sees_any, int n_words) {
-    int end = token + 1;
-    for (; end < n_tokens && sees_any[end]; end++) {
-        uint64_t lost = 0;
-        for (int w = 0; w < n_words; w++) lost |= scratch->visible[end - 1][w] & ~scratch->visible[end][w];
-        if (lost) break;
+/* Whether token b sees what token a sees and more, as those of a prompt do. With a sliding window, cells before all
+ * others of token a may be missing. */
+INLINE bool continues(const struct scratch *scratch, int a, int b, int n_words, bool sliding) {
+    const uint64_t *before = scratch->visible[a], *after = scratch->visible[b];
+    int lost = -1;
+    bool common = false;
+    for (int w = 0; w < n_words; w++) {
+        const uint64_t gone = before[w] & ~after[w], both = before[w] & after[w];
+        if (gone) {
+            if (!sliding || common || (both && __builtin_ctzll(both) < 63 - __builtin_clzll(gone))) return false;
+            lost = w;
+        }
+        common |= both != 0;
     }
+    return lost < 0 || common;
+}
+
+/* How many tokens, from `token` on, are computed together. Sequences with a common prefix have separate runs: a joint
+ * run would read the prefix once, but rounding would depend on the other sequences. */
+INLINE int run_length(const struct scratch *scratch, int token, int n_tokens, const bool *sees_any, int n_words,
+                      bool sliding) {
+    int end = token + 1;
+    while (end < n_tokens && sees_any[end] && continues(scratch, end - 1, end, n_words, sliding)) end++;
     return end - token;
 }
 
@@ -65,28 +76,29 @@ INLINE int count_cells(const struct scratch *scratch, int token, int n_words) {
     return count;
 }
 
-/* List the cells that a run sees (its last token sees all of them), and mark which of the listed cells each token sees.
- * The number of cells. */
+/* List the cells that the tokens of a run see, and mark which of the listed cells each token sees. The number of cells.
+ */
 INLINE int list_cells(struct scratch *scratch, uint32_t *list, int token, int n_tokens, int64_t first, int n_words) {
-    const uint64_t *all = scratch->visible[token + n_tokens - 1];
-    for (int t = token; t < token + n_tokens; t++)
+    for (int t = token; t < token + n_tokens; t++) {
         memset(scratch->run_visible[t], 0, (size_t)(n_words + 1) * sizeof **scratch->run_visible);
-    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        scratch->first_seen[t] = UINT16_MAX;
+    }
     int count = 0;
     for (int w = 0; w < n_words; w++) {
-        if (!all[w]) continue;
-        const int word = count / 64, shift = count % 64;
+        uint64_t all = 0;
+        for (int t = token; t < token + n_tokens; t++) all |= scratch->visible[t][w];
+        if (!all) continue;
+        const int word = count / 64, shift = count % 64, n = __builtin_popcountll(all);
         for (int t = token; t < token + n_tokens; t++) {
-            const uint64_t bits = _pext_u64(scratch->visible[t][w], all[w]);
+            const uint64_t seen = scratch->visible[t][w];
+            const uint64_t bits = seen == all ? ~0ull >> (64 - n) : bits_where(seen, all);
             scratch->run_visible[t][word] |= bits << shift;
             if (shift) scratch->run_visible[t][word + 1] |= bits >> (64 - shift);
+            if (bits && scratch->first_seen[t] == UINT16_MAX)
+                scratch->first_seen[t] = (uint16_t)(count + __builtin_ctzll(bits));
         }
-        for (int i = 0; i < 64; i += 16) {
-            const __mmask16 here = (__mmask16)(all[w] >> i);
-            const __m512i cells = _mm512_add_epi32(_mm512_set1_epi32((int)(first + 64 * w + i)), lanes);
-            _mm512_storeu_si512(list + count, _mm512_maskz_compress_epi32(here, cells));
-            count += __builtin_popcount(here);
-        }
+        store_bit_places(list + count, all, (uint32_t)(first + 64 * w));
+        count += n;
     }
     /* Fill the last tile with a cell that is read and not marked. */
     for (int i = 0; i < TILE_CELLS; i++) list[count + i] = list[count - 1];

@@ -338,7 +338,7 @@ OUT_OF_LINE void scatter_state(struct scratch *scratch, int head_dim, struct mas
 }
 
 /* The tiles of a run that belong to `part`. */
-INLINE void attend_run_amx(struct scratch *scratch, int head_dim, struct mask_run run, int part, int n_parts) {
+INLINE void attend_run_amx_of(struct scratch *scratch, int head_dim, struct mask_run run, int part, int n_parts) {
     int tile = first_tile_of(run, part, n_parts);
     if (tile >= run.n_tiles) return;
     /* With few rows, reading the cells takes longest. It is fastest with all heads of a tile before the next tile. */
@@ -353,5 +353,29 @@ INLINE void attend_run_amx(struct scratch *scratch, int head_dim, struct mask_ru
     }
     scatter_state(scratch, head_dim, run);
     tiles_end(before);
+}
+
+/* The same for each head dimension, compiled once. */
+#define ATTEND_RUN_AMX(HEAD_DIM)                                                                                       \
+    OUT_OF_LINE void attend_run_amx_##HEAD_DIM(struct scratch *scratch, struct mask_run run, int part, int n_parts) {  \
+        attend_run_amx_of(scratch, HEAD_DIM, run, part, n_parts);                                                      \
+    }
+ATTEND_RUN_AMX(64)
+ATTEND_RUN_AMX(96)
+ATTEND_RUN_AMX(128)
+ATTEND_RUN_AMX(256)
+
+/* Whether there is code for a head dimension. Others use float vectors. */
+INLINE bool has_amx_code(int head_dim) {
+    return head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256;
+}
+
+INLINE void attend_run_amx(struct scratch *scratch, struct mask_run run, int part, int n_parts) {
+    switch (run.g->k_dim) {
+        case 64: attend_run_amx_64(scratch, run, part, n_parts); break;
+        case 96: attend_run_amx_96(scratch, run, part, n_parts); break;
+        case 128: attend_run_amx_128(scratch, run, part, n_parts); break;
+        case 256: attend_run_amx_256(scratch, run, part, n_parts); break;
+    }
 }
 #endif
