@@ -70,9 +70,9 @@ def row_bytes(kind: GgmlType, columns: int) -> int:
     return int(columns // weights * size)
 
 
-def random_rows(kind: GgmlType, random: np.random.Generator, rows: int, columns: int) -> Bytes:
-    """Weights of mean 0 whose outputs are about as large as their inputs, shape (rows, bytes of a row)."""
-    deviation = columns**-0.5
+def random_rows(kind: GgmlType, random: np.random.Generator, rows: int, columns: int, scale: float = 1.0) -> Bytes:
+    """Weights of mean 0, shape (rows, bytes of a row). Outputs are about as large as the inputs times ``scale``."""
+    deviation = scale * columns**-0.5
     if kind in _PLAIN:
         numbers = random.standard_normal((rows, columns), np.float32) * np.float32(deviation)
         return np.asarray(gguf.quants.quantize(numbers, kind)).view(np.uint8).reshape(rows, -1)

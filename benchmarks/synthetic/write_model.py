@@ -82,11 +82,14 @@ def _contents(
     match tensor.values:
         case Values.WEIGHTS:
             # One matrix of three dimensions at a time: experts are large.
-            matrices = [random_rows(kind, random, rows[-1], columns) for _ in range(rows[0] if len(rows) > 1 else 1)]
+            count = rows[0] if len(rows) > 1 else 1
+            matrices = [random_rows(kind, random, rows[-1], columns, tensor.scale) for _ in range(count)]
             return np.stack(matrices) if len(rows) > 1 else matrices[0]
         case Values.FLOATS:
             return random.standard_normal(tensor.shape, np.float32) * np.float32(columns**-0.5 if rows else 1)
         case Values.NEGATIVE:
             return -np.abs(random.standard_normal(tensor.shape, np.float32))
+        case Values.IDENTITY:
+            return np.eye(rows[0], columns, dtype=np.float32)
         case Values.ONES:
             return np.ones(tensor.shape, np.float32)

@@ -187,13 +187,10 @@ def test_attention_over_other_types_is_upstreams(
 
 
 @pytest.mark.parametrize("tier", build.KERNEL_TIERS)
-@pytest.mark.parametrize("repacked", ["YES", "NO"])
-def test_a_row_alone_does_not_compile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, repacked: str
-) -> None:
+def test_a_row_alone_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName) -> None:
     """Each switch that has to know a format says so: no format is computed as another one."""
-    last = "32,   Q8_K,        YES)"
-    row = f"X(IQ1_S, block_iq1_s, QK_K, 32, NIBBLES, qs, d, NO_MIN, 0, Q8_K, {repacked})"
+    last = "128,  Q8_K)"
+    row = "X(IQ1_S, block_iq1_s, QK_K, 32, NIBBLES, qs, d, NO_MIN, 0, Q8_K)"
     monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "kernels", last, f"{last} {row}"))
     monkeypatch.setattr(type(ALL_TIERS[tier]), "require", lambda _: None)  # It is parsed, and never run.
     # A switch without a format is an error of the parser: optimising would only take time.

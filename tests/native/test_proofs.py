@@ -23,7 +23,7 @@ EXPERTS = ", ".join(f"experts {kind.name}" for kind in REPACKED)
 #: A change to the code of the tiers with AVX-512 and to what all tiers share, and what is computed wrongly then.
 MISTAKES = [
     ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4"),
-    ("-(float)t.zero_point * scale[0]", "-(float)(t.zero_point - 1) * scale[0]", "Q6_K"),
+    ("-(float)t.zero_point * scale[0]", "-(float)(t.zero_point - 1) * scale[0]", "Q3_K, Q6_K, IQ4_XS"),
     ("to->row_sum = scratch->row_sum[r];", "to->row_sum = 1;", "attention"),
     ("if (now > before) {", "if (now < before) {", "attention"),
     ("while (!is_quantised(type) && d < keys.dim) KEY", "if (d < keys.dim) KEY", "attention"),
@@ -37,8 +37,8 @@ MISTAKES = [
     (
         "-t.zero_point * sum",
         "t.zero_point * sum",
-        "repacked Q4_0, repacked Q8_0, repacked IQ4_NL, repacked MXFP4, "
-        "experts Q4_0, experts Q8_0, experts IQ4_NL, experts MXFP4",
+        "repacked Q4_0, repacked Q5_0, repacked Q8_0, repacked IQ4_NL, repacked MXFP4, "
+        "experts Q4_0, experts Q5_0, experts Q8_0, experts IQ4_NL, experts MXFP4",
     ),
     (
         "first * n_blocks * bytes",
@@ -51,7 +51,7 @@ MISTAKES = [
         "private ? n_act_blocks - 1 :",
         ", ".join(f"repacked {kind.name}" for kind in REPACKED),
     ),
-    ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "repacked Q4_K, experts Q4_K"),
+    ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "repacked Q2_K, repacked Q4_K, repacked Q5_K, .*"),
     ("pair.used % activations->ne[1]", "0", EXPERTS),
     ("x = sigmoid_times(x, 1);", "x = sigmoid_times(x, 2);", "experts"),
     ("sum = used ? vf_add(sum, weighted) : weighted;", "sum = weighted;", "experts"),
@@ -63,8 +63,12 @@ MISTAKES = [
 MISTAKES_IN_TILES = [
     ("numbers[1], numbers[0]", "numbers[0], numbers[1]", PROMPT),
     ("bits == HIGH_NIBBLE ? 2048", "bits == HIGH_NIBBLE ? 128", "prompt Q4_0, prompt Q4_1, prompt Q4_K"),
-    ("_mm256_srli_epi16(both, 8)", "both", "prompt Q4_K"),
-    ("[LOW_SIX] = 0x3f0000", "[LOW_SIX] = 0xf0000", "prompt Q6_K"),
+    ("odd = fine ? half : n % 2;", "odd = false;", "prompt Q2_K, prompt Q4_K, prompt Q5_K"),
+    (
+        "[LOW_SIX] = 0x3f0000",
+        "[LOW_SIX] = 0xf0000",
+        "prompt Q5_0, prompt Q5_1, prompt MXFP4, prompt Q5_K, prompt Q6_K",
+    ),
     ("before + 3 * TILE_SUMS", "before", PROMPT),
 ]
 
@@ -76,9 +80,9 @@ MISTAKES_IN_AVX2 = [
         "_mm256_setr_epi32(0, 1, 4, 5,",
         ", ".join(f"{what} {kind.name}" for what in ("repacked", "experts") for kind in REPACKED),
     ),
-    ("group + 16 * half)", "group)", "repacked Q4_0, .*repacked Q4_K, repacked Q6_K.*"),
-    ("_mm256_sign_epi8(activations, quants)", "activations", "Q8_0, IQ4_NL, MXFP4"),
-    ("first, first, second, second", "first, first, first, first", "Q6_K"),
+    ("group + 16 * half)", "group)", "repacked Q4_0, .*repacked Q4_K, repacked Q5_K.*"),
+    ("_mm256_sign_epi8(activations, quants)", "activations", "Q8_0, IQ4_NL, MXFP4, IQ4_XS"),
+    ("first, first, second, second", "first, first, first, first", "Q2_K, Q3_K, Q6_K"),
     ("_mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8)", "_mm256_packs_epi16(a, b)", "attention"),
     ("expanded(scratch->keys + j * g->k_row", "expanded(scratch->keys", "attention"),
 ]

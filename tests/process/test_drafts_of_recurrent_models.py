@@ -10,56 +10,37 @@ import pytest
 from benchmarks.synthetic.shapes import SHAPES
 from benchmarks.synthetic.vocabulary import byte_vocabulary
 from benchmarks.synthetic.write_model import write_model
+from drafted_replies import replies
 from known_replies import KnownReplies
 from simulated_passes import SimulatedSpeculator, memory_bound
-from tailrace.engine.backends.llama import LlamaBackend
+from tailrace.engine.backends.llama import LlamaBackend, memory_budget
 from tailrace.engine.load import load_llama
-from tailrace.engine.loop import EngineLoop
-from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.draft_model import DraftModel
-from tailrace.engine.speculation.speculator import Speculator
-from tailrace.engine.submission import prepare_sequence
-from tailrace.protocol import EngineCounters, GenerationParams, Sampling, Submit
 from tailrace.settings import Settings
 
-#: Models by how they drop rejected tokens.
-_BY_SNAPSHOTS = ("tiny-qwen35", "tiny-lfm2")
-_BY_CHECKPOINTS = ("tiny-mamba", "tiny-granite-hybrid", "tiny-falcon-h1")
-_REPLY = 60
-_PROMPTS = ([5, 9, 7, 5, 9, 7, 5, 9], [20, 30, 40, 20, 30, 40, 20, 30, 40], [100, 101, 100, 101, 100])
+#: Models, and whether they drop rejected tokens by snapshots or by checkpoints.
+_MODELS = [
+    ("tiny-qwen35", True),
+    ("tiny-lfm2", True),
+    ("tiny-qwen35", False),
+    ("tiny-mamba", False),
+    ("tiny-granite-hybrid", False),
+    ("tiny-falcon-h1", False),
+]
 
 
-@pytest.fixture(params=_BY_SNAPSHOTS + _BY_CHECKPOINTS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaBackend]:
+@pytest.fixture(params=_MODELS, ids=lambda model: f"{model[0]}, by {'snapshots' if model[1] else 'checkpoints'}")
+def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LlamaBackend]:
+    name, by_snapshots = request.param
     path = tmp_path / "model.gguf"
-    write_model(path, request.param, SHAPES[request.param], byte_vocabulary(), "Q8_0")
+    write_model(path, name, SHAPES[name], byte_vocabulary(), "Q8_0")
+    # So small a model would have no snapshots, because they slow each pass down.
+    monkeypatch.setattr(memory_budget, "_SNAPSHOT_SLOWDOWN", 1e9 if by_snapshots else 0.0)
     backend = load_llama(path, Settings(ctx=512, parallel=4, threads=1, draft_tokens=6))
     assert backend.rollback.by_checkpoints
-    assert (backend.rollback.snapshots > 0) == (request.param in _BY_SNAPSHOTS)
+    assert (backend.rollback.snapshots > 0) == by_snapshots
     yield backend
     backend.close()
-
-
-def replies(
-    backend: LlamaBackend, speculator: Speculator | None, *, together: bool
-) -> tuple[list[list[int]], EngineCounters]:
-    """Greedy replies to all prompts, together or one after the other."""
-    backend.reset()
-    loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=0, speculator=speculator)
-    found = []
-    for identity, prompt in enumerate(_PROMPTS):
-        params = GenerationParams(max_tokens=_REPLY, ignore_eos=True, sampling=Sampling(temperature=0.0))
-        sequence = prepare_sequence(backend, Submit(id=identity, prompt=list(prompt), params=params))
-        assert isinstance(sequence, Sequence)
-        found.append(sequence.tokens)
-        loop.inbox.put(sequence)
-        while not together and loop.has_work:
-            loop.take()
-            loop.step()
-    while loop.has_work:
-        loop.take()
-        loop.step()
-    return found, loop.heartbeat().counters
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -15,7 +15,14 @@ from benchmarks.synthetic.write_model import write_model
 from tailrace.engine.kernels.proofs.random_weights import random_weights
 
 #: The shapes of tiny models by the kind of their memory.
-_SHAPES = {"dense": "tiny", "sliding": "tiny-gemma2", "recurrent": "tiny-mamba", "hybrid": "tiny-lfm2"}
+_SHAPES = {
+    "dense": "tiny",
+    "sliding": "tiny-gemma2",
+    "recurrent": "tiny-mamba",
+    "hybrid": "tiny-lfm2",
+    "delta-net": "tiny-qwen35",
+    "state-space": "tiny-granite-hybrid",
+}
 #: Their architectures.
 ARCHITECTURES = {kind: SHAPES[shape].architecture for kind, shape in _SHAPES.items()}
 

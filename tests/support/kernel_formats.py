@@ -13,11 +13,14 @@ ACTIVATIONS_OF = {
     Kind.Q8_0: Kind.Q8_0,
     Kind.IQ4_NL: Kind.Q8_0,
     Kind.MXFP4: Kind.Q8_0,
+    Kind.Q2_K: Kind.Q8_K,
+    Kind.Q3_K: Kind.Q8_K,
     Kind.Q4_K: Kind.Q8_K,
     Kind.Q5_K: Kind.Q8_K,
     Kind.Q6_K: Kind.Q8_K,
+    Kind.IQ4_XS: Kind.Q8_K,
 }
 
 
 #: Formats that are repacked.
-REPACKED = (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.IQ4_NL, Kind.MXFP4, Kind.Q4_K, Kind.Q6_K)
+REPACKED = tuple(ACTIVATIONS_OF)

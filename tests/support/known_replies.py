@@ -21,6 +21,9 @@ class KnownReplies:
     def begin(self, sequence: Sequence) -> None:
         """See ``Drafter``."""
 
+    def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
+        """See ``Drafter``."""
+
     def prepare(self, sequence: Sequence) -> int | None:
         """See ``Drafter``."""
         return 0

@@ -21,10 +21,14 @@ REPLY = 8
 class Account:
     """Asks prompts of a backend, one after the other or several at once."""
 
-    def __init__(self, backend: Backend, disk: DiskOptions | None = None, checkpoint_bytes: int = 10**7) -> None:
+    def __init__(
+        self, backend: Backend, disk: DiskOptions | None = None, checkpoint_bytes: int = 10**7, *, reuse: bool = True
+    ) -> None:
+        """``reuse``: whether prompts may be taken from the prefix cache."""
         self.computed = 0
         self.said: dict[int, list[int]] = {}
         self._backend = backend
+        self._reuse = reuse
         # Its ``decode_repeat`` is a ``decode`` where there is no model.
         for name in ("decode",) if isinstance(backend, FakeBackend) else ("decode", "decode_repeat"):
             setattr(backend, name, self._counting(getattr(backend, name)))
@@ -32,7 +36,7 @@ class Account:
             backend,
             prefill_chunk=64,
             step_seconds=1.0,
-            host_cache_tokens=4000,
+            host_cache_tokens=4000 + 8 * -(-backend.rollback.checkpoint_bytes // backend.bytes_per_cell),
             disk=disk,
             checkpoint_bytes=checkpoint_bytes,
         )
@@ -52,12 +56,24 @@ class Account:
         """How many tokens of each were cached, as its usage says. Fails where usage, metrics and what was computed
         differ.
         """
-        before, computed, first = self._loop.heartbeat().counters, self.computed, len(self.said)
+        before, computed = self._loop.heartbeat().counters, self.computed
+        found = self.run(*prompts)
+        _check(before, self._loop.heartbeat().counters, prompts, found, self.computed - computed)
+        return found
+
+    def run(self, *prompts: list[int]) -> list[int]:
+        """As ``ask``, without the comparison: prompts may be paused and computed again."""
+        first = len(self.said)
         for prompt in prompts:
             submit = Submit(
                 id=len(self.said),
                 prompt=list(prompt),
-                params=GenerationParams(max_tokens=REPLY, ignore_eos=True, sampling=Sampling(temperature=0.0)),
+                params=GenerationParams(
+                    max_tokens=REPLY,
+                    ignore_eos=True,
+                    sampling=Sampling(temperature=0.0),
+                    reuse_prefix=self._reuse,
+                ),
             )
             sequence = prepare_sequence(self._backend, submit)
             assert isinstance(sequence, Sequence)
@@ -71,9 +87,7 @@ class Account:
                 cached.update({started.id: started.cached_tokens for started in step.started})
                 for identity, token in zip(step.ids, step.tokens, strict=True):
                     self.said[identity].append(token)
-        found = [cached[identity] for identity in range(first, len(self.said))]
-        _check(before, self._loop.heartbeat().counters, prompts, found, self.computed - computed)
-        return found
+        return [cached[identity] for identity in range(first, len(self.said))]
 
 
 def _check(

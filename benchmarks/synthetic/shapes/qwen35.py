@@ -9,7 +9,7 @@ import gguf
 import msgspec
 
 from benchmarks.synthetic.shapes import shape
-from benchmarks.synthetic.shapes.shape import Shape, Tensor
+from benchmarks.synthetic.shapes.shape import Shape, Tensor, Values
 
 
 class Qwen35(Shape, frozen=True, kw_only=True):
@@ -27,6 +27,9 @@ class Qwen35(Shape, frozen=True, kw_only=True):
     value_heads: int
     attention_every: int = 4
     prediction_layers: int = 0  #: MTP
+    #: What layers add to a token's embedding, as a part of what random weights would add. With little, the next token
+    #: depends on the last one nearly alone, and the prediction layer, which sees that one, is nearly always right.
+    layer_scale: float = 1.0
     convolution: int = 4
 
     def describe(self, writer: gguf.GGUFWriter) -> None:
@@ -44,7 +47,10 @@ class Qwen35(Shape, frozen=True, kw_only=True):
         writer.add_ssm_group_count(self.key_groups)
 
     def tensors(self, words: int) -> Iterator[Tensor]:
-        yield from super().tensors(words)
+        for tensor in super().tensors(words):
+            # Embeddings as large as what random layers add.
+            is_large = tensor.name == "token_embd.weight" and self.layer_scale < 1.0
+            yield msgspec.structs.replace(tensor, scale=self.embedding**0.5) if is_large else tensor
         for number in range(self.layers, self.layers + self.prediction_layers):
             for tensor in self._prediction_layer():
                 yield tensor.within(number)
@@ -52,8 +58,13 @@ class Qwen35(Shape, frozen=True, kw_only=True):
     def layer(self, number: int) -> Iterator[Tensor]:
         yield shape.ones("attn_norm.weight", self.embedding)
         yield shape.ones("post_attention_norm.weight", self.embedding)
-        yield from self._attention() if (number + 1) % self.attention_every == 0 else self._delta_net()
-        yield from self._feed_forward()
+        yield from self._scaled(self._attention() if (number + 1) % self.attention_every == 0 else self._delta_net())
+        yield from self._scaled(self._feed_forward())
+
+    def _scaled(self, tensors: Iterator[Tensor]) -> Iterator[Tensor]:
+        for tensor in tensors:
+            adds = tensor.name.startswith(("attn_output", "ssm_out", "ffn_down"))
+            yield msgspec.structs.replace(tensor, scale=self.layer_scale) if adds else tensor
 
     def _feed_forward(self) -> Iterator[Tensor]:
         yield from shape.feed_forward(self.embedding, self.feed_forward)
@@ -79,9 +90,11 @@ class Qwen35(Shape, frozen=True, kw_only=True):
     def _prediction_layer(self) -> Iterator[Tensor]:
         yield shape.ones("attn_norm.weight", self.embedding)
         yield shape.ones("post_attention_norm.weight", self.embedding)
-        yield from self._attention()
-        yield from self._feed_forward()
-        yield Tensor("nextn.eh_proj.weight", (self.embedding, 2 * self.embedding))
+        yield from self._scaled(self._attention())
+        yield from self._scaled(self._feed_forward())
+        # The first half of its input is the token's embedding, the second half the hidden state before it.
+        predicts = Values.IDENTITY if self.layer_scale < 1.0 else Values.WEIGHTS
+        yield Tensor("nextn.eh_proj.weight", (self.embedding, 2 * self.embedding), predicts)
         yield shape.ones("nextn.enorm.weight", self.embedding)
         yield shape.ones("nextn.hnorm.weight", self.embedding)
         yield shape.ones("nextn.shared_head_norm.weight", self.embedding)
@@ -155,10 +168,10 @@ SHAPES: dict[str, Shape] = {
     "qwen35": _QWEN35_1B,
     "qwen35-small": shape.with_layers(_QWEN35_1B, 8),
     "tiny-qwen35": _TINY,
-    # With a prediction layer (MTP).
-    "qwen35-mtp": msgspec.structs.replace(_QWEN35_1B, prediction_layers=1),
-    "qwen35-mtp-small": msgspec.structs.replace(_QWEN35_1B, layers=8, prediction_layers=1),
-    "tiny-qwen35-mtp": msgspec.structs.replace(_TINY, prediction_layers=1),
+    # With a prediction layer (MTP) that is mostly right.
+    "qwen35-mtp": msgspec.structs.replace(_QWEN35_1B, prediction_layers=1, layer_scale=0.03),
+    "qwen35-mtp-small": msgspec.structs.replace(_QWEN35_1B, layers=8, prediction_layers=1, layer_scale=0.05),
+    "tiny-qwen35-mtp": msgspec.structs.replace(_TINY, prediction_layers=1, layer_scale=0.05),
     "qwen35moe": _MOE,
     "qwen35moe-small": msgspec.structs.replace(_MOE, layers=4, embedding=1024, experts=32),
     "tiny-qwen35moe": Qwen35Moe(

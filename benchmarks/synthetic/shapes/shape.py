@@ -17,6 +17,7 @@ class Values(enum.Enum):
     FLOATS = enum.auto()  #: random, 32 bits: routers, convolutions, biases
     NEGATIVE = enum.auto()  #: random and below 0, 32 bits: the decay of a recurrent state
     ONES = enum.auto()  #: 32 bits: norms
+    IDENTITY = enum.auto()  #: 32 bits: a matrix whose output is the first part of its input
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -26,6 +27,7 @@ class Tensor(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]  #: rows before columns, as in NumPy
     values: Values = Values.WEIGHTS
     weight_format: str = ""  #: empty: the model's
+    scale: float = 1.0  #: random weights are multiplied by it
 
     def within(self, layer: int) -> Tensor:
         """The tensor with the name that it has in this layer."""

@@ -123,7 +123,7 @@ def serve(
         str | None, typer.Option(help="Kernels of our own: on, avx512 (without AMX), avx2 or off [on].")
     ] = None,
     speculate: Annotated[
-        str | None, typer.Option(help="Speculative decoding: off, lookup or draft (needs --draft-model) [lookup].")
+        str | None, typer.Option(help="Draft tokens: auto, mtp, lookup, draft (needs --draft-model) or off [auto].")
     ] = None,
     draft_model: Annotated[
         str | None, typer.Option(help="A small model of the same family that drafts tokens.")

@@ -22,6 +22,7 @@ from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.speculation.draft_model import DraftModel, check_vocabulary
+from tailrace.engine.speculation.prediction_layer import PredictionLayer
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.state_identity import state_identity
@@ -103,7 +104,7 @@ def load_draft(
         raise ConfigurationError("speculate is draft, but no model is named to draft: set --draft-model")
     defaults = Settings()
     own = {name: getattr(defaults, name) for name in _MODEL_CHANGES}
-    draft_settings = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0, **own)
+    draft_settings = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0, speculate="off", **own)
     path = locate_model(settings.draft_model, models_dir=settings.models_dir).path
     draft = load_llama(path, draft_settings, replica, replicas=replicas, page=page)
     check_vocabulary(draft.vocabulary, backend.vocabulary)
@@ -145,6 +146,8 @@ def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> 
     # The fake backend measures the HTTP process: every step brings one token.
     if settings.speculate == "off" or settings.backend == "fake":
         return None
+    if backend.prediction_context is not None:
+        return Speculator(PredictionLayer(backend.prediction_context), n_draft_max=settings.draft_tokens)
     if draft is None:
         return Speculator(LookupDrafter(), n_draft_max=settings.draft_tokens)
     draft.reset()
@@ -224,6 +227,10 @@ def load_llama(
             replicas=replicas,
             log=log_llama,
             progress=lambda part: report(f"loading {file.name}", part),
+        )
+    if settings.speculate == "mtp" and backend.prediction_context is None:
+        raise ConfigurationError(
+            f"speculate is mtp, but {path.name} has no prediction layer that can draft: set --speculate auto"
         )
     info = backend.info
     if settings.mmap and replica.node is None and not replica.interleave:

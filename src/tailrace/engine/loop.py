@@ -330,7 +330,8 @@ class EngineLoop:
             self._max_draft,
             total,
             has_waiting=has_waiting,
-            equal_split=not shared,
+            # llama.cpp splits a batch of a recurrent memory so that each part has equally many tokens of each sequence.
+            equal_split=not shared or self._backend.rollback.by_checkpoints,
             rollback=self._draft_rollback,
         )
         self._draft_rollback.begin(running)

@@ -45,6 +45,8 @@ class StepAccounting:
         counters.decode_tokens += sum(len(sequence.tokens) for sequence in batch.sampled) - sum(lengths)
         counters.batch_tokens += tokens
         self.step_tokens[bisect_left(STEP_TOKENS, tokens)] += 1
+        if self._speculator is not None:
+            self._speculator.collect(batch.scheduled, batch.slots)
         counters.batch_sequences += len(batch.scheduled)
         counters.decode_sequences += batch.n_decoding
         for sequence, count in batch.scheduled:

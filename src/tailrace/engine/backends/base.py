@@ -110,6 +110,35 @@ class StateMove(Protocol):
         ...
 
 
+class PredictionContext(Protocol):
+    """A second context of a model that has a layer for predicting further tokens (MTP).
+
+    From a token and the model's hidden state of the token before it, the layer predicts the token after. It has a KV
+    cache with slots of its own, whose positions may begin anywhere and have no gaps.
+    """
+
+    slots: int
+    cells: int  #: tokens that a slot may hold
+    max_pass_tokens: int  #: tokens of one ``predict``, at most
+    #: The model's last hidden state of each token of the last ``Backend.decode``, shape (tokens, width), in the batch's
+    #: order and valid until the next one. Empty where that call had no outputs; it may lack the rows of prompts.
+    hidden: HiddenStates
+
+    def predict(
+        self, tokens: list[int], hidden: HiddenStates, positions: list[int], slots: list[int], outputs: list[int]
+    ) -> tuple[list[int], HiddenStates]:
+        """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]``. ``hidden``: a row for each, of the token before it.
+
+        Returns the likeliest next token and the layer's own hidden state for each of ``outputs``, valid until the next
+        call. No tokens where a row has none. Raises BackendError.
+        """
+        ...
+
+    def forget(self, slot: int, start: int, end: int = -1) -> None:
+        """Remove the positions from ``start`` to before ``end`` from the slot; -1: to its end."""
+        ...
+
+
 class Backend(Protocol):
     """A loaded model with a KV cache that is divided into slots (see ``kv_cache.layout``). A slot holds one sequence.
 
@@ -140,6 +169,11 @@ class Backend(Protocol):
     @property
     def embedding_context(self) -> EmbeddingContext | None:
         """None where texts can't be embedded."""
+        ...
+
+    @property
+    def prediction_context(self) -> PredictionContext | None:
+        """None where the model has no prediction layer, or isn't to draft with it."""
         ...
 
     @property
@@ -252,19 +286,21 @@ class Backend(Protocol):
         """
         ...
 
-    def kv_checkpoint(self, slot: int) -> KVState:
+    def kv_checkpoint(self, slot: int, reused: KVState | None = None) -> KVState:
         """A copy of the part of the slot's content that ``kv_truncate`` can't cut, as it is at the present length.
 
         It belongs to the slot's tokens so far, and serves each slot and layout that holds them. It is valid for the
         life of the loaded model, and in a file for any process with the same model. The cost is that of copying
-        ``rollback.checkpoint_bytes``. Only for models that roll back by checkpoints. Raises BackendError, MemoryError.
+        ``rollback.checkpoint_bytes``. ``reused``: an old one that isn't needed any more and may be overwritten.
+        Only for models that roll back by checkpoints. Raises BackendError, MemoryError.
         """
         ...
 
     def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:
         """Reduce the slot to its first ``length`` positions, at which ``checkpoint`` was taken.
 
-        The slot holds these tokens, and any that follow. False where that fails: the slot is empty then.
+        The slot holds these tokens, and any that follow. Where a token takes no cell (``rollback.has_cells``), it may
+        hold anything. False where that fails: the slot is empty then.
         """
         ...
 

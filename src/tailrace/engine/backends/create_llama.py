@@ -39,6 +39,7 @@ def create_llama(
         kv_tokens=settings.kv_tokens,
         batch=settings.prefill_chunk,
         gpu_layers=settings.gpu_layers,
+        predicts=settings.speculate in ("auto", "mtp"),
         draft_tokens=0 if settings.speculate == "off" else settings.draft_tokens,
         cache_types=CacheTypes(settings.cache_type_k, settings.cache_type_v),
         overrides=parse_overrides(settings.override_kv),

@@ -17,7 +17,15 @@ from typing import Literal
 
 import numpy as np
 
-from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits, RankFormat, StateMove
+from tailrace.engine.backends.base import (
+    EmbeddingContext,
+    HiddenStates,
+    KVState,
+    Logits,
+    PredictionContext,
+    RankFormat,
+    StateMove,
+)
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
@@ -84,6 +92,7 @@ class FakeBackend:
         self.rollback = Rollback(
             checkpoint_bytes=_CHECKPOINT_BYTES if memory in ("recurrent", "hybrid") else 0,
             window=_WINDOW if memory == "sliding" else 0,
+            has_cells=memory != "recurrent",
             snapshots=snapshots,
         )
         self._memory = memory
@@ -102,6 +111,7 @@ class FakeBackend:
         self.start_token: int | None = None
         self.fim_tokens: tuple[int, int, int] | None = INFILL
         self.embedding_context: EmbeddingContext | None = FakeEmbeddingContext()
+        self.prediction_context: PredictionContext | None = None
         self.step_seconds = step_seconds
         self.first_step_seconds = step_seconds
         self._weights = np.ones(weights_mb * 1_000_000, np.uint8)
@@ -272,7 +282,7 @@ class FakeBackend:
         """See ``Backend``."""
         return len(self._tokens[slot]) if self.rollback.by_checkpoints else self._floors[slot]
 
-    def kv_checkpoint(self, slot: int) -> KVState:
+    def kv_checkpoint(self, slot: int, reused: KVState | None = None) -> KVState:
         """See ``Backend``. It has all tokens, so that it can't be put back where it doesn't belong."""
         if not self.rollback.by_checkpoints:
             raise AssertionError(f"a {self._memory} memory needs no checkpoints")
@@ -281,7 +291,7 @@ class FakeBackend:
     def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:
         """See ``Backend``."""
         tokens = checkpoint.view(np.int32).tolist()
-        if len(tokens) != length or self._tokens[slot][:length] != tokens:
+        if len(tokens) != length or (self.rollback.has_cells and self._tokens[slot][:length] != tokens):
             raise AssertionError(f"a checkpoint of {len(tokens)} tokens isn't that of slot {slot} at {length}")
         self._tokens[slot] = tokens
         self._scripts.pop(slot, None)

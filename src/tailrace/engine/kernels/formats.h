@@ -22,6 +22,8 @@
 
 /* How quants are stored. */
 enum encoding {
+    TWO_BITS,            /* 32 lowest pairs of bits are followed by 32 of the next ones, and so on */
+    TWO_BITS_AND_THIRD,  /* and a third bit of each in `hmask` */
     NIBBLES,             /* 4 bits: 32 low nibbles, or 16 in blocks of 32, are followed by the high nibbles */
     CODES,               /* nibbles that are indices into the format's codebook; 16 low ones come first */
     NIBBLES_AND_FIFTH,   /* and a fifth bit of each in `qh` */
@@ -39,22 +41,23 @@ enum encoding {
  * scale       the block's field of the scale: 16-bit, or the exponent of a power of two (E8M0)
  * min         where the block's 16-bit minimum is, or NO_MIN
  * zero        the zero point
- * activations the type that upstream quantises activations to
- * repacked    YES: weights may be repacked in groups of 16 rows (loading/repack_layout.h); NO: only computed in file
- *             order */
+ * activations the type that upstream quantises activations to */
 /* clang-format off */
 #define FORMATS(X) \
-    /* name   block         weights  per_scale  encoding             quants  scale  min                         zero  activations  repacked */ \
-    X(Q4_0,  block_q4_0,   QK4_0,   32,        NIBBLES,             qs,     d,     NO_MIN,                     8,    Q8_0,        YES) \
-    X(Q4_1,  block_q4_1,   QK4_1,   32,        NIBBLES,             qs,     d,     offsetof(block_q4_1, m),    0,    Q8_1,        YES) \
-    X(Q5_0,  block_q5_0,   QK5_0,   32,        NIBBLES_AND_FIFTH,   qs,     d,     NO_MIN,                     16,   Q8_0,        NO) \
-    X(Q5_1,  block_q5_1,   QK5_1,   32,        NIBBLES_AND_FIFTH,   qs,     d,     offsetof(block_q5_1, m),    0,    Q8_1,        NO) \
-    X(Q8_0,  block_q8_0,   QK8_0,   32,        SIGNED_BYTES,        qs,     d,     NO_MIN,                     128,  Q8_0,        YES) \
-    X(IQ4_NL, block_iq4_nl, QK4_NL,  32,        CODES,               qs,     d,     NO_MIN,                     128,  Q8_0,        YES) \
-    X(MXFP4, block_mxfp4,  QK_MXFP4, 32,        CODES,               qs,     e,     NO_MIN,                     12,   Q8_0,        YES) \
-    X(Q4_K,  block_q4_K,   QK_K,    32,        NIBBLES,             qs,     d,     offsetof(block_q4_K, dmin), 0,    Q8_K,        YES) \
-    X(Q5_K,  block_q5_K,   QK_K,    32,        NIBBLES_AND_FIFTH,   qs,     d,     offsetof(block_q5_K, dmin), 0,    Q8_K,        NO) \
-    X(Q6_K,  block_q6_K,   QK_K,    16,        NIBBLES_AND_TOP_TWO, ql,     d,     NO_MIN,                     32,   Q8_K,        YES)
+    /* name    block         weights   per_scale  encoding             quants  scale  min                         zero  activations */ \
+    X(Q4_0,   block_q4_0,   QK4_0,    32,        NIBBLES,             qs,     d,     NO_MIN,                     8,    Q8_0) \
+    X(Q4_1,   block_q4_1,   QK4_1,    32,        NIBBLES,             qs,     d,     offsetof(block_q4_1, m),    0,    Q8_1) \
+    X(Q5_0,   block_q5_0,   QK5_0,    32,        NIBBLES_AND_FIFTH,   qs,     d,     NO_MIN,                     16,   Q8_0) \
+    X(Q5_1,   block_q5_1,   QK5_1,    32,        NIBBLES_AND_FIFTH,   qs,     d,     offsetof(block_q5_1, m),    0,    Q8_1) \
+    X(Q8_0,   block_q8_0,   QK8_0,    32,        SIGNED_BYTES,        qs,     d,     NO_MIN,                     128,  Q8_0) \
+    X(IQ4_NL, block_iq4_nl, QK4_NL,   32,        CODES,               qs,     d,     NO_MIN,                     128,  Q8_0) \
+    X(MXFP4,  block_mxfp4,  QK_MXFP4, 32,        CODES,               qs,     e,     NO_MIN,                     12,   Q8_0) \
+    X(Q2_K,   block_q2_K,   QK_K,     16,        TWO_BITS,            qs,     d,     offsetof(block_q2_K, dmin), 0,    Q8_K) \
+    X(Q3_K,   block_q3_K,   QK_K,     16,        TWO_BITS_AND_THIRD,  qs,     d,     NO_MIN,                     4,    Q8_K) \
+    X(Q4_K,   block_q4_K,   QK_K,     32,        NIBBLES,             qs,     d,     offsetof(block_q4_K, dmin), 0,    Q8_K) \
+    X(Q5_K,   block_q5_K,   QK_K,     32,        NIBBLES_AND_FIFTH,   qs,     d,     offsetof(block_q5_K, dmin), 0,    Q8_K) \
+    X(Q6_K,   block_q6_K,   QK_K,     16,        NIBBLES_AND_TOP_TWO, ql,     d,     NO_MIN,                     32,   Q8_K) \
+    X(IQ4_XS, block_iq4_xs, QK_K,     32,        CODES,               qs,     d,     NO_MIN,                     128,  Q8_K)
 /* clang-format on */
 
 /* The formats in which upstream quantises activations: name and block. */
@@ -62,10 +65,6 @@ enum encoding {
     X(Q8_0, block_q8_0)                                                                                                \
     X(Q8_1, block_q8_1)                                                                                                \
     X(Q8_K, block_q8_K)
-
-/* For rows of the table: code where the column `repacked` is YES. */
-#define IF_YES(...) __VA_ARGS__
-#define IF_NO(...)
 
 #define FORMAT_NAME(name, ...) name,
 enum format { FORMATS(FORMAT_NAME) };
@@ -87,13 +86,11 @@ struct format_traits {
     int quants_at, scale_at, min_at; /* bytes from the block's beginning; min_at may be NO_MIN */
     int scale_bytes;                 /* 2, or 1 for an exponent */
     int zero_point;
-    bool has_min, repacked;
+    bool has_min;
 };
 
 INLINE struct format_traits traits_of(enum format format) {
-#define TRAITS_YES true
-#define TRAITS_NO  false
-#define TRAITS(name, block, weights_, per_scale, encoding_, quants, scale, min, zero, activations, repacked_)          \
+#define TRAITS(name, block, weights_, per_scale, encoding_, quants, scale, min, zero, activations)                     \
     case name:                                                                                                         \
         return (struct format_traits){.type = GGML_TYPE_##name,                                                        \
                                       .activation_type = GGML_TYPE_##activations,                                      \
@@ -107,12 +104,9 @@ INLINE struct format_traits traits_of(enum format format) {
                                       .scale_bytes = sizeof(((block *)0)->scale),                                      \
                                       .min_at = (min),                                                                 \
                                       .zero_point = (zero),                                                            \
-                                      .has_min = (int)(min) != NO_MIN,                                                 \
-                                      .repacked = TRAITS_##repacked_};
+                                      .has_min = (int)(min) != NO_MIN};
     switch (format) { FORMATS(TRAITS) }
 #undef TRAITS
-#undef TRAITS_YES
-#undef TRAITS_NO
     __builtin_unreachable();
 }
 
@@ -127,18 +121,25 @@ INLINE bool find_format(enum ggml_type type, enum format *format) {
 
 /* The weights that the codes of a format stand for, plus the zero point. */
 INLINE const uint8_t *codebook_of(enum format format) {
-    static const uint8_t iq4[16] __attribute__((aligned(16))) = {1,   24,  45,  63,  79,  93,  106, 118,
-                                                                 129, 141, 153, 166, 181, 197, 217, 241};
-    static const uint8_t fp4[16] __attribute__((aligned(16))) = {12, 13, 14, 15, 16, 18, 20, 24,
-                                                                 12, 11, 10, 9,  8,  6,  4,  0};
+    static const uint8_t iq4[16]
+        __attribute__((aligned(16))) = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+    static const uint8_t fp4[16]
+        __attribute__((aligned(16))) = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
     return format == MXFP4 ? fp4 : iq4;
+}
+
+/* The low four bits and the high two of 6-bit scales: four of Q3_K's sixteen, in a word. The scales are these minus 32.
+ * Bytes 0 to 7 have the low bits of scales 0 to 7 and 8 to 15; each pair of bits of bytes 8 to 11 is of another word. */
+INLINE uint32_t q3_k_scales(const uint8_t *scales, int word) {
+    const uint32_t low = load_u32(scales + 4 * (word % 2)) >> 4 * (word / 2), high = load_u32(scales + 8) >> 2 * word;
+    return (low & 0x0f0f0f0f) | (high & 0x03030303) << 4;
 }
 
 INLINE bool is_super_block(enum format format) { return traits_of(format).weights == QK_K; }
 
 /* ---- What the kernels rely on in ggml's blocks ------------------------------------------------------------------- */
 
-#define SAME_BLOCKS(name, block, weights_, per_scale, encoding, quants, scale, min, zero, activations, repacked)       \
+#define SAME_BLOCKS(name, block, weights_, per_scale, encoding, quants, scale, min, zero, activations)                 \
     _Static_assert((weights_) == 32 || (weights_) == QK_K, #name ": a block has 32 weights or is a super-block");
 FORMATS(SAME_BLOCKS)
 #undef SAME_BLOCKS
@@ -159,6 +160,12 @@ AT(block_q5_1, qh, offsetof(block_q5_1, qs) - 4);
 AT(block_q8_0, d, 0);
 AT(block_iq4_nl, d, 0);
 AT(block_mxfp4, e, 0);
+AT(block_q2_K, dmin, offsetof(block_q2_K, d) + 2);
+AT(block_q3_K, hmask, 0);
+AT(block_q3_K, scales, offsetof(block_q3_K, qs) + 64);
+AT(block_iq4_xs, d, 0);
+AT(block_iq4_xs, scales_h, 2);
+AT(block_iq4_xs, scales_l, 4);
 AT(block_q4_K, d, 0);
 AT(block_q4_K, dmin, 2);
 AT(block_q4_K, scales, 4);
@@ -173,6 +180,9 @@ AT(block_q8_K, d, 0);
 #undef AT
 _Static_assert(sizeof(((block_q4_K *)0)->scales) == 12 && sizeof(((block_q5_K *)0)->scales) == 12,
                "eight 6-bit scales and eight 6-bit minima");
+_Static_assert(sizeof(((block_q3_K *)0)->scales) == 12, "sixteen 6-bit scales");
+_Static_assert(sizeof(((block_q2_K *)0)->scales) == 16, "sixteen 4-bit scales and minima");
+_Static_assert(sizeof(((block_iq4_xs *)0)->scales_l) == 4, "eight scales of 4 bits and 2");
 _Static_assert(sizeof(((block_q6_K *)0)->scales) == 16, "sixteen 8-bit scales");
 _Static_assert(sizeof(((block_q8_K *)0)->bsums) == 32 && sizeof(((block_q8_K *)0)->d) == 4,
                "sums of 16 numbers, a float");

@@ -130,6 +130,11 @@ def recurrent_counts() -> dict[str, tuple[int, int]]:
     raise AssertionError("count() doesn't end")
 
 
+def states_in_place() -> int:
+    """How many of the operations on recurrent states have read and written the cache, without copies of states."""
+    return int(_kernels.tailrace_kernels_states_in_place()) if _kernels is not None else 0
+
+
 def record_cells(owner: int, cells: int) -> None:
     """Note the memory of KV cache ``owner``, of so many cells, when it is made before ``end_record``; 0 cells: none.
 
@@ -205,6 +210,7 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_set_exact_tokens.restype = None
     kernels.tailrace_kernels_set_exact_tokens.argtypes = [ctypes.c_int64]
     kernels.tailrace_kernels_recurrent_counts.restype = ctypes.c_char_p
+    kernels.tailrace_kernels_states_in_place.restype = ctypes.c_long
     kernels.tailrace_kernels_record_cells.restype = None
     kernels.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64]
     kernels.tailrace_kernels_end_record.restype = None

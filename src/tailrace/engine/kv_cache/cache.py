@@ -167,6 +167,10 @@ class KVCache:
             if length > best.prefix_len or (length == best.prefix_len > 0 and best.offload_key is not None):
                 copied = Placement(target.index, length, source_slot=slot.index, checkpoint=checkpoint)
                 best = copied if slot.occupied else Placement(slot.index, length, checkpoint=checkpoint)
+        if not self.rollback.has_cells:
+            alone = next((each for each in reversed(checkpoints) if each.length <= longest), None)
+            if alone is not None and alone.length > best.prefix_len:
+                return Placement(target.index, alone.length, checkpoint=alone, restored=tokens)
         if self.checkpoints is not None and best.checkpoint is None:
             taken = max((each.length for each in checkpoints if each.length <= best.prefix_len), default=0)
             if best.prefix_len - taken >= MIN_DISTANCE:
@@ -178,7 +182,8 @@ class KVCache:
         checkpoints = self._prefix_checkpoints(tokens)
         held = [(stored, self.rollback.state_floor(len(stored))) for _, stored in self.prefix_store.items()]
         held += [(slot.tokens, self._floor(slot)) for slot in self._loaded_slots()]
-        return max(_usable(each, tokens, len(tokens), floor, checkpoints)[0] for each, floor in held)
+        longest = max(_usable(each, tokens, len(tokens), floor, checkpoints)[0] for each, floor in held)
+        return longest if self.rollback.has_cells else max(longest, *(each.length for each in checkpoints), 0)
 
     def plan_checkpoints(self, tokens: list[int], start: int) -> list[int]:
         """The lengths of ``tokens``, rising, at which checkpoints are to be taken once ``start`` tokens are there."""
@@ -196,7 +201,8 @@ class KVCache:
 
     def reuses_own_slot(self, placement: Placement) -> bool:
         """Whether the prefix is in the placement's slot already."""
-        return placement.prefix_len > 0 and placement.source_slot is None and placement.offload_key is None
+        elsewhere = (placement.source_slot, placement.offload_key, placement.restored)
+        return placement.prefix_len > 0 and elsewhere == (None, None, None)
 
     def required_cells(self, placement: Placement, tokens: int) -> int:
         """Tokens that the slot must be able to hold: the sequence's, and the whole state that is loaded at first."""
@@ -224,6 +230,8 @@ class KVCache:
         elif placement.offload_key is not None:
             self.prefix_store.touch(placement.offload_key)
             self.append(slot.index, self.prefix_store[placement.offload_key][: placement.prefix_len])
+        elif placement.restored is not None:
+            self.append(slot.index, placement.restored[: placement.prefix_len])
         else:
             self.truncate(slot.index, placement.prefix_len)
 

@@ -17,8 +17,9 @@ class Placement:
     """The slot of a new sequence, and the prefix that it finds: the first ``prefix_len`` tokens.
 
     The prefix is in the slot already, or is copied from ``source_slot``, or is loaded from the offloaded state
-    ``offload_key``. Then the slot goes back to ``checkpoint``, if there is one. Where ``new_checkpoint`` has the tokens
-    of the sequence, a checkpoint of the prefix is taken before the sequence continues it.
+    ``offload_key``. Then the slot goes back to ``checkpoint``, if there is one. Where ``restored`` has the tokens of
+    the sequence, the checkpoint is put into the empty slot. Where ``new_checkpoint`` has them, a checkpoint of the
+    prefix is taken before the sequence continues it.
     """
 
     slot: int
@@ -26,6 +27,7 @@ class Placement:
     source_slot: int | None = None
     offload_key: int | None = None
     checkpoint: Checkpoint | None = None
+    restored: list[int] | None = None
     new_checkpoint: list[int] | None = None
 
 

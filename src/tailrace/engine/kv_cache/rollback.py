@@ -17,11 +17,13 @@ class Rollback:
     """``checkpoint_bytes``: memory of a checkpoint, at most; 0 where slots can be cut without. ``window``: tokens of
     the longest sliding window whose cells are cut; 0 where there is none. ``snapshots``: tokens that a slot can drop
     just after the pass that computed them, without a checkpoint; 0 where there are none or none are needed.
+    ``has_cells``: False where a checkpoint is the whole state, because tokens take no cells.
     """
 
     checkpoint_bytes: int = 0
     window: int = 0
     snapshots: int = 0
+    has_cells: bool = True
 
     @property
     def by_checkpoints(self) -> bool:

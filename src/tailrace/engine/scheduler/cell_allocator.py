@@ -171,7 +171,7 @@ class CellAllocator:
     def _cells_for(self, sequence: Sequence, placement: Placement) -> int:
         """Cells that must be free for the sequence to start and for the others to go on."""
         # A prefix that is shared with another slot, or is in the slot already, needs no free cells.
-        reused = placement.prefix_len if placement.offload_key is None else 0
+        reused = placement.prefix_len if placement.offload_key is None and placement.restored is None else 0
         needed = self._cache.required_cells(placement, len(sequence.tokens)) - reused
         return needed + sum(other.step_tokens for other in self._running)
 

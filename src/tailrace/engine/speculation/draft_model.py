@@ -54,6 +54,9 @@ class DraftModel:
     def begin(self, sequence: Sequence) -> None:
         """See ``Drafter``. A slot is taken when it is needed."""
 
+    def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
+        """See ``Drafter``. Tokens are all that it needs."""
+
     def prepare(self, sequence: Sequence) -> int | None:
         """See ``Drafter``. None also if the draft model's cache has no free cells."""
         slot = self._slots.get(sequence.id)
@@ -127,7 +130,7 @@ class DraftModel:
         for slot, sequence in drafting:
             if len(slot.cached) == len(sequence.tokens):
                 try:
-                    slot.checkpoint = self._backend.kv_checkpoint(slot.index)
+                    slot.checkpoint = self._backend.kv_checkpoint(slot.index, slot.checkpoint)
                 except MemoryError:
                     slot.checkpoint = None
                 slot.checkpoint_length = len(slot.cached)

@@ -28,6 +28,7 @@ class DraftRollback:
         #: Draft tokens of a sequence in one step, at most.
         self.max_draft = self._snapshots or backend.max_batch
         self._checkpoints: dict[int, KVState] = {}  #: by the sequence's id, of the present step
+        self._unused: list[KVState] = []  #: checkpoints of earlier steps, whose memory is used again
         self._checkpoint_seconds = 0.0
 
     def seconds(self, n_sequences: int) -> float:
@@ -38,13 +39,16 @@ class DraftRollback:
         """These sequences run in the coming step. Those without memory for a checkpoint lose their drafts."""
         if not self.recomputes:
             return
+        self._unused += self._checkpoints.values()
         self._checkpoints.clear()
         for sequence in sequences:
             if not sequence.draft:
                 continue
             begun = time.perf_counter()
             try:
-                self._checkpoints[sequence.id] = self._backend.kv_checkpoint(sequence.slot)
+                self._checkpoints[sequence.id] = self._backend.kv_checkpoint(
+                    sequence.slot, self._unused.pop() if self._unused else None
+                )
             except MemoryError:
                 sequence.draft = []
             seconds = time.perf_counter() - begun
@@ -60,5 +64,5 @@ class DraftRollback:
         if self._snapshots:
             return end if self._backend.kv_drop(slot, end) else 0
         if self.recomputes:
-            return start if self._backend.kv_rollback(slot, self._checkpoints.pop(sequence.id), start) else 0
+            return start if self._backend.kv_rollback(slot, self._checkpoints[sequence.id], start) else 0
         return end if self._backend.kv_truncate(slot, end) else 0

@@ -20,6 +20,12 @@ class Drafter(Protocol):
         """A sequence has started."""
         ...
 
+    def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
+        """A step has computed these sequences, and the backend's results are still those of it. ``slots``: that of each
+        token of its batch. The sequences have their new tokens, and ``computed`` is as before the step.
+        """
+        ...
+
     def prepare(self, sequence: Sequence) -> int | None:
         """Do a bounded piece of the work that is needed before the sequence can get a draft.
 

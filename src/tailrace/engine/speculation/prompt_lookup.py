@@ -119,6 +119,9 @@ class LookupDrafter:
         """See ``Drafter``."""
         self._lookups[sequence.id] = PromptLookup(sequence.tokens, sequence.prediction)
 
+    def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
+        """See ``Drafter``. Tokens are all that it needs."""
+
     def prepare(self, sequence: Sequence) -> int | None:
         """See ``Drafter``. A long prompt is indexed over several steps, during its prefill."""
         lookup = self._lookups[sequence.id]

@@ -154,6 +154,10 @@ class Speculator:
         self._draft_seconds = self._preparation_seconds(len(candidates), length)
         self._drafter.draft([(candidate.sequence, min(length, candidate.max_length)) for candidate in candidates])
 
+    def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
+        """See ``Drafter``. Called before ``observe``."""
+        self._drafter.collect(scheduled, slots)
+
     def observe(self, token_counts: list[int], n_decoding: int, seconds: float) -> None:
         """The step took ``seconds``. ``token_counts`` has each sequence's tokens; ``n_decoding`` of the sequences
         weren't in prefill.

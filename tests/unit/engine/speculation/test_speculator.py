@@ -16,6 +16,9 @@ class AlwaysRight:
 
     def begin(self, sequence: Sequence) -> None: ...
 
+    def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
+        pass
+
     def prepare(self, sequence: Sequence) -> int | None:
         return 100 if sequence.id % 2 == 0 else None
 

@@ -24,9 +24,11 @@ from tailrace.engine.backends.llama.model_metadata import (
     description,
     is_causal,
     kv_shape,
-    recurrent_bytes,
+    recurrent_state,
 )
 from tailrace.engine.backends.llama.options import LlamaOptions
+from tailrace.engine.backends.llama.prediction_context import LlamaPredictionContext
+from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
 from tailrace.engine.backends.llama.result_rows import get_logits, rows_at
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
@@ -39,6 +41,7 @@ from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.errors import ConfigurationError
 from tailrace.models.kv_shape import F16_CACHE
+from tailrace.models.model_header import read_header
 from tailrace.protocol import ModelInfo, RankScore
 
 #: Time of a token in a large pass ÷ time of a pass of one token, at most. Usual is a tenth and less.
@@ -58,6 +61,8 @@ class LlamaBackend:
         """Load ``path``. Raises ModelError when llama.cpp can't, ConfigurationError when an option can't work."""
         redirect_log(log)
         llama.llama_backend_init()
+        header = read_header(path)
+        options = replace(options, predicts=options.predicts and has_prediction_layer(header.values, header.tensors))
         self.model_path = path
         self.metadata_overrides = options.overrides
         self._pools = ThreadPools(options.decode_pool, options.prefill_pool)
@@ -90,9 +95,7 @@ class LlamaBackend:
             rope=options.rope,
             pools=self._pools,
             reserved_cells=self.layout_policy.reserved_cells,
-            snapshots=memory_budget.snapshots(
-                recurrent_bytes(self._metadata), llama.llama_model_size(self._model), options
-            ),
+            snapshots=memory_budget.snapshots(recurrent_state(self._metadata), self._pass_bytes(), options),
         )
         self.layout_policy = replace(self.layout_policy, reserved_cells=self._context.reserved_cells)
         self.piece_tokens = self._context.piece_tokens
@@ -102,6 +105,7 @@ class LlamaBackend:
         self._logits = np.empty((0, self._vocab_size), np.float32)
         self.first_step_seconds = 0.0
         self.attention = ""  #: what computes it, after ``warm_up``
+        self.prediction_context: LlamaPredictionContext | None = None
         self.rollback = self._measure()
         self.embedding_context = LlamaEmbeddingContext.for_model(
             self._model,
@@ -111,8 +115,24 @@ class LlamaBackend:
             cache_types=self.cache_types,
             rope=options.rope,
         )
+        self.prediction_context = self._open_prediction(options)
         self._describe_vocabulary()
         self.info = self._describe_model(options, max_context)
+
+    def _open_prediction(self, options: LlamaOptions) -> LlamaPredictionContext | None:
+        """The context of the model's prediction layer; None where there is none, or no memory for it."""
+        if not options.predicts:
+            return None
+        try:
+            return LlamaPredictionContext(
+                self._model,
+                self._pools,
+                slots=self.layout_policy.slots,
+                cache_types=self.cache_types,
+                rope=options.rope,
+            )
+        except MemoryError:
+            return None
 
     def _plan_layouts(self, options: LlamaOptions, max_context: int) -> LayoutPolicy:
         """The layouts that model, options and memory allow. Raises ConfigurationError."""
@@ -241,6 +261,9 @@ class LlamaBackend:
         begun = time.monotonic()
         if self.info.generates:
             self._decode([start], [0], [0], [0])
+            if (prediction := self.prediction_context) is not None:
+                prediction.predict([start], prediction.hidden, [1], [0], [0])
+                prediction.forget(0, 0)
             self.reset()
         elif self.embedding_context is not None:
             self.embedding_context.reserve(1)
@@ -301,8 +324,11 @@ class LlamaBackend:
         prompt_logits = self._decode(
             tokens[n_decode_tokens:], positions[n_decode_tokens:], slots[n_decode_tokens:], prompt_outputs
         )
+        prompt_hidden = None
         if prompt_outputs:
-            prompt_logits = prompt_logits.copy()  # The next pass overwrites them.
+            # The next pass overwrites them.
+            prompt_logits = prompt_logits.copy()
+            prompt_hidden = None if self.prediction_context is None else self.prediction_context.hidden.copy()
         decode_logits = self._decode(
             tokens[:n_decode_tokens],
             positions[:n_decode_tokens],
@@ -310,6 +336,8 @@ class LlamaBackend:
             outputs[: len(outputs) - len(prompt_outputs)],
             n_decode_tokens=n_decode_tokens,
         )
+        if self.prediction_context is not None and prompt_hidden is not None:
+            self.prediction_context.hidden = np.concatenate((self.prediction_context.hidden, prompt_hidden))
         return np.concatenate((decode_logits, prompt_logits)) if prompt_outputs else decode_logits
 
     def decode_repeat(self, tokens: list[int]) -> Logits:
@@ -339,10 +367,14 @@ class LlamaBackend:
     def _compute(self, count: int, rows: int, *, n_decode_tokens: int) -> Logits:
         """Compute the filled batch of ``count`` tokens with ``rows`` outputs; ``n_decode_tokens`` as in ``decode``."""
         loader.set_exact_tokens(n_decode_tokens)
-        context = self._context.pointer
+        context, prediction = self._context.pointer, self.prediction_context
+        if prediction is not None:
+            prediction.before_pass(self._context, has_outputs=rows > 0)
         code = llama.llama_decode(context, self._batch)
         if code != 0:
             raise BackendError(f"llama_decode failed with code {code} on a batch of {count} tokens")
+        if prediction is not None:
+            prediction.after_pass(self._context, count, has_outputs=rows > 0)
         # The rows are in batch order. On a GPU, this call waits for the computation.
         address: int | None = get_logits(context)
         if (address, rows) != self._logits_at:
@@ -392,9 +424,9 @@ class LlamaBackend:
         """See ``Backend``."""
         return self._context.floor(slot)
 
-    def kv_checkpoint(self, slot: int) -> KVState:
+    def kv_checkpoint(self, slot: int, reused: KVState | None = None) -> KVState:
         """See ``Backend``."""
-        return self._context.checkpoint(slot)
+        return self._context.checkpoint(slot, reused)
 
     def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:
         """See ``Backend``."""
@@ -418,6 +450,8 @@ class LlamaBackend:
             return
         if self.embedding_context is not None:
             self.embedding_context.close()
+        if self.prediction_context is not None:
+            self.prediction_context.close()
         self._context.close()
         self._repacked.free()
         llama.llama_model_free(self._model)

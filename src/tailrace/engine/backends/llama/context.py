@@ -79,6 +79,7 @@ class LlamaContext:
         self._spare = slots if cuts and slots < llama.llama_max_parallel_sequences() else None
         self.layout = layout
         self.pointer: llama.llama_context_p | None = None
+        self.opened = 0  #: how many contexts there have been
         self._open(layout)
 
     def _open(self, layout: Layout) -> None:
@@ -93,6 +94,7 @@ class LlamaContext:
                 f"{self._cache_types.k} and V in {self._cache_types.v} (its log above says why); "
                 "a smaller --kv-tokens or --ctx takes less memory"
             )
+        self.opened += 1
         self._pools.attach(self.pointer)
         self._snapshots = int(llama.llama_n_rs_seq(self.pointer))
         self._memory = llama.llama_get_memory(self.pointer)
@@ -193,9 +195,9 @@ class LlamaContext:
         """See ``Backend.kv_save``. 15 ms for 2,000 tokens of the starter model."""
         return self._read(slot, _WHOLE)
 
-    def checkpoint(self, slot: int) -> KVState:
+    def checkpoint(self, slot: int, reused: KVState | None = None) -> KVState:
         """See ``Backend.kv_checkpoint``."""
-        return self._read(slot, llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+        return self._read(slot, llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY, reused)
 
     @property
     def piece_tokens(self) -> int:
@@ -264,11 +266,15 @@ class LlamaContext:
         windows = cells_bytes(state) if self.window else 0
         self._recurrent_bytes = state.size - HEAD_BYTES - windows
         return Rollback(
-            checkpoint_bytes=self._recurrent_bytes + windows * (self.window + 1) // 2, snapshots=self._snapshots
+            checkpoint_bytes=self._recurrent_bytes + windows * (self.window + 1) // 2,
+            snapshots=self._snapshots,
+            has_cells=not self._is_recurrent,
         )
 
-    def _read(self, slot: int, flags: int) -> KVState:
-        state = allocate_state(llama.llama_state_seq_get_size_ext(self.pointer, slot, flags))
+    def _read(self, slot: int, flags: int, reused: KVState | None = None) -> KVState:
+        size = llama.llama_state_seq_get_size_ext(self.pointer, slot, flags)
+        # Memory that is touched for the first time costs more than the copy.
+        state = reused if reused is not None and reused.size == size else allocate_state(size)
         written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, flags)
         if written != state.size:
             raise BackendError(f"slot {slot}'s KV can't be read out")

@@ -7,6 +7,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.backends.llama.model_loader import repacks_most_weights
+from tailrace.engine.backends.llama.model_metadata import RecurrentState
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.layout import CELL_PADDING
@@ -28,10 +29,14 @@ _MIN_INITIAL_CELLS = 4096
 #: Upper bound of the cells that have addresses from the start. llama.cpp visits all of them when the end of a sequence
 #: is removed: 100 µs for 65,536.
 _MAX_RESERVED_CELLS = 131_072
-#: Bytes that all slots' snapshots may take: so many, or this part of the model's; and of the available memory.
+#: Bytes that all slots' snapshots may take: so many, or this part of what a pass reads; and this part of the available
+#: memory.
 _SNAPSHOT_BYTES = 512 << 20
-_SNAPSHOTS_PART = 0.05
-_SNAPSHOTS_AVAILABLE_PART = 0.1
+_SNAPSHOTS_PART = 0.1
+#: The part by which snapshots may slow a pass down.
+_SNAPSHOT_SLOWDOWN = 0.01
+#: How many bytes of weights are read in the time in which llama.cpp copies one byte of a convolution's state.
+_SNAPSHOT_COST = 4.0
 _OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
@@ -48,8 +53,8 @@ def repacked_weights(path: Path, options: LlamaOptions) -> int:
     """
     if loader.status() != "on" or offloads(options) or not repacks_most_weights(path):
         return 0
-    # Repacked super-blocks store their scales as bytes, which takes up to a 36th more.
-    weights = total_bytes(path) * 37 // 36
+    # Repacked super-blocks store their scales as bytes, which takes up to an 18th more (Q3_K).
+    weights = total_bytes(path) * 19 // 18
     needed = 2 * weights if options.private_weights else weights
     return weights if needed <= _WEIGHTS_PART * _available(options) else 0
 
@@ -63,15 +68,17 @@ def kv_cells(max_context: int, bytes_per_cell: int, options: LlamaOptions, *, re
     return max(max_context, min(options.parallel * max_context, affordable))
 
 
-def snapshots(recurrent_bytes: int, model_bytes: int, options: LlamaOptions) -> int:
+def snapshots(state: RecurrentState, pass_bytes: int, options: LlamaOptions) -> int:
     """Copies of each slot's recurrent state that the memory has for the last tokens of each pass, so that draft tokens
-    can be dropped. ``recurrent_bytes``: of one slot's state; 0: not known.
+    can be dropped. ``pass_bytes``: weights that a pass reads. 0 where nothing is known of the state.
+
+    llama.cpp writes all snapshots of convolutions in every pass, also without drafts, so small models have none.
     """
-    if not recurrent_bytes:
+    if not state.total_bytes or not options.draft_tokens:
         return 0
-    budget = max(_SNAPSHOT_BYTES, int(model_bytes * _SNAPSHOTS_PART))
-    budget = min(budget, int(_available(options) * _SNAPSHOTS_AVAILABLE_PART))
-    return min(options.draft_tokens, budget // (recurrent_bytes * options.parallel))
+    affordable = int(_SNAPSHOT_SLOWDOWN * pass_bytes / (_SNAPSHOT_COST * max(1, state.convolution_bytes))) - 1
+    budget = min(max(_SNAPSHOT_BYTES, int(pass_bytes * _SNAPSHOTS_PART)), int(_available(options) * _SNAPSHOTS_PART))
+    return max(0, min(options.draft_tokens, affordable, budget // (state.total_bytes * options.parallel)))
 
 
 def initial_cells(bytes_per_cell: int) -> int:

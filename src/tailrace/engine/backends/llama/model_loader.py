@@ -17,6 +17,7 @@ from tailrace.engine.backends.llama.kernel_assignment import (
 )
 from tailrace.engine.backends.llama.model_params import ModelParams
 from tailrace.engine.backends.llama.options import LlamaOptions
+from tailrace.engine.backends.llama.prediction_layers import without_prediction_layers
 from tailrace.engine.backends.llama.upstream_repack import repack_buffer_type
 from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
@@ -60,8 +61,13 @@ def load_model(
         check_types(read_header(path).values, options.overrides)
     model_params = ModelParams(options)
     params = model_params.struct
+    params.load_mtp = options.predicts
     params.use_extra_bufts = not (repacks or _is_better_unrepacked(path))
-    assignments = [] if offloads else assignments_for(path, repacks=repacks, upstream_repacks=params.use_extra_bufts)
+    assignments = (
+        []
+        if offloads
+        else assignments_for(path, repacks=repacks, upstream_repacks=params.use_extra_bufts, predicts=options.predicts)
+    )
     overrides = buffer_type_overrides(assignments)
     # llama.cpp reads this array during the call. An entry without a pattern ends it.
     array = (_BufferTypeOverride * (len(overrides) + 1))(
@@ -77,13 +83,15 @@ def load_model(
     return model, assignments
 
 
-def assignments_for(path: Path, *, repacks: bool, upstream_repacks: bool) -> list[Assignment]:
+def assignments_for(path: Path, *, repacks: bool, upstream_repacks: bool, predicts: bool = True) -> list[Assignment]:
     """The kernels that compute each weight tensor of the model at ``path`` on the CPU. Raises ModelError.
 
     ``repacks``: tailrace's kernels repack weights. ``upstream_repacks``: llama.cpp repacks all tensors that it can.
+    ``predicts``: prediction layers are loaded.
     """
+    header = read_header(path)
     return assign_kernels(
-        read_header(path).tensors,
+        header.tensors if predicts else without_prediction_layers(header.values, header.tensors),
         _own_kernels(repacks=repacks),
         lambda tensor, experts: repack_buffer_type(tensor, experts=experts),
         upstream_repacks=upstream_repacks,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import llama_cpp.llama_cpp as llama
 
@@ -71,14 +72,21 @@ def kv_shape(model: llama.llama_model_p, metadata: Metadata, tensors: Iterable[T
     return KVShape(layers, kv_heads, key_length, value_length)
 
 
-def recurrent_bytes(metadata: Metadata) -> int:
-    """Bytes of a slot's recurrent state, at most: as if each layer had one. 0 where the model doesn't say."""
+class RecurrentState(NamedTuple):
+    """The size of a slot's recurrent state, at most: as if each layer had one. 0 where the model doesn't say."""
+
+    total_bytes: int
+    convolution_bytes: int  #: of the inputs that convolutions keep
+
+
+def recurrent_state(metadata: Metadata) -> RecurrentState:
+    """The size of the model's recurrent state."""
     layers, embedding = _number(metadata, "block_count"), _number(metadata, "embedding_length")
     inner, state = _number(metadata, "ssm.inner_size"), _number(metadata, "ssm.state_size")
     channels = inner + 2 * _number(metadata, "ssm.group_count") * state
     convolution = channels * max(0, _number(metadata, "ssm.conv_kernel") - 1)
-    short_convolution = embedding * max(0, _number(metadata, "shortconv.l_cache") - 1)
-    return 4 * layers * (inner * state + convolution + short_convolution)
+    convolution += embedding * max(0, _number(metadata, "shortconv.l_cache") - 1)
+    return RecurrentState(4 * layers * (inner * state + convolution), 4 * layers * convolution)
 
 
 def _number(metadata: Metadata, key: str) -> int:

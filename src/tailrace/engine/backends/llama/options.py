@@ -38,6 +38,7 @@ class LlamaOptions:
     replicas: int = 1  #: engine processes that share the machine's memory
     node: int | None = None  #: the NUMA node that memory is bound to
     cache_types: CacheTypes = F16_CACHE
+    predicts: bool = False  #: draft with the model's prediction layer, where it has one
     draft_tokens: int = 0  #: draft tokens that a slot may have to drop after a pass; 0: no speculation
     overrides: tuple[MetadataOverride, ...] = ()
     rope: RopeOptions = RopeOptions()

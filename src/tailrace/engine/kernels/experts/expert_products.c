@@ -39,14 +39,15 @@ static bool has_known_shape(const struct ggml_tensor *result) {
 
 INLINE int64_t n_pairs_of(const struct ggml_tensor *ids) { return ids->ne[0] * ids->ne[1]; }
 
-static size_t quantised_bytes(enum format format, const struct ggml_tensor *activations, const struct ggml_tensor *ids) {
+static size_t quantised_bytes(enum format format, const struct ggml_tensor *activations,
+                              const struct ggml_tensor *ids) {
     const int64_t n_blocks = activations->ne[0] / traits_of(format).weights;
     return (size_t)(n_pairs_of(ids) * n_blocks * act_block_bytes(format) + 63) / 64 * 64;
 }
 
 size_t expert_work_bytes(int n_threads, const struct ggml_tensor *result) {
     enum format format;
-    if (!find_format(result->src[0]->type, &format) || !traits_of(format).repacked || !has_known_shape(result)) return 0;
+    if (!find_format(result->src[0]->type, &format) || !has_known_shape(result)) return 0;
     return 64 + quantised_bytes(format, result->src[1], result->src[2]) +
            (size_t)n_threads * routing_bytes(result->src[0]->ne[2], n_pairs_of(result->src[2]));
 }
@@ -144,8 +145,8 @@ static void apply_gate(const struct expert_op *op, int64_t count, float *gate, c
 
 /* Panels `begin` to `end` by pairs `first` to `first` + `count`, whose sums fit into MAX_SUMS vectors. All panels of a
  * matrix come before those of the other: memory that is read in order is 1.2 times as fast at one stream. */
-static void compute_panels(const struct product *p, panel_function *function, int64_t expert, int64_t begin, int64_t end,
-                           int64_t first, int64_t count) {
+static void compute_panels(const struct product *p, panel_function *function, int64_t expert, int64_t begin,
+                           int64_t end, int64_t first, int64_t count) {
     float sums[2][MAX_SUMS * GROUP_ROWS];
     for (int m = 0; m < p->op->n_matrices; m++)
         for (int64_t panel = begin; panel < end; panel++) {
@@ -173,7 +174,8 @@ static void compute_chunk(const struct product *p, panel_function *function, str
 
 /* Work chunks of this thread until none is left. */
 static void compute_chunks(const struct ggml_compute_params *params, const struct product *p) {
-    panel_function *function = p->functions->panel[repacked_is_cached() ? CACHE : MEMORY];
+    panel_function *function =
+        p->functions->panel[repacked_is_cached(p->op->matrices[0].weights->format) ? CACHE : MEMORY];
     const int64_t n_chunks = p->routing.n_chosen * p->n_parts;
     for (int64_t number = params->ith; number < n_chunks;) {
         struct chunk chunk = chunk_of(p, number);

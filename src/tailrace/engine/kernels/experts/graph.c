@@ -5,6 +5,7 @@
 
 #include "experts/fused_ops.h"
 #include "experts/graph.h"
+#include "recurrent/in_place.h"
 
 enum { MAX_FUSED = 1024, N_SLOTS = 4 * MAX_FUSED };
 
@@ -73,9 +74,11 @@ EXPORT enum ggml_status ggml_graph_compute(struct ggml_cgraph *graph, struct ggm
     if (!upstream.ggml_graph_compute) return GGML_STATUS_FAILED; /* The loader refuses such a llama.cpp. */
     /* Another thread's graph at the same time is computed operation by operation. */
     if (plan->use_ref || atomic_flag_test_and_set(&is_taken)) return upstream.ggml_graph_compute(graph, plan);
+    plan_states(graph);
     fuse_graph(graph, plan);
     const enum ggml_status status = upstream.ggml_graph_compute(graph, plan);
     restore_graph();
+    end_state_plan();
     atomic_flag_clear(&is_taken);
     return status;
 }

@@ -2,13 +2,16 @@
 #include "loading/repack.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define N_ENTRIES    4096               /* of the table; models have some hundred weights */
 #define ARENA_BYTES  ((size_t)64 << 20) /* allocated at a time: untouched pages cost nothing */
 #define ARENA_HEADER 64                 /* bytes that an arena needs for itself */
 /* 98 MB are still in the last-level cache a step later and 825 MB aren't, on a machine whose cores share one. */
-#define MAX_CACHED_BYTES (256 << 20)
+#define MAX_CACHED_BYTES         (256 << 20)
+#define LAST_LEVEL_SIZE          "/sys/devices/system/cpu/cpu0/cache/index3/size"
+#define DEFAULT_LAST_LEVEL_BYTES ((int64_t)128 << 20) /* where the kernel doesn't say it */
 
 /* One weight matrix. Weights that are not repacked have an entry, too, with no data. */
 struct entry {
@@ -80,6 +83,14 @@ static void add_entry(const struct ggml_tensor *weights, enum format format) {
 
 /* ---- One group --------------------------------------------------------------------------------------------------- */
 
+/* Single bits of 32 weights in the order of the layout: bit 4 c + k becomes bit c of byte k. */
+INLINE uint32_t transpose_bits(uint32_t bits) {
+    uint32_t found = 0;
+    for (int c = 0; c < 8; c++)
+        for (int k = 0; k < 4; k++) found |= (bits >> (4 * c + k) & 1) << (8 * k + c);
+    return found;
+}
+
 /* One block of 32 weights of each of 16 rows. */
 INLINE void repack_blocks(enum format format, uint8_t *group, const uint8_t *block, int64_t row_bytes) {
     const struct format_traits t = traits_of(format);
@@ -87,6 +98,10 @@ INLINE void repack_blocks(enum format format, uint8_t *group, const uint8_t *blo
     for (int r = 0; r < GROUP_ROWS; r++, block += row_bytes) {
         memcpy(group + t.scale_bytes * r, block + t.scale_at, (size_t)t.scale_bytes);
         if (t.has_min) memcpy(group + 32 + 2 * r, block + t.min_at, 2);
+        if (t.encoding == NIBBLES_AND_FIFTH) {
+            const uint32_t fifths = transpose_bits(load_u32(block + t.quants_at - 4));
+            memcpy(group + quants_at(format) - 64 + 4 * r, &fifths, 4);
+        }
         for (int c = 0; c < n_vectors; c++) {
             const uint32_t quants =
                 load_u32(block + t.quants_at + 4 * c) ^ (t.encoding == SIGNED_BYTES ? 0x80808080 : 0);
@@ -95,50 +110,110 @@ INLINE void repack_blocks(enum format format, uint8_t *group, const uint8_t *blo
     }
 }
 
-static void repack_q4_k(uint8_t *group, const uint8_t *row, int64_t row_bytes) {
-    memset(group, 0, SUPER_QUANTS_AT);
-    for (int r = 0; r < GROUP_ROWS; r++, row += row_bytes) {
-        const block_q4_K *block = (const block_q4_K *)row;
-        const uint32_t a = load_u32(block->scales), b = load_u32(block->scales + 4), c = load_u32(block->scales + 8);
-        const uint32_t scales[2] = {a & 0x3f3f3f3f, (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)};
-        const uint32_t mins[2] = {b & 0x3f3f3f3f, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)};
-        memcpy(group + 2 * r, &block->d, 2);
-        memcpy(group + 32 + 2 * r, &block->dmin, 2);
-        for (int n = 0; n < 8; n++) {
-            group[SUPER_SCALES_AT + 16 * n + r] = (uint8_t)(scales[n / 4] >> 8 * (n % 4));
-            group[SUPER_MINS_AT + 32 * (n / 2) + 2 * r + n % 2] = (uint8_t)(mins[n / 4] >> 8 * (n % 4));
-        }
-        for (int v = 0; v < 32; v++) memcpy(group + SUPER_QUANTS_AT + 64 * v + 4 * r, block->qs + 4 * v, 4);
+/* `size` bytes of quants of row r, whose first vector is at `to`. */
+INLINE void interleave(uint8_t *to, const uint8_t *quants, int size, int r) {
+    for (int v = 0; v < size / 4; v++) memcpy(to + 64 * v + 4 * r, quants + 4 * v, 4);
+}
+
+/* Bit `n` of each of 32 bytes, of row r, whose vector is at `to`. */
+INLINE void interleave_bits(uint8_t *to, const uint8_t *bytes, int n, int r) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 32; i++) bits |= (uint32_t)(bytes[i] >> n & 1) << i;
+    bits = transpose_bits(bits);
+    memcpy(to + 4 * r, &bits, 4);
+}
+
+/* Eight 6-bit scales and minima of Q4_K and Q5_K. */
+INLINE void repack_k4_scales(uint8_t *group, const uint8_t *packed, int r) {
+    const uint32_t a = load_u32(packed), b = load_u32(packed + 4), c = load_u32(packed + 8);
+    const uint32_t scales[2] = {a & 0x3f3f3f3f, (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)};
+    const uint32_t mins[2] = {b & 0x3f3f3f3f, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)};
+    for (int n = 0; n < 8; n++) {
+        group[SUPER_SCALES_AT + 16 * n + r] = (uint8_t)(scales[n / 4] >> 8 * (n % 4));
+        group[SUPER_MINS_AT + 32 * (n / 2) + 2 * r + n % 2] = (uint8_t)(mins[n / 4] >> 8 * (n % 4));
     }
 }
 
-static void repack_q6_k(uint8_t *group, const uint8_t *row, int64_t row_bytes) {
-    memset(group, 0, SUPER_QUANTS_AT);
-    for (int r = 0; r < GROUP_ROWS; r++, row += row_bytes) {
-        const block_q6_K *block = (const block_q6_K *)row;
-        memcpy(group + 2 * r, &block->d, 2);
-        for (int n = 0; n < 16; n++) group[SUPER_SCALES_AT + 16 * n + r] = (uint8_t)block->scales[n];
-        for (int v = 0; v < 48; v++) {
-            const int half = v / 24, at = v % 24;
-            const uint8_t *quants = at < 8 ? block->qh + 32 * half + 4 * at : block->ql + 64 * half + 4 * (at - 8);
-            memcpy(group + SUPER_QUANTS_AT + 64 * v + 4 * r, quants, 4);
-        }
-    }
-}
-
-static void repack_group(enum format format, uint8_t *group, const uint8_t *block, int64_t row_bytes) {
+/* Scales, minima and quants of a super-block, which is row r of a group. */
+INLINE void repack_super_row(enum format format, uint8_t *group, const uint8_t *row, int r) {
+    uint8_t *scales = group + SUPER_SCALES_AT, *quants = group + super_quants_at(format);
     switch (format) {
-        case Q4_0: repack_blocks(Q4_0, group, block, row_bytes); return;
-        case Q4_1: repack_blocks(Q4_1, group, block, row_bytes); return;
-        case Q8_0: repack_blocks(Q8_0, group, block, row_bytes); return;
-        case IQ4_NL: repack_blocks(IQ4_NL, group, block, row_bytes); return;
-        case MXFP4: repack_blocks(MXFP4, group, block, row_bytes); return;
-        case Q4_K: repack_q4_k(group, block, row_bytes); return;
-        case Q6_K: repack_q6_k(group, block, row_bytes); return;
+        case Q2_K: {
+            const block_q2_K *block = (const block_q2_K *)row;
+            for (int n = 0; n < 16; n++) scales[32 * (n / 2) + 2 * r + n % 2] = block->scales[n];
+            interleave(quants, block->qs, 64, r);
+            return;
+        }
+        case Q3_K: {
+            const block_q3_K *block = (const block_q3_K *)row;
+            for (int n = 0; n < 16; n++)
+                scales[16 * n + r] = (uint8_t)((q3_k_scales(block->scales, n / 4) >> 8 * (n % 4) & 63) - 32);
+            for (int n = 0; n < 8; n++) interleave_bits(quants + 768 * (n / 4) + 64 * (n % 4), block->hmask, n, r);
+            for (int half = 0; half < 2; half++) interleave(quants + 768 * half + 256, block->qs + 32 * half, 32, r);
+            return;
+        }
+        case Q4_K: {
+            const block_q4_K *block = (const block_q4_K *)row;
+            repack_k4_scales(group, block->scales, r);
+            interleave(quants, block->qs, 128, r);
+            return;
+        }
+        case Q5_K: {
+            const block_q5_K *block = (const block_q5_K *)row;
+            repack_k4_scales(group, block->scales, r);
+            for (int n = 0; n < 8; n++) interleave_bits(quants + 640 * (n / 2) + 64 * (n % 2), block->qh, n, r);
+            for (int g = 0; g < 4; g++) interleave(quants + 640 * g + 128, block->qs + 32 * g, 32, r);
+            return;
+        }
+        case Q6_K: {
+            const block_q6_K *block = (const block_q6_K *)row;
+            for (int n = 0; n < 16; n++) scales[16 * n + r] = (uint8_t)block->scales[n];
+            for (int half = 0; half < 2; half++) {
+                interleave(quants + 1536 * half, block->qh + 32 * half, 32, r);
+                interleave(quants + 1536 * half + 512, block->ql + 64 * half, 64, r);
+            }
+            return;
+        }
+        case IQ4_XS: {
+            const block_iq4_xs *block = (const block_iq4_xs *)row;
+            for (int n = 0; n < 8; n++) {
+                const int low = block->scales_l[n / 2] >> 4 * (n % 2) & 15, high = block->scales_h >> 2 * n & 3;
+                scales[16 * n + r] = (uint8_t)((low | high << 4) - 32);
+            }
+            interleave(quants, block->qs, 128, r);
+            return;
+        }
+        case Q4_0:
+        case Q4_1:
         case Q5_0:
         case Q5_1:
-        case Q5_K: break; /* NO in the column `repacked` */
+        case Q8_0:
+        case IQ4_NL:
+        case MXFP4: break; /* no super-blocks */
     }
+    __builtin_unreachable();
+}
+
+/* A group of blocks or super-blocks. */
+INLINE void repack_group(enum format format, uint8_t *group, const uint8_t *block, int64_t row_bytes) {
+    const struct format_traits t = traits_of(format);
+    if (!is_super_block(format)) {
+        repack_blocks(format, group, block, row_bytes);
+        return;
+    }
+    memset(group, 0, SUPER_SCALES_AT);
+    for (int r = 0; r < GROUP_ROWS; r++, block += row_bytes) {
+        memcpy(group + 2 * r, block + t.scale_at, 2);
+        if (t.has_min) memcpy(group + 32 + 2 * r, block + t.min_at, 2);
+        repack_super_row(format, group, block, r);
+    }
+}
+
+/* One block of each of 16 rows. */
+static void repack_any_group(enum format format, uint8_t *group, const uint8_t *block, int64_t row_bytes) {
+#define REPACK(name, ...)                                                                                              \
+    case name: repack_group(name, group, block, row_bytes); return;
+    switch (format) { FORMATS(REPACK) }
     __builtin_unreachable();
 }
 
@@ -152,8 +227,8 @@ static void repack_share(const struct ggml_compute_params *params, const struct 
     for (int64_t p = begin; p < end; p++)
         for (int64_t i = 0; i < repacked->n_blocks; i++) {
             uint8_t *group = (uint8_t *)repacked->data + (p * repacked->n_blocks + i) * bytes;
-            repack_group(format, group, (const uint8_t *)weights->data + p * GROUP_ROWS * row_bytes + i * block_bytes,
-                         row_bytes);
+            repack_any_group(format, group,
+                             (const uint8_t *)weights->data + p * GROUP_ROWS * row_bytes + i * block_bytes, row_bytes);
         }
 }
 
@@ -168,7 +243,7 @@ static bool is_constant(const struct ggml_tensor *t) {
 const struct repacked *find_repacked(const struct ggml_compute_params *params, const struct ggml_tensor *weights) {
     enum format format;
     if (!n_entries && !budget) return 0;
-    if (!find_format(weights->type, &format) || !traits_of(format).repacked) return 0;
+    if (!find_format(weights->type, &format)) return 0;
     struct entry *entry = entry_of(weights->data);
     if (!atomic_load_explicit(&entry->weights, memory_order_relaxed)) {
         const bool fits = weights->ne[1] % GROUP_ROWS == 0 && weights->ne[3] == 1 &&
@@ -189,13 +264,26 @@ const struct repacked *repacked_of(const struct ggml_tensor *weights) {
     if (!n_entries || !find_format(weights->type, &format)) return 0;
     const struct entry *entry = entry_of(weights->data);
     const struct repacked *repacked = &entry->repacked;
-    const bool same = atomic_load_explicit(&entry->weights, memory_order_acquire) && entry->buffer == weights->buffer && repacked->format == format &&
-                      repacked->n_rows == n_rows_of(weights) &&
+    const bool same = atomic_load_explicit(&entry->weights, memory_order_acquire) && entry->buffer == weights->buffer &&
+                      repacked->format == format && repacked->n_rows == n_rows_of(weights) &&
                       repacked->n_blocks * traits_of(format).weights == weights->ne[0];
     return repacked->data && same ? repacked : 0;
 }
 
-bool repacked_is_cached(void) { return total_bytes <= MAX_CACHED_BYTES; }
+/* The size of the last-level cache that core 0 has or shares. */
+static int64_t last_level_bytes(void) {
+    static int64_t found;
+    if (found) return found;
+    FILE *file = fopen(LAST_LEVEL_SIZE, "r");
+    long kilobytes = 0;
+    const bool is_read = file && fscanf(file, "%ldK", &kilobytes) == 1 && kilobytes > 0;
+    if (file) fclose(file);
+    return found = is_read ? (int64_t)kilobytes << 10 : DEFAULT_LAST_LEVEL_BYTES;
+}
+
+bool repacked_is_cached(enum format format) {
+    return total_bytes <= (is_super_block(format) ? last_level_bytes() : MAX_CACHED_BYTES);
+}
 
 /* ---- Models ------------------------------------------------------------------------------------------------------ */
 

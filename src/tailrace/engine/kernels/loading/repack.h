@@ -13,5 +13,7 @@ const struct repacked *find_repacked(const struct ggml_compute_params *params, c
 /* The same of weights that have been repacked; it repacks none. */
 const struct repacked *repacked_of(const struct ggml_tensor *weights);
 
-/* Whether all repacked weights may still be in the last-level cache when they are read again, a step later. */
-bool repacked_is_cached(void);
+/* Whether weights of this format are to be prefetched as from the last-level cache: all repacked weights may still be
+ * there when they are read again, a step later. Blocks of 32 are prefetched so up to a larger size. From memory, Q5_K
+ * takes 1.2 times as long that way, and the starter model 0.93. */
+bool repacked_is_cached(enum format format);

@@ -7,6 +7,7 @@
  * Blocks of 32 weights:
  *   scales    16 halves, one of each row; of MXFP4 16 exponents, which are bytes
  *   minima    16 halves, in formats that have them
+ *   fifths    of Q5_0 and Q5_1: a vector with four bytes of each row. Bit c of byte k is the fifth bit of weight 4 c + k.
  *   quants    vectors of 64 bytes with four bytes of each row: vector c is bytes 4 c to 4 c + 3 of each row's quants.
  *             Nibbles stay in their bytes: the low ones are weights 4 c to 4 c + 3, the high ones 16 weights on. Q8_0
  *             is unsigned: 128 has been added. Codes stay codes.
@@ -14,10 +15,14 @@
  * So a vector whose nibbles are separated is 16 rows by 4 weights. That is the operand of a VNNI instruction and the
  * rows of an AMX tile of bytes.
  *
- * Super-blocks of 256 weights, whose scales are unpacked to bytes:
- *   Q4_K      16 halves d, 16 halves dmin; 8 x 16 scales; 4 x 16 pairs of minima, each of two blocks of 32; then quants
- *             as above: vector 8 g + c is bytes 32 g + 4 c to 32 g + 4 c + 3 of each row's.
- *   Q6_K      16 halves d, 32 unused bytes; 16 x 16 scales; then two times 8 vectors of qh and 16 of ql. */
+ * Super-blocks of 256 weights begin with 16 halves d, and 16 halves dmin or 32 unused bytes. Scales, which are unpacked
+ * to bytes, follow, then quants. Vector v of a field is its bytes 4 v to 4 v + 3 of each row:
+ *   Q4_K      8 x 16 scales; 4 x 16 pairs of minima, each of two blocks of 32; qs.
+ *   Q5_K      the same with qh before qs.
+ *   Q6_K      16 x 16 scales; then two times 8 vectors of qh and 16 of ql.
+ *   Q3_K      16 x 16 scales; hmask; qs.
+ *   Q2_K      8 x 16 pairs, of two blocks of 16, of a 4-bit scale and a 4-bit minimum as in the file; qs.
+ *   IQ4_XS    8 x 16 scales; qs. */
 #pragma once
 #include "formats.h"
 
@@ -25,7 +30,6 @@ enum {
     GROUP_ROWS = 16,
     SUPER_SCALES_AT = 64, /* in a group of super-blocks */
     SUPER_MINS_AT = 192,
-    SUPER_QUANTS_AT = 320,
 };
 
 /* A weight matrix that has been repacked. */
@@ -38,23 +42,27 @@ struct repacked {
 /* Where quants begin in a group of blocks of 32. */
 INLINE int quants_at(enum format format) {
     const struct format_traits t = traits_of(format);
-    return GROUP_ROWS * (t.scale_bytes + (t.has_min ? 2 : 0));
+    return GROUP_ROWS * (t.scale_bytes + (t.has_min ? 2 : 0) + (t.encoding == NIBBLES_AND_FIFTH ? 4 : 0));
+}
+
+/* The same in a group of super-blocks. */
+INLINE int super_quants_at(enum format format) {
+    const struct format_traits t = traits_of(format);
+    return SUPER_SCALES_AT + (t.weights_per_scale == 32 && !t.has_min ? 128 : 256);
 }
 
 INLINE int64_t group_bytes(enum format format) {
-    switch (format) {
-        case Q4_0:
-        case Q4_1:
-        case Q8_0:
-        case IQ4_NL:
-        case MXFP4: return GROUP_ROWS * (int64_t)traits_of(format).bytes;
-        case Q4_K: return SUPER_QUANTS_AT + GROUP_ROWS * (int64_t)sizeof(((block_q4_K *)0)->qs);
-        case Q6_K:
-            return SUPER_QUANTS_AT +
-                   GROUP_ROWS * (int64_t)(sizeof(((block_q6_K *)0)->ql) + sizeof(((block_q6_K *)0)->qh));
-        case Q5_0:
-        case Q5_1:
-        case Q5_K: break; /* NO in the column `repacked` */
+    const struct format_traits t = traits_of(format);
+    if (!is_super_block(format)) return GROUP_ROWS * (int64_t)t.bytes;
+    int quants = 0; /* bytes of a row */
+    switch (t.encoding) {
+        case TWO_BITS: quants = QK_K / 4; break;
+        case TWO_BITS_AND_THIRD: quants = QK_K / 4 + QK_K / 8; break;
+        case NIBBLES:
+        case CODES: quants = QK_K / 2; break;
+        case NIBBLES_AND_FIFTH: quants = QK_K / 2 + QK_K / 8; break;
+        case NIBBLES_AND_TOP_TWO: quants = QK_K / 2 + QK_K / 4; break;
+        case SIGNED_BYTES: __builtin_unreachable(); /* no super-block has these */
     }
-    __builtin_unreachable();
+    return super_quants_at(format) + GROUP_ROWS * (int64_t)quants;
 }

@@ -44,14 +44,19 @@ INLINE void quantise_block(enum format format, const float *x, uint8_t *block, i
 
 /* ---- Super-blocks ------------------------------------------------------------------------------------------------ */
 
-/* Of each 32 numbers (a part) there are all tokens' quants and, for formats without minima, two sums of 16 of each
- * token times the zero point. After eight parts come all tokens' scales and then, for formats with minima, eight 16-bit
- * sums of 32 of each token. */
+/* Of each 32 numbers (a part) there are all tokens' quants and, for formats without minima, each token's sums of the
+ * numbers of a scale times the zero point: one of 32 or two of 16. After eight parts come all tokens' scales and then,
+ * for formats with minima, each token's 16-bit sums: eight of 32 or sixteen of 16. */
 INLINE int64_t part_act_bytes(enum format format, int n_tokens) {
-    return (traits_of(format).has_min ? 32 : 32 + 8) * n_tokens;
+    const struct format_traits t = traits_of(format);
+    return (t.has_min ? 32 : 32 + 128 / t.weights_per_scale) * n_tokens;
+}
+INLINE int super_sums_bytes(enum format format) {
+    const struct format_traits t = traits_of(format);
+    return t.has_min ? 512 / t.weights_per_scale : 0;
 }
 INLINE int64_t super_act_bytes(enum format format) {
-    return 8 * part_act_bytes(format, 1) + 4 + (traits_of(format).has_min ? 16 : 0);
+    return 8 * part_act_bytes(format, 1) + 4 + super_sums_bytes(format);
 }
 
 /* A super-block of 256 numbers of token j, quantised as upstream does it for Q8_K, but for signs that cancel out. */
@@ -59,21 +64,24 @@ INLINE void quantise_super_block(enum format format, const float *x, uint8_t *bl
     const struct format_traits t = traits_of(format);
     const float max = max_magnitude(x, 256), times = max != 0 ? 127 / max : 0;
     const float scale = max != 0 ? 1 / times : 0;
-    int16_t sums[8];
+    const bool fine = t.weights_per_scale == 16;
+    int16_t sums[16];
     for (int n = 0; n < 8; n++) {
         uint8_t *part = block + n * part_act_bytes(format, n_tokens);
         const __m256i quants = round_to_bytes(x + 32 * n, times);
         int32_t halves[2];
         sums_of_bytes(quants, halves);
         _mm256_storeu_si256((__m256i *)(part + 32 * j), quants);
-        if (!t.has_min) {
-            const int32_t corrections[2] = {-t.zero_point * halves[0], -t.zero_point * halves[1]};
-            memcpy(part + 32 * n_tokens + 8 * j, corrections, 8);
+        const int32_t sum = halves[0] + halves[1];
+        if (t.has_min) {
+            if (fine) sums[2 * n] = (int16_t)halves[0], sums[2 * n + 1] = (int16_t)halves[1];
+            else sums[n] = (int16_t)sum;
         } else {
-            sums[n] = (int16_t)(halves[0] + halves[1]);
+            const int32_t corrections[2] = {-t.zero_point * (fine ? halves[0] : sum), -t.zero_point * halves[1]};
+            memcpy(part + (32 * n_tokens) + (fine ? 8 : 4) * j, corrections, fine ? 8 : 4);
         }
     }
     uint8_t *end = block + 8 * part_act_bytes(format, n_tokens);
     memcpy(end + 4 * j, &scale, 4);
-    if (t.has_min) memcpy(end + 4 * n_tokens + 16 * j, sums, 16);
+    if (t.has_min) memcpy(end + 4 * n_tokens + super_sums_bytes(format) * j, sums, (size_t)super_sums_bytes(format));
 }

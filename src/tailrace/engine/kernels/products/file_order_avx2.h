@@ -47,6 +47,8 @@ INLINE __m256i load_quants(enum format format, const uint8_t *block) {
         case NIBBLES_AND_FIFTH:
             return _mm256_or_si256(v, _mm256_slli_epi16(bits_as_bytes(load_u32(block + t.quants_at - 4)), 4));
         case SIGNED_BYTES:
+        case TWO_BITS:
+        case TWO_BITS_AND_THIRD:
         case NIBBLES_AND_TOP_TWO: break; /* no block of 32 has these */
     }
     __builtin_unreachable();
@@ -146,8 +148,38 @@ INLINE struct super_scales load_super_scales(enum format format, const uint8_t *
             s.min[1] = _mm256_setzero_ps();
             return s;
         }
+        case Q2_K: {
+            const __m128i both = _mm_loadu_si128((const __m128i *)block), four_bits = _mm_set1_epi8(15);
+            const __m256i all = _mm256_cvtepu8_epi16(_mm_and_si128(both, four_bits));
+            const __m128i mins = _mm_and_si128(_mm_srli_epi16(both, 4), four_bits);
+            const __m256 dmin = _mm256_set1_ps(load_f16(block + offsetof(block_q2_K, dmin)));
+            s.scales[0] = _mm256_permute4x64_epi64(all, 0x44);
+            s.scales[1] = _mm256_permute4x64_epi64(all, 0xee);
+            s.min[0] = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(mins)), dmin);
+            s.min[1] = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(mins, 8))), dmin);
+            return s;
+        }
+        case IQ4_XS: {
+            const __m128i l = _mm_cvtsi32_si128((int)load_u32(block + offsetof(block_iq4_xs, scales_l)));
+            const __m128i bytes = _mm_unpacklo_epi8(l, _mm_srli_epi16(l, 4));
+            const __m256i low = _mm256_and_si256(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(15));
+            const __m256i h = _mm256_set1_epi32((int)load_f16_bits(block + offsetof(block_iq4_xs, scales_h)));
+            const __m256i two = _mm256_srlv_epi32(h, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+            const __m256i high = _mm256_slli_epi32(_mm256_and_si256(two, _mm256_set1_epi32(3)), 4);
+            const __m256i all = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+            const __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+            s.scales[0] = s.scales[1] = _mm256_broadcastsi128_si256(packed);
+            s.min[0] = s.min[1] = _mm256_setzero_ps(); /* signed quants have no zero point */
+            return s;
+        }
+        case Q3_K:
         case Q6_K: {
-            const __m128i bytes = _mm_loadu_si128((const __m128i *)(block + offsetof(block_q6_K, scales)));
+            const uint8_t *packed = block + offsetof(block_q3_K, scales);
+            const __m128i bytes =
+                format == Q6_K ? _mm_loadu_si128((const __m128i *)(block + offsetof(block_q6_K, scales)))
+                               : _mm_sub_epi8(_mm_setr_epi32((int)q3_k_scales(packed, 0), (int)q3_k_scales(packed, 1),
+                                                             (int)q3_k_scales(packed, 2), (int)q3_k_scales(packed, 3)),
+                                              _mm_set1_epi8(32));
             const __m256i all = _mm256_cvtepi8_epi16(bytes);
             s.scales[0] = _mm256_permute4x64_epi64(all, 0x44);
             s.scales[1] = _mm256_permute4x64_epi64(all, 0xee);
@@ -177,7 +209,7 @@ INLINE __m256i scales_of_part(enum format format, const struct super_scales *s, 
     return _mm256_shuffle_epi8(s->scales[fine && n >= 4], _mm256_setr_epi64x(first, first, second, second));
 }
 
-/* Weights 32 n to 32 n + 31 of a super-block, unsigned. */
+/* Weights 32 n to 32 n + 31 of a super-block. */
 INLINE __m256i load_super_quants(enum format format, const uint8_t *block, int n) {
     const __m256i low_nibbles = _mm256_set1_epi8(15);
     const uint8_t *quants = block + traits_of(format).quants_at;
@@ -197,7 +229,20 @@ INLINE __m256i load_super_quants(enum format format, const uint8_t *block, int n
             const __m256i h = _mm256_srli_epi16(load_bytes_x32(top), 2 * (n % 4));
             return _mm256_or_si256(v, _mm256_slli_epi16(_mm256_and_si256(h, _mm256_set1_epi8(3)), 4));
         }
-        case CODES:
+        case CODES: { /* 16 low nibbles come first */
+            const __m256i twice = _mm256_srlv_epi64(load_twice(quants + 16 * n), _mm256_setr_epi64x(0, 0, 4, 4));
+            const __m256i codes =
+                _mm256_shuffle_epi8(load_twice(codebook_of(format)), _mm256_and_si256(twice, low_nibbles));
+            return _mm256_sub_epi8(codes, _mm256_set1_epi8((char)traits_of(format).zero_point));
+        }
+        case TWO_BITS:
+        case TWO_BITS_AND_THIRD: {
+            const __m256i pairs = _mm256_srli_epi16(load_bytes_x32(quants + 32 * (n / 4)), 2 * (n % 4));
+            const __m256i low = _mm256_and_si256(pairs, _mm256_set1_epi8(3));
+            if (traits_of(format).encoding == TWO_BITS) return low;
+            const __m256i thirds = _mm256_srli_epi16(load_bytes_x32(block + offsetof(block_q3_K, hmask)), n);
+            return _mm256_or_si256(low, _mm256_slli_epi16(_mm256_and_si256(thirds, _mm256_set1_epi8(1)), 2));
+        }
         case SIGNED_BYTES: break; /* no super-block has these */
     }
     __builtin_unreachable();
@@ -222,7 +267,7 @@ INLINE void super_tile(enum format format, int n_tokens, int64_t n_blocks, const
             for (int j = 0; j < n_tokens; j++) {
                 const uint8_t *quants =
                     activations + j * token_bytes + i * (int64_t)sizeof(block_q8_K) + offsetof(block_q8_K, qs);
-                const __m256i pairs = _mm256_maddubs_epi16(q, load_bytes_x32(quants + 32 * n));
+                const __m256i pairs = dot_pairs(format, q, load_bytes_x32(quants + 32 * n));
                 part[j] = _mm256_add_epi32(part[j], _mm256_madd_epi16(pairs, scale));
             }
         }

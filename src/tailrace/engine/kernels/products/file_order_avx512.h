@@ -42,6 +42,8 @@ INLINE __m512i load_quants(enum format format, const uint8_t *one, const uint8_t
             v = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p));
             v = _mm512_inserti64x4(v, _mm256_loadu_si256((const __m256i *)q), 1);
             return _mm512_xor_si512(v, _mm512_set1_epi8((char)0x80));
+        case TWO_BITS:
+        case TWO_BITS_AND_THIRD:
         case NIBBLES_AND_TOP_TWO: break; /* no block of 32 has these */
     }
     __builtin_unreachable();
@@ -119,6 +121,35 @@ INLINE void load_super_scales(enum format format, const uint8_t *block, __m512 *
             *min = _mm512_mul_ps(_mm512_cvtepi32_ps(m), _mm512_set1_ps(load_f16(block + 2)));
             return;
         }
+        case Q2_K: {
+            const __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)block));
+            const __m512 s = _mm512_cvtepi32_ps(_mm512_and_si512(both, _mm512_set1_epi32(15)));
+            const __m512 m = _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4));
+            *scale = _mm512_mul_ps(s, _mm512_set1_ps(load_f16(block + offsetof(block_q2_K, d))));
+            *min = _mm512_mul_ps(m, _mm512_set1_ps(load_f16(block + offsetof(block_q2_K, dmin))));
+            return;
+        }
+        case Q3_K: {
+            const uint8_t *packed = block + offsetof(block_q3_K, scales);
+            const __m128i bytes = _mm_set_epi32((int)q3_k_scales(packed, 3), (int)q3_k_scales(packed, 2),
+                                                (int)q3_k_scales(packed, 1), (int)q3_k_scales(packed, 0));
+            const __m512i s = _mm512_sub_epi32(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32(32));
+            const __m512 d = _mm512_set1_ps(load_f16(block + offsetof(block_q3_K, d)));
+            *scale = *min = _mm512_mul_ps(_mm512_cvtepi32_ps(s), d);
+            return;
+        }
+        case IQ4_XS: {
+            const __m128i l = _mm_cvtsi32_si128((int)load_u32(block + offsetof(block_iq4_xs, scales_l)));
+            const __m128i bytes = _mm_unpacklo_epi8(l, _mm_srli_epi16(l, 4));
+            const __m256i low = _mm256_and_si256(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(15));
+            const __m256i h = _mm256_set1_epi32((int)load_f16_bits(block + offsetof(block_iq4_xs, scales_h)));
+            const __m256i two = _mm256_srlv_epi32(h, _mm256_set_epi32(14, 12, 10, 8, 6, 4, 2, 0));
+            const __m256i high = _mm256_slli_epi32(_mm256_and_si256(two, _mm256_set1_epi32(3)), 4);
+            const __m256i s = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+            const __m512 d = _mm512_set1_ps(load_f16(block));
+            *scale = *min = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_zextsi256_si512(s)), d);
+            return;
+        }
         case Q6_K: {
             const __m128i scales = _mm_loadu_si128((const __m128i *)(block + offsetof(block_q6_K, scales)));
             const __m512 s = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales));
@@ -156,7 +187,25 @@ INLINE __m512i load_super_quants(enum format format, const uint8_t *block, int g
             const __m512i h = _mm512_srlv_epi64(load_twice(block + offsetof(block_q6_K, qh) + 32 * (g / 2)), by);
             return _mm512_or_si512(v, _mm512_slli_epi16(_mm512_and_si512(h, _mm512_set1_epi8(3)), 4));
         }
-        case CODES:
+        case CODES: { /* of two blocks of 32 */
+            const __m512i twice =
+                _mm512_permutexvar_epi64(_mm512_set_epi64(3, 2, 3, 2, 1, 0, 1, 0), load_twice(quants + 32 * g));
+            const __m512i by = _mm512_set_epi64(4, 4, 0, 0, 4, 4, 0, 0);
+            const __m512i codebook = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)codebook_of(format)));
+            return _mm512_shuffle_epi8(codebook, _mm512_and_si512(_mm512_srlv_epi64(twice, by), low_nibbles));
+        }
+        case TWO_BITS:
+        case TWO_BITS_AND_THIRD: {
+            const int shift = g % 2 * 4;
+            const __m512i by = _mm512_set_epi64(shift + 2, shift + 2, shift + 2, shift + 2, shift, shift, shift, shift);
+            const __m512i v = _mm512_srlv_epi64(load_twice(quants + 32 * (g / 2)), by);
+            const __m512i low = _mm512_and_si512(v, _mm512_set1_epi8(3));
+            if (traits_of(format).encoding == TWO_BITS) return low;
+            const __m512i which =
+                _mm512_set_epi64(2 * g + 1, 2 * g + 1, 2 * g + 1, 2 * g + 1, 2 * g, 2 * g, 2 * g, 2 * g);
+            const __m512i thirds = _mm512_srlv_epi64(load_twice(block + offsetof(block_q3_K, hmask)), which);
+            return _mm512_or_si512(low, _mm512_slli_epi16(_mm512_and_si512(thirds, _mm512_set1_epi8(1)), 2));
+        }
         case SIGNED_BYTES: break; /* no super-block has these */
     }
     __builtin_unreachable();

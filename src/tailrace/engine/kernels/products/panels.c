@@ -46,7 +46,7 @@ INLINE void compute_panel(enum format format, enum weights_from from, int64_t n_
                                       int64_t n_tokens, float *out, int64_t out_stride) {                              \
         compute_panel(name, from, n_blocks, panel, activations, n_tokens, out, out_stride);                            \
     }
-#define PANEL_FUNCTIONS(name)                                                                                          \
+#define PANEL_FUNCTIONS(name, ...)                                                                                     \
     static void quantise_##name(const float *x, int64_t begin, int64_t end, uint8_t *tile, int n_tokens, int j) {      \
         quantise_blocks(name, x, begin, end, tile, n_tokens, j);                                                       \
     }                                                                                                                  \
@@ -54,16 +54,12 @@ INLINE void compute_panel(enum format format, enum weights_from from, int64_t n_
     PANEL_FUNCTION(name, MEMORY)                                                                                       \
     static const struct panel_functions functions_##name = {quantise_##name,                                           \
                                                             {panel_##name##_CACHE, panel_##name##_MEMORY}};
-#define PANEL_FUNCTIONS_IF(name, block, weights, per_scale, encoding, quants, scale, min, zero, activations, repacked) \
-    IF_##repacked(PANEL_FUNCTIONS(name))
-FORMATS(PANEL_FUNCTIONS_IF)
+FORMATS(PANEL_FUNCTIONS)
 
 const struct panel_functions *panel_functions_of(enum format format) {
     switch (format) {
-#define FUNCTIONS_YES(name) return &functions_##name;
-#define FUNCTIONS_NO(name)  break;
-#define FUNCTIONS_OF(name, block, weights, per_scale, encoding, quants, scale, min, zero, activations, repacked)       \
-    case name: FUNCTIONS_##repacked(name)
+#define FUNCTIONS_OF(name, ...)                                                                                        \
+    case name: return &functions_##name;
         FORMATS(FUNCTIONS_OF)
     }
     __builtin_unreachable();

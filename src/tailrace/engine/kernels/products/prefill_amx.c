@@ -184,41 +184,71 @@ INLINE void group_to_tile(enum format format, const uint8_t *group, uint8_t *til
 
 /* Weights 32 n to 32 n + 31 of a group of super-blocks to a tile. */
 INLINE void super_part_to_tile(enum format format, const uint8_t *group, int n, uint8_t *tile) {
-    const __m512 d = load_f16x16(group);
+    const struct format_traits t = traits_of(format);
+    const bool fine = t.weights_per_scale == 16;                         /* two scales */
+    const __m512 d = load_f16x16(group), dmin = load_f16x16(group + 32); /* unused without minima */
+    const __m512i pairs = t.has_min ? load_min_pairs(format, group, fine ? n : n / 2) : _mm512_setzero_si512();
+    __m512 scale[2];
+    load_part_scales(format, group, n, scale);
     struct dequantiser as[2];
-    __m512i q[8];
-    if (format == Q4_K) {
-        const __m256i both = _mm256_loadu_si256((const __m256i *)(group + SUPER_MINS_AT + 32 * (n / 2)));
-        const __m256i mins = n % 2 ? _mm256_srli_epi16(both, 8) : _mm256_and_si256(both, _mm256_set1_epi16(255));
-        const __m512 m = _mm512_mul_ps(load_f16x16(group + 32), _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(mins)));
-        const __m512 scale = _mm512_mul_ps(d, load_scales_x16(group + SUPER_SCALES_AT + 16 * n, false));
-        as[0] = as[1] = dequantiser_of(n % 2 ? HIGH_NIBBLE : LOW_NIBBLE, scale, _mm512_sub_ps(_mm512_setzero_ps(), m));
-        for (int c = 0; c < 8; c++) q[c] = _mm512_loadu_si512(group + SUPER_QUANTS_AT + 512 * (n / 2) + 64 * c);
-    } else {
-        for (int half = 0; half < 2; half++) {
-            const __m512 scales = load_scales_x16(group + SUPER_SCALES_AT + 32 * n + 16 * half, true);
-            const __m512 scale = _mm512_mul_ps(d, scales);
-            as[half] = dequantiser_of(LOW_SIX, scale, _mm512_mul_ps(scale, _mm512_set1_ps(-32)));
-        }
-        unpack_super_part(format, group, n, q);
+    for (int half = 0; half < 2; half++) {
+        const bool odd = fine ? half : n % 2;
+        const __m512i min = odd ? _mm512_srli_epi32(pairs, 16) : _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff));
+        const __m512 by = _mm512_mul_ps(d, scale[half]);
+        const __m512 m = t.has_min
+                             ? _mm512_mul_ps(dmin, _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_setzero_si512(), min)))
+                             : _mm512_mul_ps(by, _mm512_set1_ps((float)-t.zero_point));
+        const enum quant_bits bits = t.encoding == NIBBLES ? (n % 2 ? HIGH_NIBBLE : LOW_NIBBLE)
+                                     : t.encoding == CODES ? WHOLE_BYTE
+                                                           : LOW_SIX;
+        as[half] = dequantiser_of(bits, by, m);
     }
+    __m512i q[8];
+    if (t.encoding != NIBBLES) unpack_super_part(format, group, n, q);
+    else /* a dequantiser takes nibbles out of bytes */
+        for (int c = 0; c < 8; c++) q[c] = _mm512_loadu_si512(group + super_quants_at(format) + 512 * (n / 2) + 64 * c);
     quants_to_tile(q, as, tile);
+}
+
+/* Part n of a group of super-blocks, whose unpacking shifts by constants. */
+INLINE void super_to_tile(enum format format, const uint8_t *group, int n, uint8_t *tile) {
+#define PART(N)                                                                                                        \
+    case N: super_part_to_tile(format, group, N, tile); return;
+    switch (n) { PART(0) PART(1) PART(2) PART(3) PART(4) PART(5) PART(6) PART(7) }
+#undef PART
+    __builtin_unreachable();
 }
 
 /* Block i, of 32 weights, of 16 rows to a tile. */
 INLINE void block_to_tile(enum format format, const uint8_t *groups, int64_t i, uint8_t *tile) {
     const int64_t bytes = group_bytes(format);
     switch (format) {
-        case Q4_0: group_to_tile(Q4_0, groups + i * bytes, tile); return;
-        case Q4_1: group_to_tile(Q4_1, groups + i * bytes, tile); return;
-        case Q8_0: group_to_tile(Q8_0, groups + i * bytes, tile); return;
-        case IQ4_NL: unpacked_group_to_tile(IQ4_NL, groups + i * bytes, tile); return;
-        case MXFP4: unpacked_group_to_tile(MXFP4, groups + i * bytes, tile); return;
-        case Q4_K: super_part_to_tile(Q4_K, groups + i / 8 * bytes, (int)(i % 8), tile); return;
-        case Q6_K: super_part_to_tile(Q6_K, groups + i / 8 * bytes, (int)(i % 8), tile); return;
-        case Q5_0:
-        case Q5_1:
-        case Q5_K: break; /* NO in the column `repacked` */
+#define BLOCK(name)                                                                                                    \
+    case name:                                                                                                         \
+        group_to_tile(name, groups + i * bytes, tile);                                                                 \
+        return;
+#define UNPACKED(name)                                                                                                 \
+    case name:                                                                                                         \
+        unpacked_group_to_tile(name, groups + i * bytes, tile);                                                        \
+        return;
+#define SUPER(name)                                                                                                    \
+    case name: super_to_tile(name, groups + i / 8 * bytes, (int)(i % 8), tile); return;
+        BLOCK(Q4_0)
+        BLOCK(Q4_1)
+        BLOCK(Q8_0)
+        UNPACKED(Q5_0)
+        UNPACKED(Q5_1)
+        UNPACKED(IQ4_NL)
+        UNPACKED(MXFP4)
+        SUPER(Q2_K)
+        SUPER(Q3_K)
+        SUPER(Q4_K)
+        SUPER(Q5_K)
+        SUPER(Q6_K)
+        SUPER(IQ4_XS)
+#undef BLOCK
+#undef UNPACKED
+#undef SUPER
     }
     __builtin_unreachable();
 }

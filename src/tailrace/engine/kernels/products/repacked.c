@@ -24,9 +24,7 @@ static size_t act_memory(enum format format, int64_t numbers) {
 size_t repacked_work_bytes(int n_threads, const struct ggml_tensor *result) {
     const struct ggml_tensor *activations = result->src[1];
     enum format format;
-    if (activations->type != GGML_TYPE_F32 || !find_format(result->src[0]->type, &format) ||
-        !traits_of(format).repacked)
-        return 0;
+    if (activations->type != GGML_TYPE_F32 || !find_format(result->src[0]->type, &format)) return 0;
     const int64_t numbers = activations->ne[0] * activations->ne[1];
     return act_memory(format, numbers) * (size_t)(numbers <= MAX_PRIVATE_NUMBERS ? n_threads : 1);
 }
@@ -90,7 +88,7 @@ bool repacked_product(const struct ggml_compute_params *params, const struct rep
 
     const int64_t out_stride = (int64_t)result->nb[1] / 4;
     const int64_t chunk_panels = records ? MAXIMA_PANELS : panels_of_chunk(n_panels, panel_bytes, params->nth);
-    panel_function *panel = panel_functions_of(format)->panel[repacked_is_cached() ? CACHE : MEMORY];
+    panel_function *panel = panel_functions_of(format)->panel[repacked_is_cached(format) ? CACHE : MEMORY];
     int64_t begin = chunked ? params->ith * chunk_panels : share_begin,
             end = chunked ? begin + chunk_panels : share_end;
     while (begin < n_panels) {

@@ -32,6 +32,8 @@ INLINE __m256 load_f16x8(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si
 /* The greatest quant of a format, unsigned. */
 INLINE int max_quant(enum format format) {
     switch (traits_of(format).encoding) {
+        case TWO_BITS: return 3;
+        case TWO_BITS_AND_THIRD: return 7;
         case NIBBLES: return 15;
         case CODES: return format == MXFP4 ? 24 : 255;
         case NIBBLES_AND_FIFTH: return 31;
@@ -54,6 +56,16 @@ INLINE __m256i dot_u8x4(__m256i sums, __m256i weights, __m256i quants) {
 #endif
 }
 #endif
+
+/* Bit `from` of each byte, 0 to 7, as bit `to`, and the bits of `others`. */
+INLINE __m256i with_bit(__m256i others, __m256i bits, int from, int to) {
+    const __m256i moved = from < to ? _mm256_slli_epi16(bits, to - from) : _mm256_srli_epi16(bits, from - to);
+    return _mm256_or_si256(others, _mm256_and_si256(moved, _mm256_set1_epi8((char)(1 << to))));
+}
+
+INLINE __m256i codebook_x2(enum format format) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)codebook_of(format)));
+}
 
 /* sums += the quants of n vectors, unsigned and at most `max`, . 4 n activations. */
 INLINE __m256i dot_quants(__m256i sums, int max, int n, const __m256i *q, const uint8_t *activations) {
@@ -99,7 +111,7 @@ INLINE void unpack_group(enum format format, const uint8_t *group, int half, __m
             }
             return;
         case CODES: {
-            const __m256i codebook = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)codebook_of(format)));
+            const __m256i codebook = codebook_x2(format);
             for (int c = 0; c < 8; c++) {
                 const __m256i v = load_x32(quants + 64 * (c % 4));
                 const __m256i codes = _mm256_and_si256(c < 4 ? v : _mm256_srli_epi16(v, 4), _mm256_set1_epi8(15));
@@ -107,8 +119,19 @@ INLINE void unpack_group(enum format format, const uint8_t *group, int half, __m
             }
             return;
         }
-        case NIBBLES_AND_FIFTH:
-        case NIBBLES_AND_TOP_TWO: break; /* no repacked block of 32 has these */
+        case NIBBLES_AND_FIFTH: {
+            const __m256i fifths = load_x32(quants - 64);
+#pragma GCC unroll 8
+            for (int c = 0; c < 8; c++) {
+                const __m256i v = load_x32(quants + 64 * (c % 4));
+                const __m256i low = _mm256_and_si256(c < 4 ? v : _mm256_srli_epi16(v, 4), _mm256_set1_epi8(15));
+                q[c] = with_bit(low, fifths, c, 4);
+            }
+            return;
+        }
+        case TWO_BITS:
+        case TWO_BITS_AND_THIRD:
+        case NIBBLES_AND_TOP_TWO: break; /* no block of 32 has these */
     }
     __builtin_unreachable();
 }
@@ -154,8 +177,45 @@ INLINE void repacked_block_tile(enum format format, enum weights_from from, int 
 /* Weights 32 n to 32 n + 31 of eight rows of a group of super-blocks, unsigned. */
 INLINE void unpack_super_part(enum format format, const uint8_t *group, int half, int n, __m256i *q) {
     const __m256i low_nibbles = _mm256_set1_epi8(15);
-    const uint8_t *quants = group + SUPER_QUANTS_AT + 32 * half;
+    const uint8_t *quants = group + super_quants_at(format) + 32 * half;
     switch (traits_of(format).encoding) {
+        case TWO_BITS:
+            for (int c = 0; c < 8; c++) {
+                const __m256i v = load_x32(quants + 512 * (n / 4) + 64 * c);
+                q[c] = _mm256_and_si256(_mm256_srli_epi16(v, 2 * (n % 4)), _mm256_set1_epi8(3));
+            }
+            return;
+        case TWO_BITS_AND_THIRD: {
+            quants += 768 * (n / 4);
+            const __m256i thirds = load_x32(quants + 64 * (n % 4));
+#pragma GCC unroll 8
+            for (int c = 0; c < 8; c++) {
+                const __m256i v = load_x32(quants + 256 + 64 * c);
+                const __m256i low = _mm256_and_si256(_mm256_srli_epi16(v, 2 * (n % 4)), _mm256_set1_epi8(3));
+                q[c] = with_bit(low, thirds, c, 2);
+            }
+            return;
+        }
+        case NIBBLES_AND_FIFTH: {
+            quants += 640 * (n / 2);
+            const __m256i fifths = load_x32(quants + 64 * (n % 2));
+#pragma GCC unroll 8
+            for (int c = 0; c < 8; c++) {
+                const __m256i v = load_x32(quants + 128 + 64 * c);
+                const __m256i low = _mm256_and_si256(n % 2 ? _mm256_srli_epi16(v, 4) : v, low_nibbles);
+                q[c] = with_bit(low, fifths, c, 4);
+            }
+            return;
+        }
+        case CODES: {
+            const __m256i codebook = codebook_x2(format);
+            for (int c = 0; c < 8; c++) {
+                const __m256i v = load_x32(quants + 256 * n + 64 * (c % 4));
+                const __m256i codes = _mm256_and_si256(c < 4 ? v : _mm256_srli_epi16(v, 4), low_nibbles);
+                q[c] = _mm256_shuffle_epi8(codebook, codes);
+            }
+            return;
+        }
         case NIBBLES:
             for (int c = 0; c < 8; c++) {
                 const __m256i v = load_x32(quants + 512 * (n / 2) + 64 * c);
@@ -175,9 +235,7 @@ INLINE void unpack_super_part(enum format format, const uint8_t *group, int half
                 q[c] = _mm256_or_si256(_mm256_and_si256(v, low_nibbles), _mm256_and_si256(h, _mm256_set1_epi8(48)));
             }
             return;
-        case CODES:
-        case NIBBLES_AND_FIFTH:
-        case SIGNED_BYTES: break; /* no repacked super-block has these */
+        case SIGNED_BYTES: break; /* no super-block has these */
     }
     __builtin_unreachable();
 }
@@ -186,6 +244,43 @@ INLINE void unpack_super_part(enum format format, const uint8_t *group, int half
 INLINE __m256 load_scales_x8(const uint8_t *scales, bool is_signed) {
     const __m128i v = _mm_loadl_epi64((const __m128i *)scales);
     return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(v) : _mm256_cvtepu8_epi32(v));
+}
+
+/* The scales of weights 32 n to 32 n + 31 of eight rows: of the first 16 weights, and of the others. */
+INLINE void load_part_scales(enum format format, const uint8_t *group, int half, int n, __m256 scale[2]) {
+    const uint8_t *scales = group + SUPER_SCALES_AT;
+    switch (format) {
+        case Q2_K: {
+            const __m128i bytes = _mm_loadu_si128((const __m128i *)(scales + 32 * n + 16 * half));
+            const __m256i pairs = _mm256_cvtepu8_epi16(bytes), four_bits = _mm256_set1_epi32(15);
+            scale[0] = _mm256_cvtepi32_ps(_mm256_and_si256(pairs, four_bits));
+            scale[1] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(pairs, 16), four_bits));
+            return;
+        }
+        case Q3_K:
+        case Q6_K:
+            scale[0] = load_scales_x8(scales + 32 * n + 8 * half, true);
+            scale[1] = load_scales_x8(scales + 32 * n + 16 + 8 * half, true);
+            return;
+        case Q4_K:
+        case Q5_K:
+        case IQ4_XS: scale[0] = scale[1] = load_scales_x8(scales + 16 * n + 8 * half, format == IQ4_XS); return;
+        case Q4_0:
+        case Q4_1:
+        case Q5_0:
+        case Q5_1:
+        case Q8_0:
+        case IQ4_NL:
+        case MXFP4: break; /* no super-blocks */
+    }
+    __builtin_unreachable();
+}
+
+/* Minima 2 v and 2 v + 1 of eight rows, as pairs of 16 bits, of a format with minima. */
+INLINE __m256i load_min_pairs(enum format format, const uint8_t *group, int half, int v) {
+    const uint8_t *at = group + (format == Q2_K ? SUPER_SCALES_AT : SUPER_MINS_AT) + 32 * v + 16 * half;
+    const __m256i pairs = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)at));
+    return format == Q2_K ? _mm256_srli_epi16(pairs, 4) : pairs;
 }
 
 /* As repacked_block_tile, of super-blocks. Sums are exact within the weights of one scale (32 or 16). */
@@ -211,22 +306,19 @@ INLINE void repacked_super_tile(enum format format, enum weights_from from, int 
                 __m256i q[8];
                 unpack_super_part(format, group, half, n, q);
                 const uint8_t *quants = activations + n * part_bytes;
-                if (t.weights_per_scale == 32) {
-                    const __m256 scale = load_scales_x8(group + SUPER_SCALES_AT + 16 * n + 8 * half, false);
-                    for (int j = 0; j < n_tokens; j++) {
-                        const __m256i s = dot_quants(_mm256_setzero_si256(), max, 8, q, quants + 32 * j);
-                        part[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), scale, part[j]);
-                    }
-                    continue;
-                }
-                const __m256 first = load_scales_x8(group + SUPER_SCALES_AT + 32 * n + 8 * half, true);
-                const __m256 second = load_scales_x8(group + SUPER_SCALES_AT + 16 + 32 * n + 8 * half, true);
+                __m256 scale[2];
+                load_part_scales(format, group, half, n, scale);
+                const bool fine = t.weights_per_scale == 16;
                 for (int j = 0; j < n_tokens; j++) {
-                    const uint8_t *corrections = quants + 32 * n_tokens + 8 * j;
-                    const __m256i s = dot_quants(broadcast_i32(corrections), max, 4, q, quants + 32 * j);
-                    const __m256i u = dot_quants(broadcast_i32(corrections + 4), max, 4, q + 4, quants + 32 * j + 16);
-                    part[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), first, part[j]);
-                    part[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(u), second, part[j]);
+                    const uint8_t *corrections = quants + 32 * n_tokens + (fine ? 8 : 4) * j;
+                    const __m256i none = _mm256_setzero_si256();
+                    const __m256i first = t.has_min ? none : broadcast_i32(corrections);
+                    const __m256i s = dot_quants(first, max, fine ? 4 : 8, q, quants + 32 * j);
+                    part[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), scale[0], part[j]);
+                    if (!fine) continue;
+                    const __m256i second = t.has_min ? none : broadcast_i32(corrections + 4);
+                    const __m256i u = dot_quants(second, max, 4, q + 4, quants + 32 * j + 16);
+                    part[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(u), scale[1], part[j]);
                 }
             }
             const __m256 d = load_f16x8(group + 16 * half);
@@ -234,21 +326,19 @@ INLINE void repacked_super_tile(enum format format, enum weights_from from, int 
                 a[half][j] = _mm256_fmadd_ps(part[j], _mm256_mul_ps(d, broadcast_f32(ends + 4 * j)), a[half][j]);
             if (!t.has_min) continue;
             const __m256 m = load_f16x8(group + 32 + 16 * half);
-            __m256i mins[4];
-            for (int v = 0; v < 4; v++) {
-                const uint8_t *pairs = group + SUPER_MINS_AT + 32 * v + 16 * half;
-                mins[v] = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)pairs));
-            }
+            const int n_pairs = super_sums_bytes(format) / 4;
+            __m256i mins[8];
+            for (int v = 0; v < n_pairs; v++) mins[v] = load_min_pairs(format, group, half, v);
             for (int j = 0; j < n_tokens; j++) {
-                const uint8_t *sums = ends + 4 * n_tokens + 16 * j;
+                const uint8_t *sums = ends + 4 * n_tokens + super_sums_bytes(format) * j;
                 __m256i s = _mm256_madd_epi16(mins[0], broadcast_i32(sums));
-                for (int v = 1; v < 4; v++)
+                for (int v = 1; v < n_pairs; v++)
                     s = _mm256_add_epi32(s, _mm256_madd_epi16(mins[v], broadcast_i32(sums + 4 * v)));
                 const __m256 scale = _mm256_mul_ps(m, broadcast_f32(ends + 4 * j));
                 a[half][j] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(s), scale, a[half][j]);
             }
         }
-        activations = ends + (t.has_min ? 20 : 4) * n_tokens;
+        activations = ends + (4 + super_sums_bytes(format)) * n_tokens;
     }
     for (int j = 0; j < n_tokens; j++) {
         _mm256_storeu_ps(out + j * out_stride, a[0][j]);

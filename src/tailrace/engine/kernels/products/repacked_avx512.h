@@ -27,6 +27,17 @@ INLINE __m512i dot_i16x2(__m512i sums, __m512i weights, const uint8_t *pair) {
     return sums;
 }
 
+/* Bit `from` of each byte, 0 to 7, as bit `to`, and the bits of `others`. */
+INLINE __m512i with_bit(__m512i others, __m512i bits, int from, int to) {
+    const __m512i moved =
+        from < to ? _mm512_slli_epi16(bits, (unsigned)(to - from)) : _mm512_srli_epi16(bits, (unsigned)(from - to));
+    return _mm512_ternarylogic_epi32(others, moved, _mm512_set1_epi8((char)(1 << to)), 0xf8); /* others | moved & bit */
+}
+
+INLINE __m512i codebook_x4(enum format format) {
+    return _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)codebook_of(format)));
+}
+
 INLINE __m512 broadcast_f32(const uint8_t *p) {
     float v;
     memcpy(&v, p, 4);
@@ -49,7 +60,7 @@ INLINE void unpack_group(enum format format, const uint8_t *group, __m512i *q) {
             }
             return;
         case CODES: {
-            const __m512i codebook = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)codebook_of(format)));
+            const __m512i codebook = codebook_x4(format);
             for (int c = 0; c < 8; c++) {
                 const __m512i v = _mm512_loadu_si512(quants + 64 * (c % 4));
                 const __m512i codes = _mm512_and_si512(c < 4 ? v : _mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
@@ -57,8 +68,19 @@ INLINE void unpack_group(enum format format, const uint8_t *group, __m512i *q) {
             }
             return;
         }
-        case NIBBLES_AND_FIFTH:
-        case NIBBLES_AND_TOP_TWO: break; /* no repacked block of 32 has these */
+        case NIBBLES_AND_FIFTH: {
+            const __m512i fifths = _mm512_loadu_si512(quants - 64);
+#pragma GCC unroll 8
+            for (int c = 0; c < 8; c++) {
+                const __m512i v = _mm512_loadu_si512(quants + 64 * (c % 4));
+                const __m512i low = _mm512_and_si512(c < 4 ? v : _mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
+                q[c] = with_bit(low, fifths, c, 4);
+            }
+            return;
+        }
+        case TWO_BITS:
+        case TWO_BITS_AND_THIRD:
+        case NIBBLES_AND_TOP_TWO: break; /* no block of 32 has these */
     }
     __builtin_unreachable();
 }
@@ -97,14 +119,51 @@ INLINE void repacked_block_tile(enum format format, enum weights_from from, int 
 /* Weights 32 n to 32 n + 31 of the rows of a group of super-blocks, unsigned. */
 INLINE void unpack_super_part(enum format format, const uint8_t *group, int n, __m512i *q) {
     const __m512i low_nibbles = _mm512_set1_epi8(15);
-    const uint8_t *quants = group + SUPER_QUANTS_AT;
+    const uint8_t *quants = group + super_quants_at(format);
     switch (traits_of(format).encoding) {
+        case TWO_BITS:
+            for (int c = 0; c < 8; c++) {
+                const __m512i v = _mm512_loadu_si512(quants + 512 * (n / 4) + 64 * c);
+                q[c] = _mm512_and_si512(_mm512_srli_epi16(v, 2 * (unsigned)(n % 4)), _mm512_set1_epi8(3));
+            }
+            return;
+        case TWO_BITS_AND_THIRD: {
+            quants += 768 * (n / 4);
+            const __m512i thirds = _mm512_loadu_si512(quants + 64 * (n % 4));
+#pragma GCC unroll 8
+            for (int c = 0; c < 8; c++) {
+                const __m512i v = _mm512_loadu_si512(quants + 256 + 64 * c);
+                const __m512i low = _mm512_and_si512(_mm512_srli_epi16(v, 2 * (unsigned)(n % 4)), _mm512_set1_epi8(3));
+                q[c] = with_bit(low, thirds, c, 2);
+            }
+            return;
+        }
         case NIBBLES:
             for (int c = 0; c < 8; c++) {
                 const __m512i v = _mm512_loadu_si512(quants + 512 * (n / 2) + 64 * c);
                 q[c] = _mm512_and_si512(n % 2 ? _mm512_srli_epi16(v, 4) : v, low_nibbles);
             }
             return;
+        case NIBBLES_AND_FIFTH: {
+            quants += 640 * (n / 2);
+            const __m512i fifths = _mm512_loadu_si512(quants + 64 * (n % 2));
+#pragma GCC unroll 8
+            for (int c = 0; c < 8; c++) {
+                const __m512i v = _mm512_loadu_si512(quants + 128 + 64 * c);
+                const __m512i low = _mm512_and_si512(n % 2 ? _mm512_srli_epi16(v, 4) : v, low_nibbles);
+                q[c] = with_bit(low, fifths, c, 4);
+            }
+            return;
+        }
+        case CODES: {
+            const __m512i codebook = codebook_x4(format);
+            for (int c = 0; c < 8; c++) {
+                const __m512i v = _mm512_loadu_si512(quants + 256 * n + 64 * (c % 4));
+                const __m512i codes = _mm512_and_si512(c < 4 ? v : _mm512_srli_epi16(v, 4), low_nibbles);
+                q[c] = _mm512_shuffle_epi8(codebook, codes);
+            }
+            return;
+        }
         case NIBBLES_AND_TOP_TWO:
             quants += 1536 * (n / 4);
             for (int c = 0; c < 8; c++) {
@@ -118,9 +177,7 @@ INLINE void unpack_super_part(enum format format, const uint8_t *group, int n, _
                 q[c] = _mm512_or_si512(_mm512_and_si512(v, low_nibbles), _mm512_and_si512(h, _mm512_set1_epi8(48)));
             }
             return;
-        case CODES:
-        case NIBBLES_AND_FIFTH:
-        case SIGNED_BYTES: break; /* no repacked super-block has these */
+        case SIGNED_BYTES: break; /* no super-block has these */
     }
     __builtin_unreachable();
 }
@@ -129,6 +186,42 @@ INLINE void unpack_super_part(enum format format, const uint8_t *group, int n, _
 INLINE __m512 load_scales_x16(const uint8_t *scales, bool is_signed) {
     const __m128i v = _mm_loadu_si128((const __m128i *)scales);
     return _mm512_cvtepi32_ps(is_signed ? _mm512_cvtepi8_epi32(v) : _mm512_cvtepu8_epi32(v));
+}
+
+/* The scales of weights 32 n to 32 n + 31 of 16 rows: of the first 16 weights, and of the others. */
+INLINE void load_part_scales(enum format format, const uint8_t *group, int n, __m512 scale[2]) {
+    const uint8_t *scales = group + SUPER_SCALES_AT;
+    switch (format) {
+        case Q2_K: {
+            const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(scales + 32 * n)));
+            scale[0] = _mm512_cvtepi32_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(15)));
+            scale[1] = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(pairs, 16), _mm512_set1_epi32(15)));
+            return;
+        }
+        case Q3_K:
+        case Q6_K:
+            scale[0] = load_scales_x16(scales + 32 * n, true);
+            scale[1] = load_scales_x16(scales + 32 * n + 16, true);
+            return;
+        case Q4_K:
+        case Q5_K:
+        case IQ4_XS: scale[0] = scale[1] = load_scales_x16(scales + 16 * n, format == IQ4_XS); return;
+        case Q4_0:
+        case Q4_1:
+        case Q5_0:
+        case Q5_1:
+        case Q8_0:
+        case IQ4_NL:
+        case MXFP4: break; /* no super-blocks */
+    }
+    __builtin_unreachable();
+}
+
+/* Minima 2 v and 2 v + 1 of 16 rows, as pairs of 16 bits, of a format with minima. */
+INLINE __m512i load_min_pairs(enum format format, const uint8_t *group, int v) {
+    const int at = format == Q2_K ? SUPER_SCALES_AT : SUPER_MINS_AT;
+    const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(group + at + 32 * v)));
+    return format == Q2_K ? _mm512_srli_epi16(pairs, 4) : pairs;
 }
 
 /* As repacked_block_tile, of super-blocks. Sums are exact within the weights of one scale (32 or 16). */
@@ -150,25 +243,19 @@ INLINE void repacked_super_tile(enum format format, enum weights_from from, int 
                     prefetch_weights(from, group + 64 * line);
                 __m512i q[8];
                 unpack_super_part(format, group, n, q);
-                if (t.weights_per_scale == 32) {
-                    const __m512 scale = load_scales_x16(group + SUPER_SCALES_AT + 16 * n, false);
-                    for (int j = 0; j < n_tokens; j++) {
-                        __m512i s = _mm512_setzero_si512();
-                        for (int v = 0; v < 8; v++) s = dot_u8x4(s, q[v], activations + 32 * j + 4 * v);
-                        part[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), scale, part[j]);
-                    }
-                    continue;
-                }
-                const __m512 first = load_scales_x16(group + SUPER_SCALES_AT + 32 * n, true);
-                const __m512 second = load_scales_x16(group + SUPER_SCALES_AT + 16 + 32 * n, true);
+                __m512 scale[2];
+                load_part_scales(format, group, n, scale);
+                const bool fine = t.weights_per_scale == 16;
                 for (int j = 0; j < n_tokens; j++) {
-                    const uint8_t *corrections = activations + 32 * n_tokens + 8 * j;
-                    __m512i s = _mm512_castps_si512(broadcast_f32(corrections));
-                    __m512i u = _mm512_castps_si512(broadcast_f32(corrections + 4));
-                    for (int v = 0; v < 4; v++) s = dot_u8x4(s, q[v], activations + 32 * j + 4 * v);
+                    const uint8_t *corrections = activations + 32 * n_tokens + (fine ? 8 : 4) * j;
+                    const __m512i none = _mm512_setzero_si512();
+                    __m512i s = t.has_min ? none : _mm512_castps_si512(broadcast_f32(corrections));
+                    __m512i u = t.has_min || !fine ? none : _mm512_castps_si512(broadcast_f32(corrections + 4));
+                    for (int v = 0; v < (fine ? 4 : 8); v++) s = dot_u8x4(s, q[v], activations + 32 * j + 4 * v);
+                    part[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), scale[0], part[j]);
+                    if (!fine) continue;
                     for (int v = 4; v < 8; v++) u = dot_u8x4(u, q[v], activations + 32 * j + 4 * v);
-                    part[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), first, part[j]);
-                    part[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(u), second, part[j]);
+                    part[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(u), scale[1], part[j]);
                 }
             }
         }
@@ -177,17 +264,18 @@ INLINE void repacked_super_tile(enum format format, enum weights_from from, int 
             a[j] = _mm512_fmadd_ps(part[j], _mm512_mul_ps(d, broadcast_f32(activations + 4 * j)), a[j]);
         if (t.has_min) {
             const __m512 m = load_f16x16(group + 32);
-            __m512i mins[4];
-            for (int v = 0; v < 4; v++)
-                mins[v] = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(group + SUPER_MINS_AT + 32 * v)));
+            const int n_pairs = super_sums_bytes(format) / 4;
+            __m512i mins[8];
+            for (int v = 0; v < n_pairs; v++) mins[v] = load_min_pairs(format, group, v);
             for (int j = 0; j < n_tokens; j++) {
+                const uint8_t *sums = activations + 4 * n_tokens + super_sums_bytes(format) * j;
                 __m512i s = _mm512_setzero_si512();
-                for (int v = 0; v < 4; v++) s = dot_i16x2(s, mins[v], activations + 4 * n_tokens + 16 * j + 4 * v);
+                for (int v = 0; v < n_pairs; v++) s = dot_i16x2(s, mins[v], sums + 4 * v);
                 const __m512 scale = _mm512_mul_ps(m, broadcast_f32(activations + 4 * j));
                 a[j] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(s), scale, a[j]);
             }
         }
-        activations += (t.has_min ? 20 : 4) * n_tokens;
+        activations += (4 + super_sums_bytes(format)) * n_tokens;
     }
     for (int j = 0; j < n_tokens; j++) _mm512_storeu_ps(out + j * out_stride, a[j]);
 }

@@ -19,9 +19,12 @@ HALVES_AT: dict[GgmlType, tuple[int, ...]] = {
     GgmlType.Q8_0: (0,),
     GgmlType.IQ4_NL: (0,),
     GgmlType.MXFP4: (),
+    GgmlType.Q2_K: (80, 82),
+    GgmlType.Q3_K: (108,),
     GgmlType.Q4_K: (0, 2),
     GgmlType.Q5_K: (0, 2),
     GgmlType.Q6_K: (208,),
+    GgmlType.IQ4_XS: (0,),
 }
 
 #: Exponents of MXFP4's scales: 2^-16 to 2^-4.

@@ -21,7 +21,7 @@ Numbers = npt.NDArray[np.float32]
 Exact = npt.NDArray[np.float64]
 
 #: Formats of blocks of 32 with a minimum besides the scale, whose activations have their sums, rounded to 16 bits.
-WITH_MINIMA = frozenset({GgmlType.Q4_1})
+WITH_MINIMA = frozenset({GgmlType.Q4_1, GgmlType.Q5_1})
 #: Rows, blocks of a row and numbers of tokens: few groups of 16 rows with every remainder of tokens; and (None) so many
 #: rows that threads take work chunks. With more tokens a product may go through tiles (``prompt_products``).
 _SHAPES = ((80, 7, (39, 16, 9, 8, 7, 6, 5, 4, 3, 2, 1)), (16, 1, (1,)), (None, 17, (3,)))
@@ -134,7 +134,12 @@ def exact_product(ggml_type: GgmlType, weights: Bytes, activations: Numbers) -> 
     expected: Exact = rounded @ values.T
     if ggml_type not in WITH_MINIMA:
         return expected
-    minima = weights.reshape(len(weights), -1, 20)[:, :, 2:4].copy().view(np.float16)[..., 0].astype(np.float64)
+    minima = (
+        weights.reshape(len(weights), -1, block_bytes(ggml_type))[:, :, 2:4]
+        .copy()
+        .view(np.float16)[..., 0]
+        .astype(np.float64)
+    )
     sums = (scale * quants.sum(2, keepdims=True, dtype=np.float32)).astype(np.float16)[..., 0].astype(np.float64)
     # The minima are multiplied with the stored sums, which are rounded once more.
     expected += (sums - rounded.reshape(len(rounded), -1, 32).sum(2)) @ minima.T

@@ -7,7 +7,7 @@
  * through a block of tokens. Tokens are computed one after the other, so results don't depend on how many there are. */
 #include <math.h>
 
-#include "recurrent/operations.h"
+#include "recurrent/in_place.h"
 
 #define BLOCK_TOKENS 16  /* of one head: what all rows need of them fits into the first-level cache */
 #define MAX_SIZE     256 /* rows of a state, and numbers of a row */
@@ -187,6 +187,27 @@ static bool owns(const struct ggml_tensor *result) {
     return n_numbers(result) == size * heads * sequences * (n_tokens + n_snapshots(result) * size);
 }
 
+bool delta_net_states(const struct ggml_tensor *result, struct state_operation *states) {
+    if (!owns(result) || (n_snapshots(result) > 1 && result->src[2]->ne[2] > 1)) return false;
+    const struct ggml_tensor *v = result->src[2], *state = result->src[5], *gather = state;
+    while (gather->view_src) gather = gather->view_src;
+    const struct ggml_tensor *rows = gather->src[0];
+    const int64_t numbers = v->ne[0] * v->ne[0] * v->ne[1];
+    if (gather->op != GGML_OP_GET_ROWS || state->data != gather->data || !has_f32_rows(rows)) return false;
+    if (gather->ne[0] != numbers || n_numbers(gather) != numbers * v->ne[3]) return false;
+    *states = (struct state_operation){
+        .cache = rows,
+        .gather = gather,
+        .ids = gather->src[1],
+        .sequences = v->ne[3],
+        .state_numbers = numbers,
+        .new_states = (const char *)result->data + (size_t)(v->ne[0] * v->ne[1] * v->ne[2] * v->ne[3]) * sizeof(float),
+    };
+    while (states->cache->view_src) states->cache = states->cache->view_src;
+    return rows->data == states->cache->data && (int64_t)rows->nb[1] == numbers * (int64_t)sizeof(float) &&
+           states->ids->nb[0] == sizeof(int32_t) && states->ids->ne[0] == v->ne[3];
+}
+
 static void compute(const struct ggml_compute_params *params, const struct ggml_tensor *result) {
     const struct ggml_tensor *v = result->src[2], *state = result->src[5];
     const int64_t size = v->ne[0], heads = v->ne[1], n_tokens = v->ne[2], sequences = v->ne[3];
@@ -200,6 +221,8 @@ static void compute(const struct ggml_compute_params *params, const struct ggml_
            heads * sequences * (size / unit_rows) < 2 * params->nth)
         unit_rows /= 2;
     const int64_t parts = size / unit_rows;
+    float *new_states = (float *)result->data + size * heads * n_tokens * sequences,
+          *rows_there = rows_in_place(result);
     struct unit_queue queue = unit_queue(params, n_tokens);
     for (int64_t unit; (unit = take_unit(&queue)) < parts * heads * sequences;) {
         const int64_t head = unit / parts % heads, sequence = unit / parts / heads;
@@ -211,8 +234,8 @@ static void compute(const struct ggml_compute_params *params, const struct ggml_
             .sequence = sequence,
             .first = first,
             .end = first + (int)unit_rows,
-            .from = (const float *)state->data + offset,
-            .to = (float *)result->data + size * heads * n_tokens * sequences + offset,
+            .from = (rows_there ? rows_there : (const float *)state->data) + offset,
+            .to = (rows_there ? rows_there : new_states) + offset,
         };
         update(b, gates, &rows);
     }

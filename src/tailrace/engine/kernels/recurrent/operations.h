@@ -17,6 +17,11 @@ struct operation_counts {
 };
 extern struct operation_counts operation_counts[N_RECURRENT_OPERATIONS];
 
+/* Whether any operation on states was computed here. */
+INLINE bool computes_states(void) {
+    return operation_counts[OP_gated_delta_net].own || operation_counts[OP_ssm_scan].own;
+}
+
 void abort_without(const char *name);
 
 /* Count an operation, and delegate it to upstream unless it is computed here. Whether it is. */

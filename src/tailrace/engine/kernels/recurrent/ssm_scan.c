@@ -8,7 +8,7 @@
  * don't depend on how many there are. */
 #include <math.h>
 
-#include "recurrent/operations.h"
+#include "recurrent/in_place.h"
 
 #define BLOCK_TOKENS    16
 #define N_ROWS          4                  /* that go through the tokens together */
@@ -249,17 +249,31 @@ OUT_OF_LINE void update_mamba(const struct head_state *h) {
 
 /* ---- The operation ----------------------------------------------------------------------------------------------- */
 
+bool ssm_scan_states(const struct ggml_tensor *result, struct state_operation *states) {
+    if (!owns(result)) return false;
+    const struct scan s = scan_of(result);
+    *states = (struct state_operation){
+        .cache = s.states,
+        .ids = result->src[6],
+        .sequences = s.sequences,
+        .state_numbers = state_numbers(&s),
+        .new_states = (const char *)result->data + (size_t)n_numbers(s.x) * sizeof(float),
+    };
+    while (states->cache->view_src) states->cache = states->cache->view_src;
+    return (s.snapshots == 1 || s.n_tokens == 1) && s.states->data == states->cache->data;
+}
+
 static void compute(const struct ggml_compute_params *params, const struct ggml_tensor *result) {
     const struct scan s = scan_of(result);
     const bool mamba2 = s.a->ne[0] == 1;
     const int64_t unit_heads = mamba2 ? 1 : VF_LANES, units = s.heads / unit_heads;
-    float *states = (float *)result->data + n_numbers(s.x);
+    float *states = (float *)result->data + n_numbers(s.x), *rows_there = rows_in_place(result);
     struct unit_queue queue = unit_queue(params, s.n_tokens);
     for (int64_t unit; (unit = take_unit(&queue)) < units * s.sequences;) {
         struct head_state h = {.s = &s, .head = unit % units * unit_heads, .sequence = unit / units};
         const int64_t offset = h.head * s.channels * s.size;
         h.from = (const float *)s.states->data + s.ids[h.sequence] * state_numbers(&s) + offset;
-        h.to = states + h.sequence * state_numbers(&s) + offset;
+        h.to = (rows_there ? rows_there : states) + h.sequence * state_numbers(&s) + offset;
         if (mamba2) update_mamba2(&h);
         else update_mamba(&h);
     }

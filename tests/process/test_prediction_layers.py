@@ -1,0 +1,86 @@
+"""Drafting with a model's own prediction layer (MTP): replies stay the same, token for token, and take fewer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks.synthetic.shapes import SHAPES, Shape
+from benchmarks.synthetic.vocabulary import byte_vocabulary
+from benchmarks.synthetic.write_model import write_model
+from drafted_replies import replies
+from simulated_passes import SimulatedSpeculator, memory_bound
+from tailrace.engine.backends.llama import LlamaBackend, memory_budget
+from tailrace.engine.load import load_llama
+from tailrace.engine.speculation.prediction_layer import PredictionLayer
+from tailrace.errors import ConfigurationError
+from tailrace.settings import Settings
+
+#: Its layer is mostly right: see ``layer_scale``.
+_PREDICTABLE = SHAPES["tiny-qwen35-mtp"]
+#: Its layer is mostly wrong.
+_RANDOM = msgspec.structs.replace(_PREDICTABLE, layer_scale=1.0)
+_SETTINGS = Settings(ctx=2048, parallel=4, threads=1, draft_tokens=4)
+
+
+def load(shape: Shape, folder: Path, settings: Settings = _SETTINGS) -> LlamaBackend:
+    path = folder / "model.gguf"
+    write_model(path, "mtp", shape, byte_vocabulary(), "Q8_0")
+    return load_llama(path, settings)
+
+
+@pytest.fixture(params=["predictable", "random", "predictable, by snapshots"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LlamaBackend]:
+    by_snapshots = "snapshots" in request.param
+    monkeypatch.setattr(memory_budget, "_SNAPSHOT_SLOWDOWN", 1e9 if by_snapshots else 0.0)
+    backend = load(_RANDOM if request.param == "random" else _PREDICTABLE, tmp_path)
+    assert (backend.rollback.snapshots > 0) == by_snapshots
+    yield backend
+    backend.close()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_replies_are_the_same(backend: LlamaBackend, together: bool, request: pytest.FixtureRequest) -> None:
+    plain, without = replies(backend, None, together=together)
+    assert backend.prediction_context is not None
+    speculator = SimulatedSpeculator(PredictionLayer(backend.prediction_context), memory_bound, n_draft_max=3)
+    drafted, counters = replies(backend, speculator, together=together)
+    assert drafted == plain
+    assert counters.draft_tokens > 0
+    if "predictable" in request.node.callspec.id:
+        # Chance would give one in 270.
+        assert counters.accepted_tokens > 0.5 * counters.draft_tokens
+        assert counters.steps < 0.75 * without.steps
+
+
+def test_drafts_go_on_behind_more_tokens_than_the_layer_keeps(tmp_path: Path) -> None:
+    backend = load(_PREDICTABLE, tmp_path)
+    try:
+        context = backend.prediction_context
+        assert context is not None
+        context.cells = 256
+        prompts = [[3 + 7 * place % 200 for place in range(300)]]
+        plain, _ = replies(backend, None, together=False, prompts=prompts, max_tokens=700)
+        speculator = SimulatedSpeculator(PredictionLayer(context), memory_bound, n_draft_max=3)
+        drafted, counters = replies(backend, speculator, together=False, prompts=prompts, max_tokens=700)
+    finally:
+        backend.close()
+    assert drafted == plain
+    assert counters.accepted_tokens > 0.5 * counters.draft_tokens > 150
+
+
+def test_without_the_setting_the_layer_is_not_loaded(tmp_path: Path) -> None:
+    backend = load(_PREDICTABLE, tmp_path, msgspec.structs.replace(_SETTINGS, speculate="lookup"))
+    try:
+        assert backend.prediction_context is None
+        assert not [each for each in backend.assignments if "nextn" in each.tensor.name]
+    finally:
+        backend.close()
+
+
+def test_a_model_without_the_layer_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no prediction layer that can draft: set --speculate auto"):
+        load(SHAPES["tiny-qwen35"], tmp_path, msgspec.structs.replace(_SETTINGS, speculate="mtp"))

@@ -1,0 +1,39 @@
+"""Greedy replies of a loop, with draft tokens or without."""
+
+from __future__ import annotations
+
+from tailrace.engine.backends.base import Backend
+from tailrace.engine.loop import EngineLoop
+from tailrace.engine.sequence import Sequence
+from tailrace.engine.speculation.speculator import Speculator
+from tailrace.engine.submission import prepare_sequence
+from tailrace.protocol import EngineCounters, GenerationParams, Sampling, Submit
+
+PROMPTS = ([5, 9, 7, 5, 9, 7, 5, 9], [20, 30, 40, 20, 30, 40, 20, 30, 40], [100, 101, 100, 101, 100])
+
+
+def replies(
+    backend: Backend,
+    speculator: Speculator | None,
+    *,
+    together: bool,
+    prompts: tuple[list[int], ...] | list[list[int]] = PROMPTS,
+    max_tokens: int = 60,
+) -> tuple[list[list[int]], EngineCounters]:
+    """Prompt and reply of each, together or one after the other; and the loop's counters."""
+    backend.reset()
+    loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=0, speculator=speculator)
+    found = []
+    for identity, prompt in enumerate(prompts):
+        params = GenerationParams(max_tokens=max_tokens, ignore_eos=True, sampling=Sampling(temperature=0.0))
+        sequence = prepare_sequence(backend, Submit(id=identity, prompt=list(prompt), params=params))
+        assert isinstance(sequence, Sequence)
+        found.append(sequence.tokens)
+        loop.inbox.put(sequence)
+        while not together and loop.has_work:
+            loop.take()
+            loop.step()
+    while loop.has_work:
+        loop.take()
+        loop.step()
+    return found, loop.heartbeat().counters
