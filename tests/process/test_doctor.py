@@ -12,18 +12,21 @@ from typing import Any
 import openai
 import pytest
 
+from benchmarks.synthetic.shapes import SHAPES
+from benchmarks.synthetic.vocabulary import byte_vocabulary
+from benchmarks.synthetic.write_model import write_model
 from servers import serving
 from tailrace.diagnosis.catalogue import CATALOGUE
 from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.native_libs.tiers import TIERS
 
 
-def doctor(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def doctor(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(Path(sys.executable).with_name("tailrace")), "doctor", *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "XDG_CONFIG_HOME": str(folder)},
+        env={**os.environ, "XDG_CONFIG_HOME": str(folder), **variables},
         check=False,
     )
 
@@ -138,3 +141,34 @@ def test_wrong_results_are_exit_status_1(tmp_path: Path) -> None:
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "computes Q4_0 wrongly" in done.stdout
+
+
+def test_the_parts_of_a_model_are_shown_with_the_kernels_that_compute_them(tmp_path: Path) -> None:
+    path = tmp_path / "hybrid.gguf"
+    write_model(path, "hybrid", SHAPES["tiny-qwen35-mtp"], byte_vocabulary())
+    found: dict[str, Any] = {}
+    for choice in ("on", "off"):
+        done = doctor(tmp_path, str(path), "--json", "--no-bandwidth", TAILRACE_KERNELS=choice)
+        # Its status is that of servers that run here, too.
+        found[choice] = json.loads(done.stdout)["model"]["parts"]
+        assert found[choice]["predicts"]
+        assert found[choice]["cache_types"] == ["f16", "f16"]
+    on, off = found["on"], found["off"]
+    assert off["attention"] == {"own": 0, "upstream": 0}, "nothing counts llama.cpp's own kernels"
+    assert sum(each["tensors"] for each in on["products"]) == sum(each["tensors"] for each in off["products"])
+    assert not [each for each in off["products"] if each["kernels"].startswith("own")]
+    if cpu_tiers():
+        largest = max(on["products"], key=lambda each: int(each["bytes"]))
+        assert (largest["format"], largest["kernels"]) == ("Q4_0", "own kernels, repacked")
+        assert on["attention"]["own"] > 0
+        assert on["recurrent"]
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    write_model(path, "broken", SHAPES["tiny-qwen35"], byte_vocabulary())
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"blk.0.ssm_dt.bias", b"blk.0.ssm_xx.bias"))
+    found = doctor(tmp_path, str(path), "--no-bandwidth")
+    assert found.returncode == 1
+    assert "can't be loaded to look at its parts" in found.stderr

@@ -18,6 +18,7 @@ from tailrace.cli.model_argument import find_model
 from tailrace.cli.stats_client import read_findings
 from tailrace.cli.top_screen import finding_line
 from tailrace.cli.tuned_settings import resolve_tuned
+from tailrace.engine.model_parts import ModelParts, Operations, measure_parts
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.bandwidth import measure_bandwidth
@@ -46,6 +47,9 @@ def doctor(
         bool, typer.Option(help="Prove the kernels' results again (some seconds); exit status 1: some are wrong.")
     ] = False,
     bandwidth: Annotated[bool, typer.Option(help="Measure memory bandwidth (a second a node).")] = True,
+    parts: Annotated[
+        bool, typer.Option(help="Load the model that is named, to see which kernels compute its parts.")
+    ] = True,
     threads: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
     threads_prefill: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
     cpus: Annotated[str | None, typer.Option(help=_AS_SERVE)] = None,
@@ -61,7 +65,7 @@ def doctor(
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:
     """Show this machine, the plan made of it and why, and whether running servers have it so (exit status 1: not)."""
-    own = {"port", "as_json", "prove", "bandwidth", "config"}
+    own = {"port", "as_json", "prove", "bandwidth", "parts", "config"}
     resolved = resolve_tuned(
         {name: value for name, value in locals().items() if name not in own | {"own"}}, file=config
     )
@@ -70,7 +74,9 @@ def doctor(
     # The default model need not be here: then the plan is made without one.
     if resolved.origins["model"] != "default" or _is_here(settings.model):
         file = find_model(settings)
-        facts = ModelFacts(name=file.name, path=str(file.path), needs=model_needs(file.path, settings))
+        found_parts = measure_parts(file.path, settings) if parts and model is not None else None
+        needs = model_needs(file.path, settings)
+        facts = ModelFacts(name=file.name, path=str(file.path), needs=needs, parts=found_parts)
     topology = read_topology()
     measured = measure_bandwidth(topology) if bandwidth else []
     servers = _servers(port)
@@ -115,6 +121,8 @@ def _show(console: Console, found: Diagnosis) -> None:
     _section(console, "Limits", _limits(found))
     if found.model is not None:
         _section(console, "Model", _model(found))
+        if found.model.parts is not None:
+            _parts(console, found.model.parts)
     if found.plan is not None:
         _heading(console, "Plan")
         _pairs(console, _processes(found.plan))
@@ -231,6 +239,29 @@ def _model(found: Diagnosis) -> Iterable[tuple[str, str]]:
     if found.bandwidth and needs.weights > _OUTGROWS_CACHE * sum(found.cache_bytes):
         best = max(measured.best for measured in found.bandwidth)
         yield "memory allows", f"at most {best / needs.weights:.1f} tokens/s to one stream, if the model is dense"
+
+
+def _parts(console: Console, parts: ModelParts) -> None:
+    """Which kernels compute which part of the model."""
+    if parts.products:
+        console.print()
+        table = _table("PRODUCTS", "FORMAT", "KERNELS", "TENSORS", "SIZE")
+        for each in parts.products:
+            table.add_row(each.part, each.format, each.kernels, str(each.tensors), console_output.size(each.bytes))
+        console.print(table)
+    console.print()
+    operations = {"attention": parts.attention, **parts.recurrent}
+    pairs = [(name, _operations(counted)) for name, counted in operations.items() if counted.own or counted.upstream]
+    pairs.append(("keys and values", " and ".join(dict.fromkeys(parts.cache_types))))
+    pairs.append(("drafts", "the model's prediction layer (MTP)" if parts.predicts else "no prediction layer is used"))
+    _pairs(console, pairs)
+
+
+def _operations(counted: Operations) -> str:
+    if counted.own and counted.upstream:
+        part = counted.own / (counted.own + counted.upstream)
+        return f"own kernels and llama.cpp: {100 * part:.0f} % of the operations are the kernels'"
+    return "own kernels" if counted.own else "llama.cpp"
 
 
 def _processes(plan: MachinePlan) -> Iterable[tuple[str, str]]:

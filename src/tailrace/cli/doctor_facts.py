@@ -12,6 +12,7 @@ import msgspec
 
 from tailrace.diagnosis.catalogue import Finding
 from tailrace.engine.kernels.kernel_report import KernelReport, report_kernels
+from tailrace.engine.model_parts import ModelParts
 from tailrace.engine.native_libs.library_report import LibraryReport, report_library
 from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops, prove_logits_ops
@@ -67,6 +68,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     path: str
     needs: ModelNeeds
+    parts: ModelParts | None = None  #: which kernels compute them; None where the model wasn't loaded for it
 
 
 class ProcessCheck(msgspec.Struct, frozen=True, kw_only=True):
