@@ -144,6 +144,7 @@ NAMES = [
     "ggml_compute_forward_ssm_scan",
     "ggml_compute_forward_ssm_conv",
     "ggml_compute_forward_concat",
+    "ggml_compute_forward_mul",
 ]
 
 

@@ -11,6 +11,7 @@
 #include "ggml.h"
 
 #include "ggml-cpu-impl.h"
+#include "binary-ops.h"
 #include "llamafile/sgemm.h"
 #include "ops.h"
 #include "tiled/tiled.h"
@@ -43,7 +44,8 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(ggml_compute_forward_gated_delta_net, OPTIONAL)                                                                  \
     X(ggml_compute_forward_ssm_scan, OPTIONAL)                                                                         \
     X(ggml_compute_forward_ssm_conv, OPTIONAL)                                                                         \
-    X(ggml_compute_forward_concat, OPTIONAL)
+    X(ggml_compute_forward_concat, OPTIONAL)                                                                           \
+    X(ggml_compute_forward_mul, OPTIONAL)
 
 struct ggml_api {
 #define UPSTREAM_POINTER(name, need) __typeof__(name) *name;

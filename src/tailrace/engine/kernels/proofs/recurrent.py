@@ -48,6 +48,7 @@ def wrong_recurrent(library: ctypes.CDLL) -> list[str]:
         right = {
             "gated delta-nets": all(_delta_net_agrees(library, random, *shape) for shape in _DELTA_NETS),
             "state-space scans": all(_scan_agrees(library, random, *shape) for shape in _SCANS),
+            "row factors": _factors_agree(library, random),
             "short convolutions": all(_convolution_agrees(library, random, *shape) for shape in _CONVOLUTIONS),
         }
     return [name for name, is_right in right.items() if not is_right]
@@ -264,6 +265,22 @@ def convolution_by(library: ctypes.CDLL, joined: Numbers, filters: Numbers, thre
     set_sources(result, *sources)
     compute(library.ggml_compute_forward_ssm_conv, result, threads)
     return found
+
+
+# ---- Row factors -----------------------------------------------------------------------------------------------------
+
+
+def _factors_agree(library: ctypes.CDLL, random: np.random.Generator) -> bool:
+    rows, factors = _floats(random, 2, 3, 8, 19), _floats(random, 1, 1, 8, 1)
+    for threads in (1, 2):
+        found = np.full(rows.shape, np.nan, np.float32)
+        result = _tensor(found)
+        sources = [_tensor(rows), _tensor(factors)]
+        set_sources(result, *sources)
+        compute(library.ggml_compute_forward_mul, result, threads)
+        if not (found == rows * factors).all():
+            return False
+    return True
 
 
 def recurrent_counts(library: ctypes.CDLL) -> dict[str, tuple[int, int]]:

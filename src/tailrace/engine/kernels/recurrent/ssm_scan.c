@@ -111,9 +111,9 @@ INLINE void load_tokens(struct token_block *block, const struct head_state *h, i
 }
 
 /* So many vectors, from number `at` on, of N_ROWS rows from `row` on, through the block. Their parts of y are added to
- * `sums`, N_ROWS for each token. */
+ * `sums`, N_ROWS vectors for each token. */
 INLINE void update_part(const struct token_block *block, int vectors, int64_t size, int64_t row, int64_t at,
-                        const float *from, float *to, float *sums) {
+                        const float *from, float *to, vf *sums) {
     vf state[N_ROWS][ROW_VECTORS];
 #pragma GCC unroll 4
     for (int r = 0; r < N_ROWS; r++)
@@ -122,9 +122,10 @@ INLINE void update_part(const struct token_block *block, int vectors, int64_t si
     for (int t = 0; t < block->n_tokens; t++) {
         const vf decay = vf_set1(block->decay[t]);
         vf input[N_ROWS], y[N_ROWS];
+#pragma GCC unroll 4
         for (int r = 0; r < N_ROWS; r++) {
             input[r] = vf_set1(block->x[t][row + r] * block->step[t]);
-            y[r] = vf_zero();
+            y[r] = at ? sums[t * N_ROWS + r] : vf_zero();
         }
 #pragma GCC unroll 4
         for (int i = 0; i < vectors; i++) {
@@ -135,9 +136,8 @@ INLINE void update_part(const struct token_block *block, int vectors, int64_t si
                 y[r] = vf_fma(state[r][i], c, y[r]);
             }
         }
-        float four[4];
-        vf_sums_x4(y[0], y[1], y[2], y[3], four);
-        for (int r = 0; r < N_ROWS; r++) sums[t * N_ROWS + r] += four[r];
+#pragma GCC unroll 4
+        for (int r = 0; r < N_ROWS; r++) sums[t * N_ROWS + r] = y[r];
     }
 #pragma GCC unroll 4
     for (int r = 0; r < N_ROWS; r++)
@@ -147,12 +147,15 @@ INLINE void update_part(const struct token_block *block, int vectors, int64_t si
 
 /* N_ROWS rows through the block. */
 INLINE void update_rows(const struct token_block *block, int64_t size, int64_t row, const float *from, float *to) {
-    float sums[BLOCK_TOKENS * N_ROWS] = {0};
+    vf sums[BLOCK_TOKENS * N_ROWS];
     int64_t at = 0;
     for (; at + ROW_VECTORS * VF_LANES <= size; at += ROW_VECTORS * VF_LANES)
         update_part(block, ROW_VECTORS, size, row, at, from, to, sums);
     for (; at < size; at += VF_LANES) update_part(block, 1, size, row, at, from, to, sums);
-    for (int t = 0; t < block->n_tokens; t++) memcpy(block->y[t] + row, sums + t * N_ROWS, N_ROWS * sizeof(float));
+    for (int t = 0; t < block->n_tokens; t++) {
+        const vf *y = sums + t * N_ROWS;
+        vf_sums_x4(y[0], y[1], y[2], y[3], block->y[t] + row);
+    }
 }
 
 /* Copy the state after token `token` into the snapshot for it, if there is one. Slot 0 is the last state, slot s that of
