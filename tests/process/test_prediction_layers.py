@@ -23,6 +23,11 @@ from tailrace.settings import Settings
 _PREDICTABLE = SHAPES["tiny-qwen35-mtp"]
 #: Its layer is mostly wrong.
 _RANDOM = msgspec.structs.replace(_PREDICTABLE, layer_scale=1.0)
+_OTHERS = {
+    "qwen35moe": msgspec.structs.replace(SHAPES["tiny-qwen35moe"], prediction_layers=1, layer_scale=0.05),
+    "deepseek2": msgspec.structs.replace(SHAPES["tiny-deepseek2"], prediction_layers=1, layer_scale=0.05),
+    "glm4moe": SHAPES["tiny-glm4moe-mtp"],
+}
 _SETTINGS = Settings(ctx=2048, parallel=4, threads=1, draft_tokens=4)
 
 
@@ -54,6 +59,49 @@ def test_replies_are_the_same(backend: LlamaBackend, together: bool, request: py
         # Chance would give one in 270.
         assert counters.accepted_tokens > 0.5 * counters.draft_tokens
         assert counters.steps < 0.75 * without.steps
+
+
+@pytest.mark.parametrize("architecture", _OTHERS)
+def test_layers_of_other_architectures_draft(architecture: str, tmp_path: Path) -> None:
+    backend = load(_OTHERS[architecture], tmp_path)
+    try:
+        assert backend.info.architecture == architecture
+        assert backend.prediction_context is not None
+        plain, _ = replies(backend, None, together=True)
+        speculator = SimulatedSpeculator(PredictionLayer(backend.prediction_context), memory_bound, n_draft_max=3)
+        drafted, counters = replies(backend, speculator, together=True)
+    finally:
+        backend.close()
+    assert drafted == plain
+    assert counters.accepted_tokens > 0.5 * counters.draft_tokens > 20
+
+
+def test_a_prompt_from_the_prefix_cache_has_drafts_after_its_first_tokens(tmp_path: Path) -> None:
+    backend = load(_OTHERS["glm4moe"], tmp_path)
+    prompt = [3 + 7 * place % 200 for place in range(50)]
+    try:
+        assert backend.prediction_context is not None
+        plain, _ = replies(backend, None, together=False, prompts=[prompt, prompt])
+        speculator = SimulatedSpeculator(PredictionLayer(backend.prediction_context), memory_bound, n_draft_max=3)
+        drafted, counters = replies(backend, speculator, together=False, prompts=[prompt, prompt])
+    finally:
+        backend.close()
+    assert counters.prefix_hits > 0
+    assert drafted == plain
+    assert counters.accepted_tokens > 0.5 * counters.draft_tokens > 20
+
+
+@pytest.mark.parametrize("tensor", ["nextn.hnorm", "nextn.eh_proj"])
+def test_a_layer_that_is_not_whole_is_left_out(tmp_path: Path, tensor: str) -> None:
+    path = tmp_path / "model.gguf"
+    write_model(path, "mtp", _PREDICTABLE, byte_vocabulary(), "Q8_0")
+    name = f"blk.4.{tensor}.weight".encode()
+    path.write_bytes(path.read_bytes().replace(name, name[:-1] + b"x"))
+    backend = load_llama(path, _SETTINGS)
+    try:
+        assert backend.prediction_context is None
+    finally:
+        backend.close()
 
 
 def test_drafts_go_on_behind_more_tokens_than_the_layer_keeps(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ class DeepSeek2(Shape, frozen=True, kw_only=True):
     dense_layers: int = 1  #: that come first
 
     def describe(self, writer: gguf.GGUFWriter) -> None:
-        writer.add_block_count(self.layers)
+        writer.add_block_count(self.layers + self.prediction_layers)
+        if self.prediction_layers:
+            writer.add_nextn_predict_layers(self.prediction_layers)
         writer.add_leading_dense_block_count(self.dense_layers)
         writer.add_feed_forward_length(self.feed_forward)
         writer.add_expert_feed_forward_length(self.expert_feed_forward)

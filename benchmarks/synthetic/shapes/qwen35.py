@@ -9,7 +9,7 @@ import gguf
 import msgspec
 
 from benchmarks.synthetic.shapes import shape
-from benchmarks.synthetic.shapes.shape import Shape, Tensor, Values
+from benchmarks.synthetic.shapes.shape import Shape, Tensor
 
 
 class Qwen35(Shape, frozen=True, kw_only=True):
@@ -26,10 +26,6 @@ class Qwen35(Shape, frozen=True, kw_only=True):
     key_groups: int
     value_heads: int
     attention_every: int = 4
-    prediction_layers: int = 0  #: MTP
-    #: What layers add to a token's embedding, as a part of what random weights would add. With little, the next token
-    #: depends on the last one nearly alone, and the prediction layer, which sees that one, is nearly always right.
-    layer_scale: float = 1.0
     convolution: int = 4
 
     def describe(self, writer: gguf.GGUFWriter) -> None:
@@ -46,25 +42,17 @@ class Qwen35(Shape, frozen=True, kw_only=True):
         writer.add_ssm_time_step_rank(self.value_heads)
         writer.add_ssm_group_count(self.key_groups)
 
-    def tensors(self, words: int) -> Iterator[Tensor]:
-        for tensor in super().tensors(words):
-            # Embeddings as large as what random layers add.
-            is_large = tensor.name == "token_embd.weight" and self.layer_scale < 1.0
-            yield msgspec.structs.replace(tensor, scale=self.embedding**0.5) if is_large else tensor
-        for number in range(self.layers, self.layers + self.prediction_layers):
-            for tensor in self._prediction_layer():
-                yield tensor.within(number)
-
     def layer(self, number: int) -> Iterator[Tensor]:
         yield shape.ones("attn_norm.weight", self.embedding)
         yield shape.ones("post_attention_norm.weight", self.embedding)
-        yield from self._scaled(self._attention() if (number + 1) % self.attention_every == 0 else self._delta_net())
-        yield from self._scaled(self._feed_forward())
+        yield from self._attention() if (number + 1) % self.attention_every == 0 else self._delta_net()
+        yield from self._feed_forward()
 
-    def _scaled(self, tensors: Iterator[Tensor]) -> Iterator[Tensor]:
-        for tensor in tensors:
-            adds = tensor.name.startswith(("attn_output", "ssm_out", "ffn_down"))
-            yield msgspec.structs.replace(tensor, scale=self.layer_scale) if adds else tensor
+    def prediction_layer(self, number: int) -> Iterator[Tensor]:
+        yield shape.ones("attn_norm.weight", self.embedding)
+        yield shape.ones("post_attention_norm.weight", self.embedding)
+        yield from self._attention()
+        yield from self._feed_forward()
 
     def _feed_forward(self) -> Iterator[Tensor]:
         yield from shape.feed_forward(self.embedding, self.feed_forward)
@@ -86,18 +74,6 @@ class Qwen35(Shape, frozen=True, kw_only=True):
         yield Tensor("ssm_alpha.weight", (self.value_heads, self.embedding))
         yield shape.ones("ssm_norm.weight", self.state)
         yield Tensor("ssm_out.weight", (self.embedding, values))
-
-    def _prediction_layer(self) -> Iterator[Tensor]:
-        yield shape.ones("attn_norm.weight", self.embedding)
-        yield shape.ones("post_attention_norm.weight", self.embedding)
-        yield from self._scaled(self._attention())
-        yield from self._scaled(self._feed_forward())
-        # The first half of its input is the token's embedding, the second half the hidden state before it.
-        predicts = Values.IDENTITY if self.layer_scale < 1.0 else Values.WEIGHTS
-        yield Tensor("nextn.eh_proj.weight", (self.embedding, 2 * self.embedding), predicts)
-        yield shape.ones("nextn.enorm.weight", self.embedding)
-        yield shape.ones("nextn.hnorm.weight", self.embedding)
-        yield shape.ones("nextn.shared_head_norm.weight", self.embedding)
 
 
 class Qwen35Moe(Qwen35, frozen=True, kw_only=True):

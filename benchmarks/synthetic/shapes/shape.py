@@ -44,6 +44,10 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     context: int = 8192
     vocabulary_size: int = 0  #: 0: the size of the copied vocabulary
     weight_format: str = "Q4_0"
+    prediction_layers: int = 0  #: MTP; only some architectures have them
+    #: What layers add to a token's embedding, as a part of what random weights would add. With little, the next token
+    #: depends on the last one nearly alone, and the prediction layer, which sees that one, is nearly always right.
+    layer_scale: float = 1.0
 
     def describe(self, writer: gguf.GGUFWriter) -> None:
         """Add the architecture's own fields to a file's header."""
@@ -51,16 +55,27 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
     def tensors(self, words: int) -> Iterator[Tensor]:
         """Every tensor of a model with so many words, in the file's order."""
-        yield Tensor("token_embd.weight", (words, self.embedding))
-        for layer in range(self.layers):
-            for tensor in self.layer(layer):
-                yield tensor.within(layer)
+        # Embeddings as large as what random layers add, where the layers add less.
+        scale = self.embedding**0.5 if self.layer_scale < 1.0 else 1.0
+        yield Tensor("token_embd.weight", (words, self.embedding), scale=scale)
+        for number in range(self.layers):
+            for tensor in scaled(self.layer(number), self.layer_scale):
+                yield tensor.within(number)
+        for number in range(self.layers, self.layers + self.prediction_layers):
+            for tensor in scaled(self.prediction_layer(number), self.layer_scale):
+                yield tensor.within(number)
+            for tensor in prediction(self.embedding, self.layer_scale):
+                yield tensor.within(number)
         yield ones("output_norm.weight", self.embedding)
         yield Tensor("output.weight", (words, self.embedding))
 
     def layer(self, number: int) -> Iterator[Tensor]:
         """The tensors of one layer; the names are without ``blk.N.``."""
         raise NotImplementedError
+
+    def prediction_layer(self, number: int) -> Iterator[Tensor]:
+        """The tensors of a prediction layer, but those of ``prediction``."""
+        return self.layer(number)
 
 
 def with_layers(shape: Shape, layers: int) -> Shape:
@@ -145,3 +160,20 @@ def state_space(embedding: int, inner: int, state: int, heads: int, groups: int,
     yield ones("ssm_d", heads, 1)
     yield ones("ssm_norm.weight", groups, inner // groups)
     yield Tensor("ssm_out.weight", (embedding, inner))
+
+
+def scaled(tensors: Iterator[Tensor], scale: float) -> Iterator[Tensor]:
+    """The tensors of a layer, of which those that add to the hidden state are multiplied by ``scale``."""
+    for tensor in tensors:
+        adds = tensor.name.startswith(("attn_output", "ssm_out", "ffn_down"))
+        yield msgspec.structs.replace(tensor, scale=scale) if adds else tensor
+
+
+def prediction(embedding: int, layer_scale: float) -> Iterator[Tensor]:
+    """What a prediction layer (MTP) has beside the tensors of a layer."""
+    # The first half of its input is the token's embedding, the second half the hidden state before it.
+    values = Values.IDENTITY if layer_scale < 1.0 else Values.WEIGHTS
+    yield Tensor("nextn.eh_proj.weight", (embedding, 2 * embedding), values)
+    yield ones("nextn.enorm.weight", embedding)
+    yield ones("nextn.hnorm.weight", embedding)
+    yield ones("nextn.shared_head_norm.weight", embedding)
