@@ -14,9 +14,11 @@ from benchmarks.synthetic.write_model import write_model
 from drafted_replies import replies
 from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.engine.backends.llama import LlamaBackend, memory_budget
+from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
 from tailrace.engine.load import load_llama
 from tailrace.engine.speculation.prediction_layer import PredictionLayer
-from tailrace.errors import ConfigurationError
+from tailrace.errors import ConfigurationError, ModelError
+from tailrace.models.model_header import read_header
 from tailrace.settings import Settings
 
 #: Its layer is mostly right: see ``layer_scale``.
@@ -91,17 +93,23 @@ def test_a_prompt_from_the_prefix_cache_has_drafts_after_its_first_tokens(tmp_pa
     assert counters.accepted_tokens > 0.5 * counters.draft_tokens > 20
 
 
-@pytest.mark.parametrize("tensor", ["nextn.hnorm", "nextn.eh_proj"])
-def test_a_layer_that_is_not_whole_is_left_out(tmp_path: Path, tensor: str) -> None:
+@pytest.mark.parametrize("architecture", ["glm4moe", "deepseek2"])
+def test_a_layer_is_used_where_all_is_there_that_llama_cpp_asserts(architecture: str, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
-    write_model(path, "mtp", _PREDICTABLE, byte_vocabulary(), "Q8_0")
-    name = f"blk.4.{tensor}.weight".encode()
-    path.write_bytes(path.read_bytes().replace(name, name[:-1] + b"x"))
-    backend = load_llama(path, _SETTINGS)
-    try:
-        assert backend.prediction_context is None
-    finally:
-        backend.close()
+    write_model(path, "mtp", _OTHERS[architecture], byte_vocabulary(), "Q8_0")
+    header = read_header(path)
+    assert has_prediction_layer(header.values, header.tensors)
+    for missing in ("blk.2.nextn.hnorm.weight", "blk.2.ffn_gate_inp.weight", "blk.0.attn_norm.weight"):
+        left = [tensor for tensor in header.tensors if tensor.name != missing]
+        assert len(left) < len(header.tensors)
+        assert not has_prediction_layer(header.values, left)
+    for key, value in (("nextn_predict_layers", 2), ("block_count", "three")):
+        assert not has_prediction_layer(header.values | {f"{architecture}.{key}": value}, header.tensors)
+    if architecture == "deepseek2":
+        assert not has_prediction_layer(header.values | {"deepseek2.attention.key_length_mla": 0}, header.tensors)
+    path.write_bytes(path.read_bytes().replace(b"blk.2.ffn_gate_inp.weight", b"blk.2.ffn_gate_inp.weighx"))
+    with pytest.raises(ModelError, match="can't load"):
+        load_llama(path, _SETTINGS)
 
 
 def test_drafts_go_on_behind_more_tokens_than_the_layer_keeps(tmp_path: Path) -> None:
