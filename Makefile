@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-clients test-faults test-peers test-numa bench check format clean
+.PHONY: help setup serve test test-clients test-faults test-peers test-numa test-arm bench check format clean
 
 help:  ## Show this list
 	@echo "tailrace: make TARGET [ARGS=\"...\"] [PYTHON=python3.12]"
@@ -50,6 +50,10 @@ test-peers:  ## Run llama.cpp's own server tests against this server; ARGS go to
 test-numa:  ## Prove the binding to NUMA nodes on a real kernel in QEMU; takes a few minutes
 	@$(PYTHON) scripts/setup.py --dev
 	@$(BIN)/python tests/numa/run.py
+
+test-arm:  ## Prove the kernels for 64-bit ARM under QEMU; takes a minute
+	@$(PYTHON) scripts/setup.py --dev
+	@$(BIN)/python tests/arm/prove_arm.py
 
 bench:  ## Measure everything and write benchmarks-report/report.html; ARGS as in benchmarks/README.md
 	@$(PYTHON) scripts/setup.py --dev

@@ -41,6 +41,8 @@ INLINE uint64_t load_f16_bits(const uint8_t *p) {
 #include "simd_avx512.h"
 #elif defined(__AVX2__)
 #include "simd_avx2.h"
+#elif defined(__aarch64__)
+#include "simd_neon.h"
 #else
 #error "the kernels have no vectors for this instruction set"
 #endif

@@ -63,6 +63,29 @@ class GgmlStruct:
         return found.offset + index * size, size
 
 
+class GgmlView:
+    """A struct of ggml's that lies at an address: its bytes are read when they are asked for."""
+
+    def __init__(self, structure: str, address: int) -> None:
+        self._structure, self._address = structure, address
+
+    def get(self, field: str, index: int = 0) -> int:
+        """The integer or the address in a field, or in an element of an array."""
+        found = _field(self._structure, field)
+        if not 0 <= index < found.elements:
+            raise IndexError(f"{field} has {found.elements} elements, and there is no number {index}")
+        size = found.size // found.elements
+        return int.from_bytes(ctypes.string_at(self._address + found.offset + index * size, size), "little")
+
+    def count(self, field: str) -> int:
+        """The number of elements of a field that is an array."""
+        return _field(self._structure, field).elements
+
+    def memory(self, field: str = "data") -> bytes:
+        """The bytes of the whole struct, which has this field."""
+        return ctypes.string_at(self._address, _field(self._structure, field).structure_size)
+
+
 def ggml_constant(name: str) -> int:
     """The value of a constant of ggml's headers."""
     value = int(_library().tailrace_ggml_constant(name.encode()))
