@@ -128,6 +128,7 @@ NAMES = [
     "ggml_compute_forward_flash_attn_ext",
     "ggml_cpu_extra_compute_forward",
     "ggml_graph_compute",
+    "ggml_get_type_traits_cpu",
     "ggml_threadpool_chunk_set",
     "ggml_threadpool_chunk_add",
     "ggml_barrier",

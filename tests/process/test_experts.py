@@ -13,15 +13,18 @@ import pytest
 
 from architectures import tiny_experts
 from kernel_tiers import CHOICES, TIERS
-from tailrace.engine.backends.llama.kernel_assignment import OWN_REPACKED, UPSTREAM
+from tailrace.engine.backends.llama.kernel_assignment import OWN, OWN_REPACKED, UPSTREAM
 
 _PROGRAM = """
 import json, sys
 from tailrace.engine.kernels import loader
 from pathlib import Path
 from tailrace.engine.load import load_llama
+from tailrace.engine.backends.llama import memory_budget
 from tailrace.engine.backends.llama.kernel_assignment import tensor_bytes
 from tailrace.settings import Settings
+if sys.argv[3:]:
+    memory_budget._WEIGHTS_PART = float(sys.argv[3])
 backend = load_llama(Path(sys.argv[1]), Settings(kernels=sys.argv[2], threads=2, ctx=512, parallel=2))
 tokens = [3 + 7 * place % 200 for place in range(48)]
 rows = backend.decode(tokens, list(range(48)), [0] * 48, [5, 47]).tolist()
@@ -37,9 +40,9 @@ print(json.dumps({**found, "repacked": backend.repacked_bytes}))
 """
 
 
-def run(path: Path, choice: str) -> tuple[dict[str, Any], str]:
+def run(path: Path, choice: str, *more: str) -> tuple[dict[str, Any], str]:
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(path), choice], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _PROGRAM, str(path), choice, *more], capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
 
@@ -67,3 +70,16 @@ def test_a_mixture_of_experts_has_llama_cpps_results(tmp_path: Path, dense: str,
     least = 0.95 if choice == "on" and "amx" in TIERS else 0.98
     for one, other in zip(np.array(own["rows"]), np.array(upstream["rows"]), strict=True):
         assert np.corrcoef(one, other)[0, 1] > least
+
+
+@pytest.mark.skipif(not TIERS, reason="this CPU can't run the kernels: llama.cpp computes all")
+@pytest.mark.parametrize("experts", ["Q4_0", "Q6_K"])
+def test_experts_stay_as_the_file_has_them_where_memory_is_short(tmp_path: Path, experts: str) -> None:
+    path = tiny_experts(tmp_path, dense="Q4_0", experts=experts)
+    own, _ = run(path, "on", "0")
+    upstream, _ = run(path, "off")
+    assert own["repacked"] == 0
+    assert {kernels for name, kernels in own["kernels"].items() if "_inp" not in name} == {OWN}
+    for one, other in zip(np.array(own["rows"]), np.array(upstream["rows"]), strict=True):
+        assert np.corrcoef(one, other)[0, 1] > 0.98
+    assert own["alone"] == own["rows"][3:]

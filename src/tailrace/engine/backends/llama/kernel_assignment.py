@@ -1,8 +1,8 @@
 """Decides which kernels compute each weight tensor: tailrace's or llama.cpp's, on repacked weights or on the file's.
 
 Pure: the caller asks llama.cpp. Where tailrace's kernels have repacked weights of their own, llama.cpp's repacking is
-off for the model. Tensors that tailrace's kernels can't compute (other formats, experts that aren't repacked) get
-llama.cpp's repacked buffer type by name.
+off for the model. Tensors that tailrace's kernels can't compute (other formats) get llama.cpp's repacked
+buffer type by name.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def _assign(
 ) -> Assignment:
     experts = is_experts(tensor)
     can_set_by_name = experts or _DENSE.match(tensor.name) is not None
-    is_own = not experts and len(tensor.dimensions) == 2 and tensor.ggml_type in own.formats
-    if not upstream_repacks and (is_own or (experts and _is_repackable(tensor, own))):
+    is_own = (experts or len(tensor.dimensions) == 2) and tensor.ggml_type in own.formats
+    if not upstream_repacks and is_own:
         return Assignment(tensor, OWN_REPACKED if _is_repackable(tensor, own) else OWN, None)
     found = repack_buffer_type(tensor, experts) if can_set_by_name or upstream_repacks else None
     if found is not None:

@@ -62,7 +62,9 @@ def load_model(
     model_params = ModelParams(options)
     params = model_params.struct
     params.load_mtp = options.predicts
-    params.use_extra_bufts = not (repacks or _is_better_unrepacked(path))
+    # Own kernels repack nothing of such a file where memory is short, and llama.cpp's repacking takes as much.
+    is_too_large = not repacks and not offloads and loader.status() == "on" and repacks_most_weights(path)
+    params.use_extra_bufts = not (repacks or is_too_large or _is_better_unrepacked(path))
     assignments = (
         []
         if offloads

@@ -9,20 +9,24 @@
 
 #include "experts/routing.h"
 #include "loading/repack.h"
+#include "products/file_order.h"
 #include "products/panels.h"
 
 #define MAX_SUMS          64   /* vectors of a matrix: 4 KB, which stay in the first-level cache */
 #define PREFETCH_FIRST    4096 /* bytes of each matrix in a thread's next chunk */
 #define CHUNKS_PER_THREAD 8
 #define MAX_CHUNK_BYTES   (1 << 20)
+/* Tokens of each expert from which upstream's tiles for super-blocks in file order are faster. */
+#define MIN_UPSTREAM_TILED_TOKENS 16
 _Static_assert(MAX_SUMS % TILE_TOKENS == 0, "activations are cut between tiles");
 
 struct product {
     const struct expert_op *op;
-    const struct panel_functions *functions;
+    enum format format;
+    bool in_file_order;
     struct routing routing;
-    uint8_t *quantised;             /* pairs by place, in tiles of up to TILE_TOKENS pairs of one expert */
-    int64_t n_blocks, n_panels;     /* blocks of a row; panels of an expert's result */
+    uint8_t *quantised;             /* pairs by place; for repacked weights in tiles of pairs of one expert */
+    int64_t n_blocks, n_panels;     /* blocks of a row; panels of 16 rows of an expert's result, the last may have fewer */
     int64_t panel_bytes, act_bytes; /* of the weights of a panel; of a pair's quantised activations */
     int64_t n_parts;                /* work chunks of an expert */
 };
@@ -39,25 +43,32 @@ static bool has_known_shape(const struct ggml_tensor *result) {
 
 INLINE int64_t n_pairs_of(const struct ggml_tensor *ids) { return ids->ne[0] * ids->ne[1]; }
 
-static size_t quantised_bytes(enum format format, const struct ggml_tensor *activations,
+static int64_t act_bytes_of(enum format format, bool in_file_order, int64_t n_blocks) {
+    return n_blocks * (in_file_order ? traits_of(format).activation_bytes : act_block_bytes(format));
+}
+
+static size_t quantised_bytes(enum format format, bool in_file_order, const struct ggml_tensor *activations,
                               const struct ggml_tensor *ids) {
     const int64_t n_blocks = activations->ne[0] / traits_of(format).weights;
-    return (size_t)(n_pairs_of(ids) * n_blocks * act_block_bytes(format) + 63) / 64 * 64;
+    return (size_t)(n_pairs_of(ids) * act_bytes_of(format, in_file_order, n_blocks) + 63) / 64 * 64;
 }
 
 size_t expert_work_bytes(int n_threads, const struct ggml_tensor *result) {
     enum format format;
     if (!find_format(result->src[0]->type, &format) || !has_known_shape(result)) return 0;
-    return 64 + quantised_bytes(format, result->src[1], result->src[2]) +
+    const size_t own = quantised_bytes(format, false, result->src[1], result->src[2]);
+    const size_t upstreams = quantised_bytes(format, true, result->src[1], result->src[2]);
+    return 64 + (own > upstreams ? own : upstreams) +
            (size_t)n_threads * routing_bytes(result->src[0]->ne[2], n_pairs_of(result->src[2]));
 }
 
 bool can_compute_expert_op(const struct expert_op *op, int n_threads, size_t work_bytes) {
     const size_t needed = expert_work_bytes(n_threads, op->product);
     for (int m = 0; m < op->n_matrices; m++)
-        if (op->matrices[m].first_row % GROUP_ROWS || op->matrices[m].expert_rows % GROUP_ROWS) return false;
-    return needed && needed <= work_bytes && op->result->ne[0] % GROUP_ROWS == 0 &&
-           op->result->nb[0] == sizeof(float) && op->result->ne[1] == op->ids->ne[0] &&
+        if (op->matrices[m].repacked && (op->matrices[m].first_row % GROUP_ROWS ||
+                                         op->matrices[m].expert_rows % GROUP_ROWS || op->result->ne[0] % GROUP_ROWS))
+            return false;
+    return needed && needed <= work_bytes && op->result->nb[0] == sizeof(float) && op->result->ne[1] == op->ids->ne[0] &&
            op->result->ne[2] == op->ids->ne[1] &&
            (n_threads == 1 || can_share_work(&(struct ggml_compute_params){.nth = n_threads}));
 }
@@ -67,6 +78,22 @@ INLINE float *out_of(const struct ggml_tensor *result, struct pair pair) {
 }
 
 /* ---- Activations ------------------------------------------------------------------------------------------------- */
+
+/* Quantise blocks `begin` to `end` of a pair as upstream does it. A scale becomes NaN where a number is, which upstream
+ * makes a number of. */
+static void quantise_as_upstream(enum format format, const float *x, int64_t begin, int64_t end, uint8_t *blocks) {
+    const struct format_traits t = traits_of(format);
+    uint8_t *to = blocks + begin * t.activation_bytes;
+    x += begin * t.weights;
+    const int64_t n = (end - begin) * t.weights;
+    upstream.ggml_get_type_traits_cpu(t.activation_type)->from_float(x, to, n);
+    bool has_nan = false;
+    for (int64_t i = 0; i < n; i += VF_LANES) has_nan |= vm_any(vf_is_nan(vf_loadu(x + i)));
+    const float nan_f32 = NAN;
+    const uint16_t nan_f16 = 0x7e00;
+    if (has_nan && t.activation_type == GGML_TYPE_Q8_K) memcpy(to, &nan_f32, sizeof nan_f32);
+    else if (has_nan) memcpy(to, &nan_f16, sizeof nan_f16);
+}
 
 /* Quantise this thread's share of the blocks of all pairs. */
 static void quantise_share(const struct ggml_compute_params *params, const struct product *p) {
@@ -82,12 +109,18 @@ static void quantise_share(const struct ggml_compute_params *params, const struc
             if (till <= 0 || from >= n_blocks) continue;
             const struct pair pair = routing->pairs[place];
             const int64_t tile = first + (place - first) / TILE_TOKENS * TILE_TOKENS;
+            const int64_t begin_block = from > 0 ? from : 0, end_block = till < n_blocks ? till : n_blocks;
             const char *x = (const char *)activations->data +
                             pair.used % activations->ne[1] * (int64_t)activations->nb[1] +
                             pair.token * (int64_t)activations->nb[2];
-            p->functions->quantise((const float *)x, from > 0 ? from : 0, till < n_blocks ? till : n_blocks,
-                                   p->quantised + tile * p->act_bytes,
-                                   (int)(last - tile < TILE_TOKENS ? last - tile : TILE_TOKENS), (int)(place - tile));
+            if (p->in_file_order) {
+                quantise_as_upstream(p->format, (const float *)x, begin_block, end_block,
+                                     p->quantised + place * p->act_bytes);
+                continue;
+            }
+            panel_functions_of(p->format)
+                ->quantise((const float *)x, begin_block, end_block, p->quantised + tile * p->act_bytes,
+                           (int)(last - tile < TILE_TOKENS ? last - tile : TILE_TOKENS), (int)(place - tile));
         }
     }
 }
@@ -107,7 +140,10 @@ static struct chunk chunk_of(const struct product *p, int64_t number) {
 
 static const uint8_t *panel_at(const struct product *p, int m, int64_t expert, int64_t panel) {
     const struct expert_matrix *matrix = p->op->matrices + m;
-    return matrix->weights->data +
+    if (p->in_file_order)
+        return (const uint8_t *)matrix->weights->data + expert * (int64_t)matrix->weights->nb[2] +
+               (matrix->first_row + panel * GROUP_ROWS) * (int64_t)matrix->weights->nb[1];
+    return matrix->repacked->data +
            ((expert * matrix->expert_rows + matrix->first_row) / GROUP_ROWS + panel) * p->panel_bytes;
 }
 
@@ -115,11 +151,13 @@ static void prefetch_panel(const struct product *p, int64_t expert, int64_t pane
     for (int m = 0; m < p->op->n_matrices; m++) prefetch_l2(panel_at(p, m, expert, panel), PREFETCH_FIRST);
 }
 
-static void add_bias(const struct expert_matrix *matrix, int64_t expert, int64_t panel, int64_t count, float *sums) {
+/* Add the bias of rows `begin` to `begin` + `n_rows` of the result to the sums of each token. */
+static void add_bias(const struct expert_matrix *matrix, int64_t expert, int64_t begin, int64_t n_rows, int64_t count,
+                     float *sums) {
     const float *bias = (const float *)((const char *)matrix->bias->data + expert * (int64_t)matrix->bias->nb[1]) +
-                        matrix->first_row + panel * GROUP_ROWS;
+                        matrix->first_row + begin;
     for (int64_t j = 0; j < count; j++)
-        for (int r = 0; r < GROUP_ROWS; r++) sums[j * GROUP_ROWS + r] += bias[r];
+        for (int64_t r = 0; r < n_rows; r++) sums[j * n_rows + r] += bias[r];
 }
 
 /* x / (1 + e^-(factor x)) */
@@ -128,10 +166,10 @@ INLINE vf sigmoid_times(vf x, float factor) {
     return vf_div(x, vf_add(vf_set1(1), power));
 }
 
-/* The gated numbers of a panel, in the place of those of the gate. */
-static void apply_gate(const struct expert_op *op, int64_t count, float *gate, const float *up) {
+/* The gated numbers, in the place of those of the gate. */
+static void apply_gate(const struct expert_op *op, int64_t n, float *gate, const float *up) {
     const vf limit = vf_set1(op->limit), below = vf_set1(-op->limit);
-    for (int64_t i = 0; i < count * GROUP_ROWS; i += VF_LANES) {
+    for (int64_t i = 0; i < n; i += VF_LANES) {
         vf x = vf_loadu(gate + i), y = vf_loadu(up + i);
         if (op->gate == SWIGLU_OAI) {
             x = vf_min(limit, x), y = vf_max(below, vf_min(limit, y)); /* of NaN and a number, the second operand */
@@ -148,18 +186,25 @@ static void apply_gate(const struct expert_op *op, int64_t count, float *gate, c
 static void compute_panels(const struct product *p, panel_function *function, int64_t expert, int64_t begin,
                            int64_t end, int64_t first, int64_t count) {
     float sums[2][MAX_SUMS * GROUP_ROWS];
-    for (int m = 0; m < p->op->n_matrices; m++)
-        for (int64_t panel = begin; panel < end; panel++) {
-            float *out = sums[m] + (panel - begin) * count * GROUP_ROWS;
-            function(p->n_blocks, panel_at(p, m, expert, panel), p->quantised + first * p->act_bytes, count, out,
-                     GROUP_ROWS);
-            if (p->op->matrices[m].bias) add_bias(p->op->matrices + m, expert, panel, count, out);
-        }
-    if (p->op->gate != NO_GATE) apply_gate(p->op, (end - begin) * count, sums[0], sums[1]);
-    for (int64_t panel = begin; panel < end; panel++)
-        for (int64_t j = 0; j < count; j++)
-            memcpy(out_of(p->op->result, p->routing.pairs[first + j]) + panel * GROUP_ROWS,
-                   sums[0] + ((panel - begin) * count + j) * GROUP_ROWS, GROUP_ROWS * sizeof(float));
+    const struct expert_op *op = p->op;
+    const int64_t row = begin * GROUP_ROWS, left = op->result->ne[0] - row;
+    const int64_t n_rows = left < (end - begin) * GROUP_ROWS ? left : (end - begin) * GROUP_ROWS;
+    const uint8_t *activations = p->quantised + first * p->act_bytes;
+    for (int m = 0; m < op->n_matrices; m++) {
+        if (p->in_file_order)
+            multiply_file_order(p->format, p->n_blocks, panel_at(p, m, expert, begin),
+                                (int64_t)op->matrices[m].weights->nb[1], n_rows, activations, p->act_bytes, count,
+                                sums[m], n_rows);
+        else
+            for (int64_t panel = begin; panel < end; panel++)
+                function(p->n_blocks, panel_at(p, m, expert, panel), activations, count,
+                         sums[m] + (panel - begin) * GROUP_ROWS, n_rows);
+        if (op->matrices[m].bias) add_bias(op->matrices + m, expert, row, n_rows, count, sums[m]);
+    }
+    if (op->gate != NO_GATE) apply_gate(op, count * n_rows, sums[0], sums[1]);
+    for (int64_t j = 0; j < count; j++)
+        memcpy(out_of(op->result, p->routing.pairs[first + j]) + row, sums[0] + j * n_rows,
+               (size_t)n_rows * sizeof(float));
 }
 
 static void compute_chunk(const struct product *p, panel_function *function, struct chunk chunk) {
@@ -175,7 +220,7 @@ static void compute_chunk(const struct product *p, panel_function *function, str
 /* Work chunks of this thread until none is left. */
 static void compute_chunks(const struct ggml_compute_params *params, const struct product *p) {
     panel_function *function =
-        p->functions->panel[repacked_is_cached(p->op->matrices[0].weights->format) ? CACHE : MEMORY];
+        p->in_file_order ? 0 : panel_functions_of(p->format)->panel[repacked_is_cached(p->format) ? CACHE : MEMORY];
     const int64_t n_chunks = p->routing.n_chosen * p->n_parts;
     for (int64_t number = params->ith; number < n_chunks;) {
         struct chunk chunk = chunk_of(p, number);
@@ -209,17 +254,16 @@ static int64_t parts_of_expert(const struct product *p, int n_threads) {
 }
 
 void compute_expert_op(const struct ggml_compute_params *params, const struct expert_op *op) {
-    const struct repacked *weights = op->matrices[0].weights;
-    const enum format format = weights->format;
-    uint8_t *work = (uint8_t *)(((uintptr_t)params->wdata + 63) & ~(uintptr_t)63);
+    const struct ggml_tensor *weights = op->matrices[0].weights;
     struct product p = {.op = op,
-                        .functions = panel_functions_of(format),
-                        .quantised = work,
-                        .n_blocks = weights->n_blocks,
-                        .n_panels = op->result->ne[0] / GROUP_ROWS,
-                        .panel_bytes = weights->n_blocks * group_bytes(format),
-                        .act_bytes = weights->n_blocks * act_block_bytes(format)};
-    work += quantised_bytes(format, op->activations, op->ids) +
+                        .in_file_order = !op->matrices[0].repacked,
+                        .n_panels = (op->result->ne[0] + GROUP_ROWS - 1) / GROUP_ROWS};
+    if (!find_format(weights->type, &p.format)) return; /* can_compute_expert_op has found it. */
+    p.n_blocks = weights->ne[0] / traits_of(p.format).weights;
+    p.panel_bytes = p.in_file_order ? GROUP_ROWS * (int64_t)weights->nb[1] : p.n_blocks * group_bytes(p.format);
+    p.act_bytes = act_bytes_of(p.format, p.in_file_order, p.n_blocks);
+    uint8_t *work = p.quantised = (uint8_t *)(((uintptr_t)params->wdata + 63) & ~(uintptr_t)63);
+    work += quantised_bytes(p.format, p.in_file_order, op->activations, op->ids) +
             (size_t)params->ith * routing_bytes(op->n_experts, n_pairs_of(op->ids));
     p.routing = group_pairs(op->ids, op->n_experts, work);
     if (p.routing.n_chosen) {
@@ -237,6 +281,16 @@ void compute_expert_op(const struct ggml_compute_params *params, const struct ex
     if (p.routing.n_chosen) compute_chunks(params, &p);
 }
 
+/* Whether weights that lie as the file has them are multiplied here. */
+static bool is_fast_in_file_order(const struct ggml_tensor *result) {
+    const struct ggml_tensor *weights = result->src[0];
+    enum format format;
+    if (!upstream.ggml_get_type_traits_cpu || !find_format(weights->type, &format)) return false;
+    const struct format_traits t = traits_of(format);
+    return weights->nb[0] == (size_t)t.bytes && fits_file_order(format, weights->ne[0] / t.weights) &&
+           (!is_super_block(format) || n_pairs_of(result->src[2]) < MIN_UPSTREAM_TILED_TOKENS * weights->ne[2]);
+}
+
 bool expert_product(const struct ggml_compute_params *params, struct ggml_tensor *result) {
     if (!has_known_shape(result)) return false;
     const struct ggml_tensor *weights = result->src[0];
@@ -247,8 +301,9 @@ bool expert_product(const struct ggml_compute_params *params, struct ggml_tensor
                                  .result = result,
                                  .n_experts = weights->ne[2],
                                  .n_matrices = 1,
-                                 .matrices = {{repacked, 0, 0, weights->ne[1]}}};
-    if (!repacked || !can_compute_expert_op(&op, params->nth, params->wsize)) return false;
+                                 .matrices = {{weights, repacked, 0, 0, weights->ne[1]}}};
+    if (!can_compute_expert_op(&op, params->nth, params->wsize) || (!repacked && !is_fast_in_file_order(result)))
+        return false;
     compute_expert_op(params, &op);
     return true;
 }

@@ -5,8 +5,9 @@
 
 /* The matrices of all experts, or the same rows of each. */
 struct expert_matrix {
-    const struct repacked *weights;
-    const struct ggml_tensor *bias; /* [rows of an expert, experts]; 0: none */
+    const struct ggml_tensor *weights;
+    const struct repacked *repacked; /* 0: the weights are multiplied in file order */
+    const struct ggml_tensor *bias;  /* [rows of an expert, experts]; 0: none */
     int64_t first_row, expert_rows; /* the first row of an expert that counts; all rows of an expert */
 };
 
@@ -25,7 +26,7 @@ struct expert_op {
     float alpha, limit; /* of SWIGLU_OAI */
 };
 
-/* Bytes of work memory that a product needs if its weights are repacked; 0 where they can't be. */
+/* Bytes of work memory that a product needs; 0 where its format isn't known. */
 size_t expert_work_bytes(int n_threads, const struct ggml_tensor *result);
 
 /* Whether compute_expert_op can be called with so many threads and so much work memory. */
@@ -34,5 +35,5 @@ bool can_compute_expert_op(const struct expert_op *op, int n_threads, size_t wor
 /* The whole operation, called by every thread of the pool. Results of a pair whose expert doesn't exist are NaN. */
 void compute_expert_op(const struct ggml_compute_params *params, const struct expert_op *op);
 
-/* A product alone. False, with nothing done, where its weights aren't repacked or it can't be computed. */
+/* A product alone. False, with nothing done, where it can't be computed or upstream is faster. */
 bool expert_product(const struct ggml_compute_params *params, struct ggml_tensor *result);

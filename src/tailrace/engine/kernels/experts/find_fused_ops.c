@@ -95,13 +95,13 @@ static bool find_product(const struct ggml_cgraph *graph, const struct ggml_tens
     }
     if (t->op != GGML_OP_MUL_MAT_ID || !is_used_only(graph, t, uses)) return false;
     --*left;
-    const struct repacked *weights = repacked_of(t->src[0]);
-    if (!weights || (bias && (bias->ne[0] != t->ne[0] || bias->ne[1] < t->src[0]->ne[2]))) return false;
+    const struct repacked *repacked = repacked_of(t->src[0]);
+    if (!repacked || (bias && (bias->ne[0] != t->ne[0] || bias->ne[1] < t->src[0]->ne[2]))) return false;
     if (op->product &&
         (op->product->src[1] != t->src[1] || op->product->src[2] != t->src[2] ||
-         op->matrices[0].weights->format != weights->format || op->product->src[0]->ne[2] != t->src[0]->ne[2]))
+         op->matrices[0].repacked->format != repacked->format || op->product->src[0]->ne[2] != t->src[0]->ne[2]))
         return false;
-    *matrix = (struct expert_matrix){weights, bias, 0, t->ne[0]};
+    *matrix = (struct expert_matrix){t->src[0], repacked, bias, 0, t->ne[0]};
     op->product = op->product ? op->product : t;
     return true;
 }

@@ -29,6 +29,7 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(ggml_compute_forward_flash_attn_ext, REQUIRED)                                                                   \
     X(ggml_cpu_extra_compute_forward, REQUIRED)                                                                        \
     X(ggml_graph_compute, REQUIRED)                                                                                    \
+    X(ggml_get_type_traits_cpu, REQUIRED)                                                                              \
     X(ggml_threadpool_chunk_set, REQUIRED)                                                                             \
     X(ggml_threadpool_chunk_add, REQUIRED)                                                                             \
     X(ggml_barrier, REQUIRED)                                                                                          \

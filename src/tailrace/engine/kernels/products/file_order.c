@@ -126,6 +126,34 @@ static rows_function *rows_function_of(enum format format) {
 /* Floats of a prepared activation block. */
 static int64_t scales_of_block(enum format format) { return is_super_block(format) ? SUPER_SCALES : BLOCK_SCALES; }
 
+/* Tokens whose scales are prepared at a time. */
+static int64_t max_prepared_tokens(enum format format, int64_t n_blocks) {
+    const int64_t fit = SCALES_CAPACITY / (n_blocks * scales_of_block(format)) / MAX_TILE_TOKENS * MAX_TILE_TOKENS;
+    return fit < MAX_PREPARED_TOKENS ? fit : MAX_PREPARED_TOKENS;
+}
+
+static void prepare_scales(enum format format, int64_t n_tokens, int64_t n_blocks, const uint8_t *activations,
+                           int64_t token_bytes) {
+    if (is_super_block(format)) prepare_super_scales(format, n_tokens, n_blocks, activations, token_bytes);
+    else prepare_block_scales(format, n_tokens, n_blocks, activations, token_bytes);
+}
+
+bool fits_file_order(enum format format, int64_t n_blocks) {
+    return MAX_TILE_TOKENS * n_blocks * scales_of_block(format) <= SCALES_CAPACITY;
+}
+
+void multiply_file_order(enum format format, int64_t n_blocks, const uint8_t *weights, int64_t row_bytes,
+                         int64_t n_rows, const uint8_t *activations, int64_t token_bytes, int64_t n_tokens, float *out,
+                         int64_t out_stride) {
+    const struct product p = {n_blocks, row_bytes, token_bytes, out_stride, weights, activations, out};
+    const int64_t max_tokens = max_prepared_tokens(format, n_blocks);
+    for (int64_t first = 0; first < n_tokens; first += max_tokens) {
+        const int64_t count = n_tokens - first < max_tokens ? n_tokens - first : max_tokens;
+        prepare_scales(format, count, n_blocks, activations + first * token_bytes, token_bytes);
+        rows_function_of(format)(&p, count, activations + first * token_bytes, out + first * out_stride, 0, n_rows);
+    }
+}
+
 /* Rows `begin` to `end`, whose number is at most n_rows, and NaN where a token's activations had one. */
 static void compute_chunk(rows_function *rows, const struct product *p, int64_t n_rows, int64_t first_token,
                           int64_t n_tokens, int64_t begin, int64_t end) {
@@ -137,15 +165,11 @@ static void compute_chunk(rows_function *rows, const struct product *p, int64_t 
 static void compute_product(const struct ggml_compute_params *params, enum format format, const struct product *p,
                             int64_t n_rows, int64_t n_tokens) {
     rows_function *rows = rows_function_of(format);
-    const int64_t scales_per_token = p->n_blocks * scales_of_block(format);
-    int64_t max_tokens = SCALES_CAPACITY / scales_per_token / MAX_TILE_TOKENS * MAX_TILE_TOKENS;
-    if (max_tokens > MAX_PREPARED_TOKENS) max_tokens = MAX_PREPARED_TOKENS;
+    const int64_t max_tokens = max_prepared_tokens(format, p->n_blocks);
     const bool chunked = params->nth > 1 && can_share_work(params) && n_rows * p->row_bytes >= MIN_CHUNKED_BYTES;
     for (int64_t first = 0; first < n_tokens; first += max_tokens) {
         const int64_t count = n_tokens - first < max_tokens ? n_tokens - first : max_tokens;
-        const uint8_t *activations = p->activations + first * p->token_bytes;
-        if (is_super_block(format)) prepare_super_scales(format, count, p->n_blocks, activations, p->token_bytes);
-        else prepare_block_scales(format, count, p->n_blocks, activations, p->token_bytes);
+        prepare_scales(format, count, p->n_blocks, p->activations + first * p->token_bytes, p->token_bytes);
         if (!chunked) {
             const int64_t quads = (n_rows + 3) / 4, begin = quads * params->ith / params->nth * 4;
             compute_chunk(rows, p, n_rows, first, count, begin, quads * (params->ith + 1) / params->nth * 4);
@@ -170,7 +194,7 @@ EXPORT bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t n_
     enum format format;
     if (!find_format((enum ggml_type)weight_type, &format) || out_type != GGML_TYPE_F32 ||
         !is_computed_in_file_order(format, (enum ggml_type)activation_type) ||
-        MAX_TILE_TOKENS * n_blocks * scales_of_block(format) > SCALES_CAPACITY)
+        !fits_file_order(format, n_blocks))
         return upstream.llamafile_sgemm &&
                upstream.llamafile_sgemm(params, n_rows, n_tokens, n_blocks, weights, row_blocks, activations,
                                         token_blocks, out, out_stride, weight_type, activation_type, out_type);

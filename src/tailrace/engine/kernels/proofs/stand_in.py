@@ -62,10 +62,14 @@ class ThreadPool:
 
 
 @contextmanager
-def stand_in_pool(library: ctypes.CDLL, threads: int = 2) -> Iterator[None]:
-    """Inside the block ``library`` calls a thread pool of so many threads; after it, no function of llama.cpp."""
+def stand_in_pool(
+    library: ctypes.CDLL, threads: int = 2, others: Mapping[str, ctypes._CData] | None = None
+) -> Iterator[None]:
+    """Inside the block ``library`` calls a thread pool of so many threads and ``others``; after it, no function of
+    llama.cpp.
+    """
     pool = ThreadPool(threads)
-    set_upstream(library, pool.functions)
+    set_upstream(library, {**pool.functions, **(others or {})})
     try:
         yield
     finally:

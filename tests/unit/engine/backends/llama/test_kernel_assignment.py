@@ -45,18 +45,20 @@ def assigned(
     }
 
 
-def test_experts_that_own_kernels_do_not_repack_are_left_to_llama_cpp() -> None:
+def test_experts_are_computed_by_own_kernels_in_formats_that_these_know() -> None:
     found = assigned(
         tensor("blk.0.ffn_up_exps"),
         tensor("blk.0.ffn_gate_exps", Kind.Q4_K),
         tensor("blk.0.ffn_down_exps", Kind.Q8_0),
+        tensor("blk.1.ffn_up_exps", Kind.IQ4_NL),
         tensor("blk.1.ffn_down_exps", Kind.Q4_0, 256, 24, 8),
     )
     assert found == {
         "blk.0.ffn_up_exps": (OWN_REPACKED, None),
-        "blk.0.ffn_gate_exps": (UPSTREAM_REPACKED, REPACK),
+        "blk.0.ffn_gate_exps": (OWN, None),
         "blk.0.ffn_down_exps": (UPSTREAM, None),
-        "blk.1.ffn_down_exps": (UPSTREAM_REPACKED, REPACK),
+        "blk.1.ffn_up_exps": (UPSTREAM_REPACKED, REPACK),
+        "blk.1.ffn_down_exps": (OWN, None),
     }
 
 
