@@ -5,6 +5,8 @@
 
 /* Cells whose keys in single precision fit into the first-level cache beside the queries of a row tile. */
 #define CACHED_KEY_FLOATS 4096
+/* Rows up to which each row tile converts a tile's cells for itself. */
+#define MAX_DIRECT_ROWS (2 * ROW_TILE)
 
 /* Cells of the scratch buffers, as expand_cells stores them. */
 INLINE struct tile_cells expanded(const float *from, int row_floats, int n_cells, int dim) {
@@ -99,6 +101,12 @@ OUT_OF_LINE void expand_tile(enum cache_type type, struct tile_cells cells, floa
     }
 }
 
+/* Rows of the next row tile of `left`: tiles of nearly the same size, because one row alone uses few registers. */
+INLINE int next_rows(int left) {
+    const int tiles = (left + ROW_TILE - 1) / ROW_TILE;
+    return (left + tiles - 1) / tiles;
+}
+
 /* Scores of a run's rows in one key head, from row `row` of the scratch buffers on. */
 INLINE void score_rows(struct scratch *scratch, const struct query_group *g, int n_rows, int row,
                        struct tile_cells keys, struct prefetcher *prefetcher) {
@@ -107,8 +115,12 @@ INLINE void score_rows(struct scratch *scratch, const struct query_group *g, int
         score_all_rows(scratch, g->k_type, n_rows, query, g->k_row, keys, prefetcher);
         return;
     }
-    if (n_rows <= ROW_TILE) {
-        score_few_rows(g->k_type, n_rows, query, g->k_row, keys, scratch->probs, prefetcher);
+    if (n_rows <= MAX_DIRECT_ROWS) {
+        for (int r = 0, n; r < n_rows; r += n) {
+            n = next_rows(n_rows - r);
+            score_few_rows(g->k_type, n, query + r * g->k_row, g->k_row, keys, scratch->probs + r * TILE_CELLS,
+                           r ? 0 : prefetcher);
+        }
         return;
     }
     expand_tile(g->k_type, keys, scratch->keys, g->k_row);
@@ -116,9 +128,11 @@ INLINE void score_rows(struct scratch *scratch, const struct query_group *g, int
     for (int j = 0; j < keys.n; j += step) {
         const int n = keys.n - j < step ? keys.n - j : step;
         const struct tile_cells some = expanded(scratch->keys + j * g->k_row, g->k_row, n, keys.dim);
-        for (int r = 0; r < n_rows; r += ROW_TILE)
-            score_few_rows(TILE_F32, n_rows - r, query + r * g->k_row, g->k_row, some,
-                           scratch->probs + r * TILE_CELLS + j, r ? 0 : prefetcher);
+        for (int r = 0, rows; r < n_rows; r += rows) {
+            rows = next_rows(n_rows - r);
+            score_few_rows(TILE_F32, rows, query + r * g->k_row, g->k_row, some, scratch->probs + r * TILE_CELLS + j,
+                           r ? 0 : prefetcher);
+        }
     }
 }
 
@@ -127,10 +141,12 @@ INLINE void accumulate_rows(struct scratch *scratch, const struct query_group *g
                             struct tile_cells values, struct prefetcher *prefetcher) {
     const bool from_keys = g->values_are_keys && g->k_dim > MAX_BLOCK_DIM;
     float *acc = scratch->acc + row * g->v_row;
-    if (n_rows <= ROW_TILE || (g->v_dim <= MAX_BLOCK_DIM && !from_keys)) {
-        for (int r = 0; r < n_rows; r += ROW_TILE)
-            accumulate_few_rows(g->v_type, n_rows - r, scratch->probs + r * TILE_CELLS, acc + r * g->v_row, g->v_row,
-                                values, r ? 0 : prefetcher);
+    if (n_rows <= MAX_DIRECT_ROWS || (g->v_dim <= MAX_BLOCK_DIM && !from_keys)) {
+        for (int r = 0, n; r < n_rows; r += n) {
+            n = next_rows(n_rows - r);
+            accumulate_few_rows(g->v_type, n, scratch->probs + r * TILE_CELLS, acc + r * g->v_row, g->v_row, values,
+                                r ? 0 : prefetcher);
+        }
         return;
     }
     if (!from_keys) expand_tile(g->v_type, values, scratch->values, g->v_row);

@@ -73,8 +73,8 @@ _SHAPES = (
     AttentionShape(576, 20, 1, 3, 1, 144, 1, value_dim=512),
     AttentionShape(192, 4, 2, 40, 1, 80, 1, value_dim=128),
     # Sliding windows, of a prompt and of replies beside it.
-    AttentionShape(64, 8, 2, 40, 1, 464, 1, window=48),
-    AttentionShape(128, 4, 1, 9, 1, 4400, 4, window=100),
+    AttentionShape(64, 8, 2, 40, 1, 208, 1, window=48),
+    AttentionShape(128, 2, 1, 9, 1, 4400, 4, window=100),
     # What models add.
     AttentionShape(64, 16, 2, 3, 1, 160, 2, sinks=True),
     AttentionShape(64, 16, 2, 45, 1, 160, 1, sinks=True, window=20),
