@@ -1,4 +1,7 @@
-"""Measures speculation by prompt lookup: replies that copy text, and replies that don't, with and without it."""
+"""Measures speculation: replies that copy text, and replies that don't, with the setting ``auto`` and without drafts.
+
+A model with a prediction layer (``--model`` takes a path) drafts with it, others by prompt lookup.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,7 @@ def _measure(options: Options) -> Measurements:
     with contextlib.ExitStack() as stack:
         clients = {
             name: stack.enter_context(servers.tailrace(options.model, options.threads, speculate=name))
-            for name in ("off", "lookup")
+            for name in ("off", "auto")
         }
 
         def sides(make: Callable[[int, int], list[str]], streams: int, temperature: float) -> list[float]:
@@ -93,12 +96,12 @@ def _measure(options: Options) -> Measurements:
                 )
 
             rates = run_interleaved({name: side(client) for name, client in clients.items()}, options.turns)
-            return paired_ratios(rates["lookup"], rates["off"])
+            return paired_ratios(rates["auto"], rates["off"])
 
         for streams in options.streams((1, 4)):
             found.figures.append(
                 figure(
-                    f"copied replies with lookup ÷ without, {streams} at once",
+                    f"copied replies with drafts ÷ without, {streams} at once",
                     sides(_copies, streams, 0.0),
                     bound=_COPIES_BOUND if streams == 1 else None,
                 )
@@ -106,7 +109,7 @@ def _measure(options: Options) -> Measurements:
         for streams in options.streams((1, 4, 8)):
             found.figures.append(
                 figure(
-                    f"other replies with lookup ÷ without, {streams} at once",
+                    f"other replies with drafts ÷ without, {streams} at once",
                     sides(_stories, streams, 0.8),
                     bound=_OTHERS_BOUND,
                 )
