@@ -246,16 +246,26 @@ INLINE void repacked_super_tile(enum format format, enum weights_from from, int 
                 __m512 scale[2];
                 load_part_scales(format, group, n, scale);
                 const bool fine = t.weights_per_scale == 16;
-                for (int j = 0; j < n_tokens; j++) {
-                    const uint8_t *corrections = activations + 32 * n_tokens + (fine ? 8 : 4) * j;
-                    const __m512i none = _mm512_setzero_si512();
-                    __m512i s = t.has_min ? none : _mm512_castps_si512(broadcast_f32(corrections));
-                    __m512i u = t.has_min || !fine ? none : _mm512_castps_si512(broadcast_f32(corrections + 4));
-                    for (int v = 0; v < (fine ? 4 : 8); v++) s = dot_u8x4(s, q[v], activations + 32 * j + 4 * v);
-                    part[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), scale[0], part[j]);
-                    if (!fine) continue;
-                    for (int v = 4; v < 8; v++) u = dot_u8x4(u, q[v], activations + 32 * j + 4 * v);
-                    part[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(u), scale[1], part[j]);
+                /* A token's sum is one chain of dependent instructions, so the chains of two tokens take turns. */
+                const int n_chains = n_tokens % 2 ? 1 : 2;
+                for (int j = 0; j < n_tokens; j += n_chains) {
+                    __m512i s[2], u[2];
+                    for (int k = 0; k < n_chains; k++) {
+                        const uint8_t *corrections = activations + 32 * n_tokens + (fine ? 8 : 4) * (j + k);
+                        const __m512i none = _mm512_setzero_si512();
+                        s[k] = t.has_min ? none : _mm512_castps_si512(broadcast_f32(corrections));
+                        u[k] = t.has_min || !fine ? none : _mm512_castps_si512(broadcast_f32(corrections + 4));
+                    }
+                    for (int v = 0; v < (fine ? 4 : 8); v++)
+                        for (int k = 0; k < n_chains; k++) {
+                            const uint8_t *quants = activations + 32 * (j + k) + 4 * v;
+                            s[k] = dot_u8x4(s[k], q[v], quants);
+                            if (fine) u[k] = dot_u8x4(u[k], q[v + 4], quants + 16);
+                        }
+                    for (int k = 0; k < n_chains; k++) {
+                        part[j + k] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[k]), scale[0], part[j + k]);
+                        if (fine) part[j + k] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(u[k]), scale[1], part[j + k]);
+                    }
                 }
             }
         }
