@@ -150,11 +150,12 @@ def end_record() -> None:
         _kernels.tailrace_kernels_end_record()
 
 
-def populate_cells(owner: int, cells: int, max_bytes: int) -> int:
-    """Touch memory of the first ``cells`` cells of KV cache ``owner`` before a step does: a huge page at least, and
-    about ``max_bytes`` at most. Returns the bytes; 0: nothing was left to touch.
+def populate_cells(owner: int, cells: int, max_bytes: int, *, begun: bool) -> int:
+    """Touch memory of the first ``cells`` cells of KV cache ``owner`` before a step does, in huge pages, until that is
+    ``max_bytes`` or more. ``begun``: also the page of each tensor in which these cells end. Returns the bytes; 0:
+    nothing was left to touch.
     """
-    return int(_kernels.tailrace_kernels_populate_cells(owner, cells, max_bytes)) if _kernels is not None else 0
+    return 0 if _kernels is None else int(_kernels.tailrace_kernels_populate_cells(owner, cells, max_bytes, begun))
 
 
 def set_exact_tokens(count: int) -> None:
@@ -215,7 +216,7 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64]
     kernels.tailrace_kernels_end_record.restype = None
     kernels.tailrace_kernels_populate_cells.restype = ctypes.c_int64
-    kernels.tailrace_kernels_populate_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    kernels.tailrace_kernels_populate_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_bool]
     kernels.tailrace_kernels_set_spins.restype = None
     kernels.tailrace_kernels_set_spins(openmp_spin.spin_count())
     _kernels = kernels

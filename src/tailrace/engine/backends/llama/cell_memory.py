@@ -51,16 +51,14 @@ class CellMemory:
     def touch_initial(self, cells: int) -> None:
         """Touch the first ``cells`` cells, if they aren't too many to be touched at once."""
         if cells * self._bytes_per_cell <= _MAX_INITIAL_BYTES:
-            self._touch(cells, _MAX_INITIAL_BYTES)
+            loader.populate_cells(self._owner, cells, _MAX_INITIAL_BYTES, begun=False)
 
     def touch_ahead(self, used_cells: int, max_bytes: int) -> bool:
         """See ``Backend.kv_touch_ahead``."""
         wanted = min(used_cells + _AHEAD_CELLS + _AHEAD_BYTES // self._bytes_per_cell, self._cells)
-        return self._touched < wanted and self._gauge.allows(max_bytes) and self._touch(wanted, max_bytes)
-
-    def _touch(self, cells: int, max_bytes: int) -> bool:
-        """Touch what is untouched of the first ``cells`` cells. Whether there is more than ``max_bytes``."""
-        if loader.populate_cells(self._owner, cells, max_bytes) >= max_bytes:
+        if self._touched >= wanted or not self._gauge.allows(max_bytes):
+            return False
+        if loader.populate_cells(self._owner, wanted, max_bytes, begun=True) >= max_bytes:
             return True
-        self._touched = cells
+        self._touched = wanted
         return False

@@ -308,6 +308,8 @@ class LlamaContext:
 
     def truncate(self, slot: int, length: int) -> bool:
         """See ``Backend.kv_truncate``."""
+        if not self.needs_checkpoints and llama.llama_memory_seq_pos_max(self._memory, slot) < length:
+            return True  # llama.cpp would visit all cells to find nothing.
         # A window must not go on without its cells, and a snapshot may be that of an older pass: llama.cpp checks
         # neither.
         if (not length or length >= self.floor(slot)) and llama.llama_memory_seq_rm(self._memory, slot, length, -1):

@@ -54,31 +54,37 @@ EXPORT struct ggml_backend_buffer *ggml_backend_alloc_ctx_tensors_from_buft(stru
     return buffer;
 }
 
-/* Populate up to the end of a huge page; a kernel that refuses (before 5.14) leaves the pages to their first use. */
-static size_t populate(struct cell_tensor *t, size_t wanted, size_t max_bytes) {
-    const uintptr_t begin = (uintptr_t)t->begin, last = begin + t->size;
-    const uintptr_t from = (begin + t->populated) / SMALL_PAGE * SMALL_PAGE;
-    uintptr_t to = begin + (wanted < t->populated + max_bytes ? wanted : t->populated + max_bytes);
-    to = (to + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    if (to > last) to = last;
+/* Populate up to `end` of the tensor; a kernel that refuses (before 5.14) leaves the pages to their first use. */
+static size_t populate(struct cell_tensor *t, uintptr_t end) {
+    const uintptr_t from = ((uintptr_t)t->begin + t->populated) / SMALL_PAGE * SMALL_PAGE;
 #ifdef MADV_POPULATE_WRITE
-    madvise((void *)from, to - from, MADV_POPULATE_WRITE);
+    madvise((void *)from, end - from, MADV_POPULATE_WRITE);
 #endif
-    t->populated = to - begin;
-    return to - from;
+    t->populated = end - (uintptr_t)t->begin;
+    return end - from;
 }
 
-/* Have memory for the first `n_cells` cells of KV cache `owner`: populate at least one page of what is missing, and
- * about `max_bytes` at most. Returns the bytes; 0: nothing is missing. Not to be called while a step is computed. */
-EXPORT int64_t tailrace_kernels_populate_cells(int owner, int64_t n_cells, int64_t max_bytes) {
+/* The end of the next huge page to populate, and at most `last`. */
+static uintptr_t next_end(const struct cell_tensor *t, uintptr_t last) {
+    const uintptr_t end = ((uintptr_t)t->begin + t->populated + HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE;
+    return end < last ? end : last;
+}
+
+/* Have memory for the first `n_cells` cells of KV cache `owner`: populate what is missing, huge page by huge page, until
+ * that is `max_bytes` or more. `begun`: also the huge page in which they end. Returns the bytes; 0: nothing is missing.
+ * Not to be called while a step is computed. */
+EXPORT int64_t tailrace_kernels_populate_cells(int owner, int64_t n_cells, int64_t max_bytes, bool begun) {
     size_t done = 0;
     for (int i = 0; i < n_tensors; i++) {
         struct cell_tensor *t = &tensors[i];
         if (t->owner != owner) continue;
+        const uintptr_t begin = (uintptr_t)t->begin, last = begin + t->size;
         const size_t all = (size_t)n_cells * t->cell_size, wanted = all < t->size ? all : t->size;
         while (t->populated < wanted) {
-            if (done && done >= (size_t)max_bytes) return (int64_t)done;
-            done += populate(t, wanted, HUGE_PAGE);
+            const uintptr_t end = next_end(t, last);
+            if (!begun && end > begin + wanted) break;
+            if (done >= (size_t)max_bytes) return (int64_t)done;
+            done += populate(t, end);
         }
     }
     return (int64_t)done;
