@@ -17,12 +17,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from tailrace.engine.kv_cache.cache_ops import Evict, Leaving, Placement, Relayout, Swap
-from tailrace.engine.kv_cache.checkpoint_positions import MIN_DISTANCE
 from tailrace.engine.kv_cache.checkpoints import Checkpoint, Checkpoints
 from tailrace.engine.kv_cache.eviction import LruIndex
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.prefix_store import PrefixStore, common_prefix
 from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
+
+#: Tokens behind the last checkpoint from which one is taken where a sequence goes on: no step has to end for it.
+_MIN_CONTINUED = 16
 
 
 @dataclass(slots=True)
@@ -173,7 +175,7 @@ class KVCache:
                 return Placement(target.index, alone.length, checkpoint=alone, restored=tokens)
         if self.checkpoints is not None and best.checkpoint is None:
             taken = max((each.length for each in checkpoints if each.length <= best.prefix_len), default=0)
-            if best.prefix_len - taken >= MIN_DISTANCE:
+            if best.prefix_len - taken >= _MIN_CONTINUED:
                 return replace(best, new_checkpoint=tokens)
         return best
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 #: Checkpoints nearer than this aren't taken: computing the tokens again costs about as much as a few short steps.
 MIN_DISTANCE = 32
+#: Tokens of the last message for which there is one before it and one behind it.
+_MIN_MESSAGE = 16
 #: Control tokens this near to each other belong to one border: ``<|im_end|>``, a line break, ``<|im_start|>``.
 _MAX_GAP = 4
 #: The reply's header is at most so long. A prompt without one, or without control tokens, ends with a text.
@@ -54,7 +56,7 @@ def _exact(tokens: list[int], start: int, borders: list[int]) -> list[int]:
     for position in (*before[:1], *before[-1:]):
         if position - chosen[-1] >= MIN_DISTANCE:
             chosen.append(position)
-    if last - chosen[-1] >= MIN_DISTANCE:
+    if last - chosen[-1] >= (_MIN_MESSAGE if len(chosen) > 1 else MIN_DISTANCE):
         chosen.append(last)
     return chosen[1:]
 

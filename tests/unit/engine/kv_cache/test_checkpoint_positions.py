@@ -33,6 +33,12 @@ def test_a_later_turn_has_one_before_the_last_message_and_one_before_the_reply()
     assert checkpoint_positions(tokens, len(known), _CONTROL, 512) == [len(known) + 40, len(tokens) - 5]
 
 
+def test_a_question_of_a_line_has_one_before_it_and_one_behind_it() -> None:
+    known = [*_message(200), *_message(100), *_HEADER]
+    tokens = [*known, *[6] * 40, _END, 2, *_message(25), *_HEADER]
+    assert checkpoint_positions(tokens, len(known), _CONTROL, 512) == [len(known) + 40, len(tokens) - 5]
+
+
 def test_short_messages_share_one() -> None:
     tokens = [*_message(200), *_message(3), *_HEADER]
     assert checkpoint_positions(tokens, 0, _CONTROL, 512) == [203]
@@ -60,5 +66,5 @@ def test_positions_rise_within_the_prompt_and_are_not_near_each_other(
 ) -> None:
     start = min(start, len(tokens))
     positions = [start, *checkpoint_positions(tokens, start, _CONTROL, interval)]
-    assert all(b - a >= MIN_DISTANCE or b - a > interval // 2 for a, b in itertools.pairwise(positions))
+    assert all(b - a >= MIN_DISTANCE // 2 or b - a > interval // 2 for a, b in itertools.pairwise(positions))
     assert all(position < len(tokens) for position in positions[1:]), "the last token is always computed"
