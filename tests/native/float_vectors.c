@@ -82,7 +82,7 @@ EXPORT void probe_copy_first(const float *a, float *to, int n, float *rest) {
 EXPORT void probe_sums(const float *a, float *to) {
     vf x[4];
     for (int i = 0; i < 4; i++) x[i] = vf_loadu(a + i * VF_LANES);
-    vf_sums_x4(x[0], x[1], x[2], x[3], to);
+    vf_store_sums_x4(to, x[0], x[1], x[2], x[3]);
 }
 
 EXPORT void probe_transpose(const float *a, float *to) {

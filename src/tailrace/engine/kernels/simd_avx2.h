@@ -62,12 +62,6 @@ INLINE float vf_reduce_max(vf x) {
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-/* The sums of four vectors. */
-INLINE void vf_sums_x4(vf a, vf b, vf c, vf d, float *to) {
-    const vf s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
-}
-
 /* Rows of a square matrix become its columns. */
 INLINE void vf_transpose(vf m[VF_LANES]) {
     vf a[8], b[8];

@@ -50,16 +50,6 @@ INLINE vf vf_round(vf x) { return _mm512_roundscale_ps(x, 0); } /* to the neares
 INLINE float vf_reduce_add(vf x) { return _mm512_reduce_add_ps(x); }
 INLINE float vf_reduce_max(vf x) { return _mm512_reduce_max_ps(x); }
 
-/* The sums of four vectors. */
-INLINE void vf_sums_x4(vf a, vf b, vf c, vf d, float *to) {
-    const vf e = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    const vf f = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const __m512d g = _mm512_castps_pd(e), h = _mm512_castps_pd(f);
-    const vf s = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(g, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(g, h)));
-    const __m256 t = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
-    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
-}
-
 /* Rows of a square matrix become its columns. */
 INLINE void vf_transpose(vf m[VF_LANES]) {
     vf a[16], b[16];

@@ -53,9 +53,9 @@ INLINE vf vf_round(vf x) { return vrndnq_f32(x); } /* to the nearest whole numbe
 INLINE float vf_reduce_add(vf x) { return vaddvq_f32(x); }
 INLINE float vf_reduce_max(vf x) { return vmaxvq_f32(x); }
 
-/* The sums of four vectors. */
-INLINE void vf_sums_x4(vf a, vf b, vf c, vf d, float *to) {
-    vst1q_f32(to, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+/* Store the sums of the lanes of four vectors. */
+INLINE void vf_store_sums_x4(float *p, vf a, vf b, vf c, vf d) {
+    vst1q_f32(p, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
 }
 
 /* Rows of a square matrix become its columns. */

@@ -96,7 +96,7 @@ INLINE void update_rows(const struct token_block *b, int size, bool gates, int j
             cq[i % 2] = vf_fma(c[i], y, cq[i % 2]);
         }
         float dots[4];
-        vf_sums_x4(vf_add(ak[0], ak[1]), vf_add(ck[0], ck[1]), vf_add(aq[0], aq[1]), vf_add(cq[0], cq[1]), dots);
+        vf_store_sums_x4(dots, vf_add(ak[0], ak[1]), vf_add(ck[0], ck[1]), vf_add(aq[0], aq[1]), vf_add(cq[0], cq[1]));
         float delta[N_ROWS];
         for (int r = 0; r < N_ROWS; r++) {
             delta[r] = (b->value[t][j + r] - dots[r]) * b->beta[t];

@@ -154,7 +154,7 @@ INLINE void update_rows(const struct token_block *block, int64_t size, int64_t r
     for (; at < size; at += VF_LANES) update_part(block, 1, size, row, at, from, to, sums);
     for (int t = 0; t < block->n_tokens; t++) {
         const vf *y = sums + t * N_ROWS;
-        vf_sums_x4(y[0], y[1], y[2], y[3], block->y[t] + row);
+        vf_store_sums_x4(block->y[t] + row, y[0], y[1], y[2], y[3]);
     }
 }
 
@@ -231,7 +231,7 @@ INLINE void update_mamba_of(const struct head_state *h, int vectors) {
                         y[r] = vf_fma(state[r][i], vf_loadu(c + i * VF_LANES), y[r]);
                     }
                 }
-                vf_sums_x4(y[0], y[1], y[2], y[3], output_of(h, first + t) + row);
+                vf_store_sums_x4(output_of(h, first + t) + row, y[0], y[1], y[2], y[3]);
             }
 #pragma GCC unroll 4
             for (int r = 0; r < N_ROWS; r++)
