@@ -20,10 +20,23 @@ PROMPT = ", ".join(f"prompt {kind.name}" for kind in REPACKED)
 EXPERTS = ", ".join(f"experts {kind.name}" for kind in REPACKED)
 
 
+def in_file_order(*formats: str) -> str:
+    """Products with weights in the file's order, dense and by expert."""
+    return ", ".join([*formats, *(f"experts {name}" for name in formats)])
+
+
 #: A change to the code of the tiers with AVX-512 and to what all tiers share, and what is computed wrongly then.
 MISTAKES = [
-    ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4"),
-    ("-(float)t.zero_point * scale[0]", "-(float)(t.zero_point - 1) * scale[0]", "Q3_K, Q6_K, IQ4_XS"),
+    (
+        "v = _mm512_and_si512(v, _mm512_set1_epi8(15));",
+        "",
+        in_file_order("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4"),
+    ),
+    (
+        "-(float)t.zero_point * scale[0]",
+        "-(float)(t.zero_point - 1) * scale[0]",
+        in_file_order("Q3_K", "Q6_K", "IQ4_XS"),
+    ),
     ("to->row_sum = scratch->row_sum[r];", "to->row_sum = 1;", "attention"),
     ("if (now > before) {", "if (now < before) {", "attention"),
     ("while (!is_quantised(type) && d < keys.dim) KEY", "if (d < keys.dim) KEY", "attention"),
@@ -81,8 +94,8 @@ MISTAKES_IN_AVX2 = [
         ", ".join(f"{what} {kind.name}" for what in ("repacked", "experts") for kind in REPACKED),
     ),
     ("group + 16 * half)", "group)", "repacked Q4_0, .*repacked Q4_K, repacked Q5_K.*"),
-    ("_mm256_sign_epi8(activations, quants)", "activations", "Q8_0, IQ4_NL, MXFP4, IQ4_XS"),
-    ("first, first, second, second", "first, first, first, first", "Q2_K, Q3_K, Q6_K"),
+    ("_mm256_sign_epi8(activations, quants)", "activations", in_file_order("Q8_0", "IQ4_NL", "MXFP4", "IQ4_XS")),
+    ("first, first, second, second", "first, first, first, first", in_file_order("Q2_K", "Q3_K", "Q6_K")),
     ("_mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8)", "_mm256_packs_epi16(a, b)", "attention"),
     ("expanded(scratch->keys + j * g->k_row", "expanded(scratch->keys", "attention"),
 ]
