@@ -1,7 +1,9 @@
 """CPU time of steps with our kernels and without, in pairs on one thread: a ratio that a busy machine changes little.
 
-    python -m benchmarks.kernel_steps experts-small [--rounds 4]
+    python -m benchmarks.kernel_steps experts-small [--rounds 4] [--kernels avx2] [--peer FOLDER]
 
+``--kernels`` is the setting on our side. ``--peer`` is a folder with libraries of llama.cpp of the binding's version
+that were built for other instructions: the other side computes with them, and not with the binding's own.
 The model is one of benchmarks.synthetic, or a path. Wall time of several threads says more about a quiet machine
 (``python -m benchmarks --only kernels``); on a shared one threads that wait for each other measure the neighbours.
 """
@@ -9,6 +11,7 @@ The model is one of benchmarks.synthetic, or a path. Wall time of several thread
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -69,9 +72,10 @@ def _serve(path: Path, choice: str) -> None:
 class _Side:
     """A process that measures with one choice of kernels."""
 
-    def __init__(self, path: Path, choice: str) -> None:
+    def __init__(self, path: Path, choice: str, peer: Path | None) -> None:
+        environment = dict(os.environ) if peer is None else {**os.environ, "LLAMA_CPP_LIB_PATH": str(peer.resolve())}
         command = [sys.executable, "-m", "benchmarks.kernel_steps", str(path), "--measure", choice]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def measure(self) -> list[float]:
         """Milliseconds of each."""
@@ -91,6 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_steps", description="Time steps' CPU.")
     parser.add_argument("model", help=f"{', '.join(SHAPES)}, a name in the store, or a path")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--kernels", default="on", choices=("on", "avx512", "avx2"), help="the setting on our side")
+    parser.add_argument("--peer", type=Path, help="a folder with libraries of llama.cpp for the other side")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     named = options.model in SHAPES
@@ -98,7 +104,7 @@ def main() -> None:
     if options.measure:
         _serve(path, options.measure)
         return
-    sides = {choice: _Side(path, choice) for choice in ("on", "off")}
+    sides = {"on": _Side(path, options.kernels, None), "off": _Side(path, "off", options.peer)}
     found: dict[str, list[list[float]]] = {"on": [], "off": []}
     for number in range(options.rounds):
         for choice in ("on", "off") if number % 2 else ("off", "on"):

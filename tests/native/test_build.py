@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from kernel_tiers import TIERS
 from tailrace.engine.kernels import build, proofs
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu, tiers
+from tailrace.engine.native_libs.library import ensure_built
 from tailrace.engine.native_libs.tiers import TierName
 
 
@@ -28,6 +30,18 @@ def test_each_tier_is_right_or_the_cpu_lacks_something(tmp_path: Path, tier: Tie
     assert build.build_kernels(tier, tmp_path) == library
     assert library.stat().st_ino == made
     assert set(tmp_path.iterdir()) == {library, library.with_suffix(".json")}
+
+
+@pytest.mark.skipif(not tiers.TIERS["avx512-vnni"].supported, reason="this CPU has no VNNI of AVX-512")
+def test_the_code_for_avx_vnni_is_right_with_the_same_instructions_of_avx512(tmp_path: Path) -> None:
+    """AVX-VNNI is AVX-512's VNNI in another encoding. So CPUs that have only the latter can prove the code."""
+    avx2 = tiers.TIERS["avx2"]
+    flags = (*avx2.compiler_flags, "-mavx512vnni", "-mavx512vl", "-DONLY_AVX2")
+    tier = tiers.Tier("avx2-vnni", tiers.TIERS["avx512-vnni"].cpu_flags, flags)
+    library = ensure_built(build.source(), tier, tmp_path)
+    found = ctypes.CDLL(str(library))
+    assert proofs.wrong_results(found) == []
+    assert "vpdpbusd" in subprocess.run(["objdump", "-d", library], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture

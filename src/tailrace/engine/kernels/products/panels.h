@@ -3,7 +3,13 @@
 #pragma once
 #include "loading/repack_layout.h"
 
-enum { TILE_TOKENS = 8 }; /* of one pass through a panel; their activations lie side by side (activations.h) */
+/* Of one pass through a panel, as many as the registers have room for. Their activations lie side by side
+ * (activations.h). */
+#if HAS_AVX512
+enum { TILE_TOKENS = 8 };
+#else
+enum { TILE_TOKENS = 4 };
+#endif
 
 /* Where weights come from decides how far ahead they are prefetched, and into which cache: 10 KB into the first-level
  * cache from the last-level cache (2.4 ms a step of one stream; 3.3 without), 3 KB into the second-level cache from
