@@ -75,7 +75,9 @@ class _Side:
     def __init__(self, path: Path, choice: str, peer: Path | None) -> None:
         environment = dict(os.environ) if peer is None else {**os.environ, "LLAMA_CPP_LIB_PATH": str(peer.resolve())}
         command = [sys.executable, "-m", "benchmarks.kernel_steps", str(path), "--measure", choice]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def measure(self) -> list[float]:
         """Milliseconds of each."""
