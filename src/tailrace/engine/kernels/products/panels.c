@@ -44,9 +44,13 @@ INLINE void compute_panel(enum format format, enum weights_from from, int64_t n_
 #define PANEL_FUNCTION(name, from)                                                                                     \
     static void panel_##name##_##from(int64_t n_blocks, const uint8_t *panel, const uint8_t *activations,              \
                                       int64_t n_tokens, float *out, int64_t out_stride) {                              \
-        compute_panel(name, from, n_blocks, panel, activations, n_tokens, out, out_stride);                            \
+        panel_##name(from, n_blocks, panel, activations, n_tokens, out, out_stride);                                   \
     }
 #define PANEL_FUNCTIONS(name, ...)                                                                                     \
+    PANEL_CODE void panel_##name(enum weights_from from, int64_t n_blocks, const uint8_t *panel,                       \
+                                 const uint8_t *activations, int64_t n_tokens, float *out, int64_t out_stride) {       \
+        compute_panel(name, from, n_blocks, panel, activations, n_tokens, out, out_stride);                            \
+    }                                                                                                                  \
     static void quantise_##name(const float *x, int64_t begin, int64_t end, uint8_t *tile, int n_tokens, int j) {      \
         quantise_blocks(name, x, begin, end, tile, n_tokens, j);                                                       \
     }                                                                                                                  \

@@ -13,7 +13,7 @@ enum { TILE_TOKENS = 4 };
 
 /* Where weights come from decides how far ahead they are prefetched, and into which cache: 10 KB into the first-level
  * cache from the last-level cache (2.4 ms a step of one stream; 3.3 without), 3 KB into the second-level cache from
- * memory (73 ms a step of 2.4 GB; 95 into the first). A constant for the compiler: 1.03 at one stream. */
+ * memory (73 ms a step of 2.4 GB; 95 into the first). */
 enum weights_from { CACHE, MEMORY };
 
 /* out[j * out_stride + r] of each token j: a panel by all tokens. The panel stays in the first-level cache meanwhile.

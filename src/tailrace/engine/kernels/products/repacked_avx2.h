@@ -21,9 +21,15 @@
 /* Loops over the tokens and vectors of a tile are unrolled, so that sums stay in registers. */
 #define UNROLL _Pragma("GCC unroll 8")
 
-INLINE void prefetch_weights(enum weights_from from, const uint8_t *weights) {
-    if (from == CACHE) _mm_prefetch((const char *)weights + 10240, _MM_HINT_T0);
-    else _mm_prefetch((const char *)weights + 3072, _MM_HINT_T1);
+/* One function for both places that weights come from: it compiles in half of the time. */
+#define PANEL_CODE OUT_OF_LINE
+
+/* Cache lines `begin` to `end` of a group. */
+INLINE void prefetch_weights(enum weights_from from, const uint8_t *group, int begin, int end) {
+    if (from == CACHE)
+        for (int line = begin; line < end; line++) _mm_prefetch((const char *)group + 64 * line + 10240, _MM_HINT_T0);
+    else
+        for (int line = begin; line < end; line++) _mm_prefetch((const char *)group + 64 * line + 3072, _MM_HINT_T1);
 }
 
 /* Sums of pairs that fit into 16 bits: quants up to `max`, activations up to 127. */
@@ -126,7 +132,7 @@ INLINE void repacked_block_tile(enum format format, enum weights_from from, int 
     __m256 a[2][TILE_TOKENS];
     UNROLL for (int j = 0; j < n_tokens; j++) a[0][j] = a[1][j] = _mm256_setzero_ps();
     for (int64_t i = 0; i < n_blocks; i++, group += group_bytes(format), activations += n_tokens * BLOCK_ACT_BYTES) {
-        for (int line = 0; line < group_bytes(format); line += 64) prefetch_weights(from, group + line);
+        prefetch_weights(from, group, 0, ((int)group_bytes(format) + 63) / 64);
         const uint8_t *sums = activations + act_sums_at(n_tokens), *scales = activations + act_scales_at(n_tokens);
         __m256i s[2][TILE_TOKENS];
         UNROLL for (int j = 0; j < n_tokens; j++)
@@ -187,8 +193,7 @@ INLINE void repacked_super_tile(enum format format, enum weights_from from, int 
 #pragma GCC unroll 4
             for (int n = 0; n < 4; n++, activations += part_bytes) {
                 const int lines = (int)group_bytes(format) / 64, at = first + n;
-                for (int line = lines * at / 8; line < lines * (at + 1) / 8; line++)
-                    prefetch_weights(from, group + 64 * line);
+                prefetch_weights(from, group, lines * at / 8, lines * (at + 1) / 8);
                 add_super_part(format, n_tokens, group, first, n, activations, part);
             }
         }
