@@ -16,7 +16,6 @@ from gguf import GGMLQuantizationType as CacheType
 from kernel_tiers import TIERS
 from mutated_sources import mutate_source
 from tailrace.engine.kernels import build
-from tailrace.engine.kernels.formats import cache_types_of
 from tailrace.engine.kernels.proofs.attention import (
     CACHE_TYPES,
     Numbers,
@@ -37,14 +36,6 @@ TILES = "amx" in TIERS
 QUANTISED = [types for types in CACHE_TYPES if types != (CacheType.F16, CacheType.F16)]
 #: Flags of the CPU that the tier with tiles needs for all of its code but the tiles.
 _AMX_WITHOUT_TILES = ALL_TIERS["avx512-vnni"].cpu_flags | {"avx512_bf16", "avx512vbmi"}
-
-
-@pytest.fixture
-def library(library: ctypes.CDLL) -> ctypes.CDLL:
-    """The kernels of each tier that has attention of its own."""
-    if not cache_types_of(library):
-        pytest.skip("llama.cpp computes all attention in this tier, which a proof has seen")
-    return library
 
 
 def name_types(types: tuple[CacheType, CacheType]) -> str:

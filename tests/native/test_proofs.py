@@ -93,7 +93,7 @@ MISTAKES_IN_AVX2 = [
         "_mm256_setr_epi32(0, 1, 4, 5,",
         ", ".join(f"{what} {kind.name}" for what in ("repacked", "experts") for kind in REPACKED),
     ),
-    ("group + 16 * half)", "group)", "repacked Q4_0, .*repacked Q4_K, repacked Q5_K.*"),
+    ("group + 32 + 16 * half)", "group + 32)", "repacked Q4_1, .*repacked Q4_K, repacked Q5_K.*"),
     ("_mm256_sign_epi8(activations, quants)", "activations", in_file_order("Q8_0", "IQ4_NL", "MXFP4", "IQ4_XS")),
     ("first, first, second, second", "first, first, first, first", in_file_order("Q2_K", "Q3_K", "Q6_K")),
     ("_mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8)", "_mm256_packs_epi16(a, b)", "attention"),

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as CacheType
 from gguf.quants import dequantize, quantize
 
-from tailrace.engine.kernels.formats import cache_types_of
 from tailrace.engine.kernels.proofs.bf16 import round_to_bf16
 from tailrace.engine.kernels.proofs.random_weights import Bytes
 from tailrace.engine.kernels.proofs.stand_in import stand_in_pool
@@ -103,11 +102,7 @@ _TILE_DIMS = (64, 96, 128, 256)
 
 
 def attention_is_right(library: ctypes.CDLL) -> bool:
-    """Whether ``library`` computes every shape and type as the formula, with exact tokens and without. A library that
-    leaves all attention to llama.cpp has nothing to prove.
-    """
-    if not cache_types_of(library):
-        return True
+    """Whether ``library`` computes every shape and type as the formula, with exact tokens and without."""
     random = np.random.default_rng(11)
     library.tailrace_kernels_set_exact_tokens.argtypes = [ctypes.c_int64]
     with stand_in_pool(library):
