@@ -43,7 +43,7 @@ enum encoding {
  * zero        the zero point
  * activations the type that upstream quantises activations to */
 /* clang-format off */
-#define FORMATS(X) \
+#define BLOCK_FORMATS(X) \
     /* name    block         weights   per_scale  encoding             quants  scale  min                         zero  activations */ \
     X(Q4_0,   block_q4_0,   QK4_0,    32,        NIBBLES,             qs,     d,     NO_MIN,                     8,    Q8_0) \
     X(Q4_1,   block_q4_1,   QK4_1,    32,        NIBBLES,             qs,     d,     offsetof(block_q4_1, m),    0,    Q8_1) \
@@ -51,13 +51,15 @@ enum encoding {
     X(Q5_1,   block_q5_1,   QK5_1,    32,        NIBBLES_AND_FIFTH,   qs,     d,     offsetof(block_q5_1, m),    0,    Q8_1) \
     X(Q8_0,   block_q8_0,   QK8_0,    32,        SIGNED_BYTES,        qs,     d,     NO_MIN,                     128,  Q8_0) \
     X(IQ4_NL, block_iq4_nl, QK4_NL,   32,        CODES,               qs,     d,     NO_MIN,                     128,  Q8_0) \
-    X(MXFP4,  block_mxfp4,  QK_MXFP4, 32,        CODES,               qs,     e,     NO_MIN,                     12,   Q8_0) \
+    X(MXFP4,  block_mxfp4,  QK_MXFP4, 32,        CODES,               qs,     e,     NO_MIN,                     12,   Q8_0)
+#define SUPER_FORMATS(X) \
     X(Q2_K,   block_q2_K,   QK_K,     16,        TWO_BITS,            qs,     d,     offsetof(block_q2_K, dmin), 0,    Q8_K) \
     X(Q3_K,   block_q3_K,   QK_K,     16,        TWO_BITS_AND_THIRD,  qs,     d,     NO_MIN,                     4,    Q8_K) \
     X(Q4_K,   block_q4_K,   QK_K,     32,        NIBBLES,             qs,     d,     offsetof(block_q4_K, dmin), 0,    Q8_K) \
     X(Q5_K,   block_q5_K,   QK_K,     32,        NIBBLES_AND_FIFTH,   qs,     d,     offsetof(block_q5_K, dmin), 0,    Q8_K) \
     X(Q6_K,   block_q6_K,   QK_K,     16,        NIBBLES_AND_TOP_TWO, ql,     d,     NO_MIN,                     32,   Q8_K) \
     X(IQ4_XS, block_iq4_xs, QK_K,     32,        CODES,               qs,     d,     NO_MIN,                     128,  Q8_K)
+#define FORMATS(X) BLOCK_FORMATS(X) SUPER_FORMATS(X)
 /* clang-format on */
 
 /* The formats in which upstream quantises activations: name and block. */

@@ -6,59 +6,10 @@ int64_t act_block_bytes(enum format format) {
     return is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
 }
 
-INLINE void quantise_blocks(enum format format, const float *x, int64_t begin, int64_t end, uint8_t *tile, int n_tokens,
-                            int j) {
-    const int64_t bytes = is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
-    for (int64_t i = begin; i < end; i++) {
-        uint8_t *block = tile + i * n_tokens * bytes;
-        if (is_super_block(format)) quantise_super_block(format, x + 256 * i, block, n_tokens, j);
-        else quantise_block(format, x + 32 * i, block, n_tokens, j);
-    }
-}
-
-INLINE void compute_tile(enum format format, enum weights_from from, int n_tokens, int64_t n_blocks,
-                         const uint8_t *panel, const uint8_t *activations, float *out, int64_t out_stride) {
-    if (is_super_block(format))
-        repacked_super_tile(format, from, n_tokens, n_blocks, panel, activations, out, out_stride);
-    else repacked_block_tile(format, from, n_tokens, n_blocks, panel, activations, out, out_stride);
-}
-
-INLINE void compute_panel(enum format format, enum weights_from from, int64_t n_blocks, const uint8_t *panel,
-                          const uint8_t *activations, int64_t n_tokens, float *out, int64_t out_stride) {
-    const int64_t bytes = is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
-    for (; n_tokens > 0;
-         n_tokens -= TILE_TOKENS, activations += TILE_TOKENS * n_blocks * bytes, out += TILE_TOKENS * out_stride) {
-        /* A number of tokens that is a constant for the compiler keeps sums in registers. */
-#define TILE(N)                                                                                                        \
-    case N: compute_tile(format, from, N, n_blocks, panel, activations, out, out_stride); break;
-        const int tile_tokens = n_tokens < TILE_TOKENS ? (int)n_tokens : TILE_TOKENS;
-        switch (tile_tokens) {
-            CONSTANT_TOKENS(TILE)
-            default:
-                compute_tile(format, from, OTHER_TOKENS(tile_tokens), n_blocks, panel, activations, out, out_stride);
-        }
-#undef TILE
-    }
-}
-
-#define PANEL_FUNCTION(name, from)                                                                                     \
-    static void panel_##name##_##from(int64_t n_blocks, const uint8_t *panel, const uint8_t *activations,              \
-                                      int64_t n_tokens, float *out, int64_t out_stride) {                              \
-        panel_##name(from, n_blocks, panel, activations, n_tokens, out, out_stride);                                   \
-    }
-#define PANEL_FUNCTIONS(name, ...)                                                                                     \
-    PANEL_CODE void panel_##name(enum weights_from from, int64_t n_blocks, const uint8_t *panel,                       \
-                                 const uint8_t *activations, int64_t n_tokens, float *out, int64_t out_stride) {       \
-        compute_panel(name, from, n_blocks, panel, activations, n_tokens, out, out_stride);                            \
-    }                                                                                                                  \
-    static void quantise_##name(const float *x, int64_t begin, int64_t end, uint8_t *tile, int n_tokens, int j) {      \
-        quantise_blocks(name, x, begin, end, tile, n_tokens, j);                                                       \
-    }                                                                                                                  \
-    PANEL_FUNCTION(name, CACHE)                                                                                        \
-    PANEL_FUNCTION(name, MEMORY)                                                                                       \
-    static const struct panel_functions functions_##name = {quantise_##name,                                           \
-                                                            {panel_##name##_CACHE, panel_##name##_MEMORY}};
-FORMATS(PANEL_FUNCTIONS)
+/* panels_blocks.c and panels_super_blocks.c define them. */
+#define DECLARE(name, ...) extern const struct panel_functions functions_##name;
+FORMATS(DECLARE)
+#undef DECLARE
 
 const struct panel_functions *panel_functions_of(enum format format) {
     switch (format) {
