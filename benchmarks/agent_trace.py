@@ -29,8 +29,9 @@ from tailrace.loadtest.load_profile import BenchRequest
 _TURNS = 200
 _OPENING = 1500  #: words of the system prompt
 _REPLY = 16
-#: Prompt tokens that are read, over the new ones; the distance to a checkpoint is allowed besides.
+#: A turn may read so much of its new tokens, and the distance of two checkpoints besides.
 _BOUND = 1.05
+_DISTANCE = 512
 #: A turn that reads more than this part of a long prompt again, although little of it is new, has lost its prefix.
 _FULL_READ = 0.5
 
@@ -43,6 +44,11 @@ class Turn(msgspec.Struct, frozen=True):
     new: int
     read: int
     text: str
+
+    @property
+    def is_long_read(self) -> bool:
+        """Whether the server read more than the new tokens and what lies behind a checkpoint."""
+        return self.read > _BOUND * self.new + _DISTANCE
 
     @property
     def is_full_read(self) -> bool:
@@ -111,29 +117,22 @@ def _measure(options: Options) -> Measurements:
         except Unavailable as error:
             found.notes.append(f"{error}: nothing to compare with.")
     for name, done in runs.items():
-        own = name == "tailrace"
-        read, new = sum(turn.read for turn in done), sum(turn.new for turn in done)
-        extra = max(turn.read - turn.new for turn in done)
-        full = [number for number, turn in enumerate(done) if turn.is_full_read]
+        bound = 0 if name == "tailrace" else None
+        counts = {
+            f"more than {_BOUND} × their new tokens and {_DISTANCE}": sum(turn.is_long_read for turn in done),
+            "most of their prompt again": sum(turn.is_full_read for turn in done),
+        }
         found.figures += [
-            figure(
-                f"{name}: prompt tokens read ÷ new ones",
-                [read / new],
-                bound=_BOUND if own else None,
-                is_upper_bound=True,
-            ),
-            figure(f"{name}: most tokens read again in one turn", [extra], unit="tokens"),
-            figure(
-                f"{name}: turns that read their prompt again",
-                [len(full)],
-                unit="turns",
-                bound=0 if own else None,
-                is_upper_bound=True,
-            ),
+            figure(f"{name}: turns that read {what}", [count], unit="turns", bound=bound, is_upper_bound=True)
+            for what, count in counts.items()
         ]
-    found.figures.append(
-        figure("tailrace: replies that are the same without reuse", [equal / turns], bound=1.0, is_upper_bound=False)
-    )
+        read, new = sum(turn.read for turn in done), sum(turn.new for turn in done)
+        most = max(turn.read - turn.new for turn in done)
+        found.figures += [
+            figure(f"{name}: prompt tokens read ÷ new ones", [read / new]),
+            figure(f"{name}: most tokens read again in one turn", [most], unit="tokens"),
+        ]
+    found.figures.append(figure("tailrace: replies that are the same without reuse", [equal / turns], bound=1.0))
     return found
 
 
