@@ -65,7 +65,7 @@ def _compare(options: Options, name: str) -> Measurements:
     one, four, eight, prompt = _BOUNDS[name]
     before = _bandwidth()
     with contextlib.ExitStack() as stack:
-        tailrace = stack.enter_context(servers.tailrace(options.model, options.threads))
+        tailrace = stack.enter_context(servers.tailrace(options.model, options.threads, "--kernels", options.kernels))
         peer = stack.enter_context(peer_server(options))
         found = compare(
             tailrace, peer, options, bounds={1: one, 4: four, 8: eight}, prefill_bound=prompt, name=f"tailrace, {name}"

@@ -21,7 +21,7 @@ _BOUNDS = {1: 1.03, 4: 1.08, 8: 1.08}
 
 def _measure(options: Options) -> Measurements:
     with contextlib.ExitStack() as stack:
-        tailrace = stack.enter_context(servers.tailrace(options.model, options.threads))
+        tailrace = stack.enter_context(servers.tailrace(options.model, options.threads, "--kernels", options.kernels))
         peer = stack.enter_context(peer_server(options))
         found = compare(tailrace, peer, options, bounds=_BOUNDS)
     found.notes.append(f"llama-server {' '.join(PEER_FLAGS)} and its defaults: {servers.version_of('llama-server')}")

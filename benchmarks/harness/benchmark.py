@@ -38,6 +38,7 @@ class Options:
     model: Path
     threads: int
     turns: int = 7
+    kernels: str = "on"  #: the setting of tailrace's side; of the parts that compare with llama-server
     quick: bool = False  #: little work, only to see that it runs: the figures mean nothing
 
     def tokens(self, usual: int) -> int:
@@ -94,6 +95,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="turns of every side after one to warm up [7]; some benchmarks make several of one",
     )
+    parser.add_argument(
+        "--kernels",
+        default="on",
+        help="kernels of tailrace's side in llama_server and architectures: avx2 against a llama-server that is "
+        "built for AVX2 [on]",
+    )
     parser.add_argument("--quick", action="store_true", help="little work, to see that it runs; figures mean nothing")
     parser.add_argument("--report", type=Path, default=Path("benchmarks-report"), help="folder of the results")
 
@@ -102,7 +109,13 @@ def read_options(parsed: argparse.Namespace) -> Options:
     """The options of the parsed command line. Raises ModelError for an unknown model."""
     turns = parsed.turns or (2 if parsed.quick else 7)
     threads = parsed.threads or make_plan(read_topology(), Settings()).replicas[0].decode.threads
-    return Options(model=locate_model(parsed.model).path, threads=threads, turns=turns, quick=parsed.quick)
+    return Options(
+        model=locate_model(parsed.model).path,
+        threads=threads,
+        turns=turns,
+        kernels=parsed.kernels,
+        quick=parsed.quick,
+    )
 
 
 def run_and_save(benchmarks: Sequence[Benchmark], options: Options, folder: Path) -> int:
