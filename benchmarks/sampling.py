@@ -171,7 +171,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabularies", default="49152,262144")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--kernels", default="on", choices=("on", "off"), help="passes over rows in C, or in NumPy")
+    parser.add_argument(
+        "--kernels", default="on", choices=("on", "avx512", "avx2", "off"), help="passes over rows in C, or in NumPy"
+    )
     parser.add_argument(
         "--maxima", default="kept", choices=("kept", "none"), help="row maxima from the output kernel, or none"
     )

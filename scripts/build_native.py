@@ -15,7 +15,7 @@ from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, cpu_tiers
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
 from tailrace.engine.native_libs.ggml_layout import build_ggml_layout
 from tailrace.engine.native_libs.tiers import TIERS
-from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops
+from tailrace.engine.sampling.logits_ops.native.build import LOGITS_TIERS, build_logits_ops
 
 
 def main() -> int:
@@ -24,7 +24,11 @@ def main() -> int:
     builds: list[tuple[str, Callable[[], Path]]] = [
         ("layout of ggml's structs", build_ggml_layout),
         *((f"kernels for {tier}", partial(build_kernels, tier)) for tier in cpu_tiers()),
-        ("logits operations", build_logits_ops),
+        *(
+            (f"logits operations for {tier}", partial(build_logits_ops, tier))
+            for tier in LOGITS_TIERS
+            if TIERS[tier].supported
+        ),
     ]
     try:
         TIERS[KERNEL_TIERS[-1]].require()

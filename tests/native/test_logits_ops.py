@@ -23,14 +23,20 @@ from tailrace.engine.sampling.logits_ops.numpy_impl import NumpyOps
 from tailrace.engine.sampling.logits_ops.numpy_impl.view import NumpyView
 from tailrace.engine.sampling.logits_ops.sampler_steps import STEP, SamplerKind, Steps
 
-needs_c = pytest.mark.skipif(
-    not tiers.TIERS["avx512"].supported, reason="this CPU can't run it: a test below sees that it is refused"
+RUNNABLE = [tier for tier in build.LOGITS_TIERS if tiers.TIERS[tier].supported]
+_REASON = "this CPU can't run it: a test below sees that it is refused"
+needs_c = pytest.mark.skipif(not RUNNABLE, reason=_REASON)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(tier, marks=pytest.mark.skipif(tier not in RUNNABLE, reason=_REASON))
+        for tier in build.LOGITS_TIERS
+    ],
 )
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> NativeOps:
-    return NativeOps(ctypes.PyDLL(str(build.build_logits_ops(tmp_path_factory.mktemp("cache")))))
+def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NativeOps:
+    return NativeOps(ctypes.PyDLL(str(build.build_logits_ops(request.param, tmp_path_factory.mktemp("cache")))))
 
 
 @pytest.fixture
@@ -188,18 +194,13 @@ def test_a_mask_that_is_too_short_is_refused(native: NativeOps) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "failed"),
     [
-        ("no_nan[i % 2] = _mm512_mask_cmp_ps_mask(no_nan[i % 2], a, b, _CMP_ORD_Q);", "", "view"),
+        ("no_nan[i % 2] = order16_of(no_nan[i % 2], a, b);", "", "view"),
         ("if (block_max > max_logit) {", "if (block_max >= max_logit) {", "argmax"),
-        ("mask[2 * i + 1], p + LANES", "mask[2 * i], p + LANES", "view"),
-        ("make_row(logits + i * size, 0, size)", "make_row(logits, 0, size)", "argmax of rows"),
+        ("mask[2 * i + 1], none, p + LANES", "mask[2 * i], none, p + LANES", "view"),
         ("for (; hits_; hits_ &= hits_ - 1)", "if (hits_)", "tokens above"),
         ("keys[j - 1] > key", "keys[j - 1] < key", "top_k"),
         ("left = first + 1", "left = first", "filter"),
-        ("const double target = number * total;", "const double target = total;", "draw index"),
-        ("1.0f / 24", "1.0f / 25", "sum of exponentials"),
-        ("1.0f / 24", "1.0f / 25", "probabilities"),
-        ("c.repeat_penalty > 1.0f ?", "c.repeat_penalty < 1.0f ?", "apply"),
-        ("scatter(row, c.repeat_tokens, c.saved_logits + c.n_bias, c.n_repeat);", "", "undo"),
+        ("1.0f / 24", "1.0f / 25", "sum of exponentials, probabilities"),
     ],
 )
 def test_a_library_with_wrong_results_is_not_cached(
@@ -208,14 +209,15 @@ def test_a_library_with_wrong_results_is_not_cached(
     monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "logits_ops", right, wrong))
     cache = tmp_path / "cache"
     with pytest.raises(NativeUnavailable, match=f"computes (.*, )?{failed}(, .*)? wrongly"):
-        build.build_logits_ops(cache)
+        build.build_logits_ops(RUNNABLE[0], cache)
     assert list(cache.iterdir()) == []
 
 
 @needs_c
-def test_every_pass_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_pass_is_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One library has a mistake in each pass, because compiling takes seconds."""
     mistakes = [
+        ("make_row(logits + i * size, 0, size)", "make_row(logits, 0, size)", "argmax of rows"),
         ("sums[1] = sum_value(weighted);", "sums[1] = sum_value(total);", "entropy"),
         (
             "mean_and_deviation[1] = sqrt(squares / (double)count);",
@@ -225,8 +227,8 @@ def test_every_pass_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: pytes
         ("- mean_distance <=", "- mean_distance >=", "samplers"),
         ("z[-at] = (int32_t)length;", "z[-at] = (int32_t)length + 1;", "match lengths"),
         (
-            "_mm512_loadu_si512(lengths + end - LANES - 1)",
-            "_mm512_loadu_si512(lengths + end - LANES)",
+            "i16_load(lengths + end - LANES - 1)",
+            "i16_load(lengths + end - LANES)",
             "extended match lengths",
         ),
         ("if (length > max_length) length = max_length;", "", "continuations"),
@@ -236,19 +238,78 @@ def test_every_pass_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: pytes
         folder = mutate_source(folder, tmp_path / failed, right, wrong)
     monkeypatch.setattr(build, "SOURCES", folder)
     with pytest.raises(NativeUnavailable) as raised:
-        build.build_logits_ops(tmp_path / "cache")
+        build.build_logits_ops(RUNNABLE[0], tmp_path / "cache")
     assert all(failed in str(raised.value) for _, _, failed in mistakes), raised.value
+
+
+@pytest.mark.skipif("avx2" not in RUNNABLE, reason=_REASON)
+def test_vectors_of_avx2_are_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One library has all mistakes; each is in an instruction that other passes don't use."""
+    mistakes = [
+        ("_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127)", "_mm256_cvtps_epi32(whole), _mm256_set1_epi32(126)"),
+        ("_mm256_add_epi32(x.high, one)", "x.high"),
+        ("_mm256_setr_epi64x(16, 32, 64, 128)", "_mm256_setr_epi64x(16, 32, 128, 64)"),
+        ("_mm256_cmpgt_epi32(b.high, a.high)", "_mm256_cmpgt_epi32(a.high, b.high)"),
+        ("_mm256_blendv_ps(otherwise.high, _mm256_loadu_ps(p + 8), high)", "otherwise.high"),
+    ]
+    folder = build.SOURCES
+    for number, (right, wrong) in enumerate(mistakes):
+        folder = mutate_source(folder, tmp_path / str(number), right, wrong)
+    monkeypatch.setattr(build, "SOURCES", folder)
+    with pytest.raises(NativeUnavailable) as raised:
+        build.build_logits_ops("avx2", tmp_path / "cache")
+    found = str(raised.value)
+    expected = ("probabilities", "extended match lengths", "mean and deviation", "continuations", "view")
+    assert all(name in found for name in expected), found
 
 
 @pytest.mark.usefixtures("restored")
 def test_on_another_cpu_numpy_is_active_and_the_status_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: tiers.TIERS["avx512"].cpu_flags - {"avx512bw"})
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: tiers.TIERS["avx2"].cpu_flags - {"fma"})
     logits_ops.enable_native("on")
-    assert logits_ops.status() == "this CPU lacks avx512bw"
+    assert logits_ops.status() == "this CPU lacks fma"
     row = np.zeros(5000, np.float32)
     assert isinstance(logits_ops.for_row(row).view(row), NumpyView)
     logits_ops.enable_native("off")
     assert logits_ops.status() == "off"
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(
+    ("flags_of", "choice", "built"),
+    [
+        ("avx512", "on", ["avx512"]),
+        ("avx512", "avx2", ["avx2"]),
+        ("avx2", "on", ["avx2"]),
+        ("avx2", "avx512", []),
+    ],
+)
+def test_the_fastest_tier_that_the_setting_allows_is_built(
+    monkeypatch: pytest.MonkeyPatch, flags_of: tiers.TierName, choice: str, built: list[str]
+) -> None:
+    asked: list[str] = []
+
+    def build_nothing(tier: tiers.TierName, cache: Path | None = None) -> Path:
+        asked.append(tier)
+        raise NativeUnavailable("none")
+
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: tiers.TIERS[flags_of].cpu_flags)
+    monkeypatch.setattr(build, "build_logits_ops", build_nothing)
+    logits_ops.enable_native(choice)
+    assert asked[:1] == built
+
+
+def test_where_the_fastest_tier_can_not_be_built_the_next_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build_avx2_alone(tier: tiers.TierName, cache: Path | None = None) -> Path:
+        if tier != "avx2":
+            raise NativeUnavailable("no compiler")
+        return Path("made")
+
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: tiers.TIERS["avx512"].cpu_flags)
+    monkeypatch.setattr(build, "build_logits_ops", build_avx2_alone)
+    assert build.build_fastest("on") == Path("made")
+    with pytest.raises(NativeUnavailable, match="no compiler"):
+        build.build_fastest("avx512")
 
 
 @pytest.mark.usefixtures("restored")

@@ -19,6 +19,7 @@ from servers import serving
 from tailrace.diagnosis.catalogue import CATALOGUE
 from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.native_libs.tiers import TIERS
+from tailrace.engine.sampling.logits_ops.native.build import LOGITS_TIERS
 
 
 def doctor(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -116,8 +117,11 @@ def test_proofs_are_repeated_where_the_cpu_runs_kernels(tmp_path: Path) -> None:
     done = doctor(tmp_path, "--json", "--no-bandwidth", "--prove")
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
-    used = [each for each in (*found["kernels"]["libraries"], found["logits_ops"]) if each["state"] == "used"]
-    assert [each["tier"] for each in used] == [*cpu_tiers()[:1], *(["avx512"] if TIERS["avx512"].supported else [])]
+    used = [each for each in (*found["kernels"]["libraries"], *found["logits_ops"]) if each["state"] == "used"]
+    assert [each["tier"] for each in used] == [
+        *cpu_tiers()[:1],
+        *[tier for tier in LOGITS_TIERS if TIERS[tier].supported][:1],
+    ]
     assert all(each["reason"].endswith("proved again now") for each in used)
 
 
@@ -129,7 +133,7 @@ def test_wrong_results_are_exit_status_1(tmp_path: Path) -> None:
         "sys.modules['tailrace.cli.doctor'].find_servers = list\n"
         "wrong = doctor_facts.LibraryReport("
         "name='kernels', tier='amx', state='wrong', reason='computes Q4_0 wrongly')\n"
-        "doctor_facts._logits_ops = lambda *_, **__: wrong\n"
+        "doctor_facts._logits_ops = lambda *_, **__: [wrong]\n"
         "app.main()"
     )
     done = subprocess.run(

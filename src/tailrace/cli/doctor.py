@@ -192,7 +192,7 @@ def _computed(found: Diagnosis) -> Iterable[tuple[str, str]]:
         yield "repacked", f"{', '.join(kernels.repacked)}, where memory allows"
     own = f"kernels: K and V in {', '.join(kernels.cache_types)}, heads of 64, 96, 128 or 256; others llama.cpp"
     yield "attention", own if kernels.cache_types else "llama.cpp"
-    yield "logits", "C" if found.logits_ops.state == "used" else "NumPy"
+    yield "logits", "C" if any(each.state == "used" for each in found.logits_ops) else "NumPy"
 
 
 def _nodes(found: Diagnosis) -> Table:

@@ -13,9 +13,9 @@ import msgspec
 from tailrace.diagnosis.catalogue import Finding
 from tailrace.engine.kernels.kernel_report import KernelReport, report_kernels
 from tailrace.engine.model_parts import ModelParts
-from tailrace.engine.native_libs.library_report import LibraryReport, report_library
+from tailrace.engine.native_libs.library_report import LibraryReport, report_tiers
 from tailrace.engine.native_libs.tiers import TIERS
-from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops, prove_logits_ops
+from tailrace.engine.sampling.logits_ops.native import build as logits_build
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.applied_placement import (
@@ -102,7 +102,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     cpu: str | None
     isa: Isa
     kernels: KernelReport
-    logits_ops: LibraryReport  #: the C library of passes over logits; NumPy computes them where it isn't used
+    logits_ops: list[LibraryReport]  #: passes over logits in C, by tier; NumPy computes them where none is used
     packages: int
     cores: int
     efficiency_cores: int
@@ -123,7 +123,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def libraries(self) -> list[LibraryReport]:
         """Every native library."""
-        return [*self.kernels.libraries, self.logits_ops]
+        return [*self.kernels.libraries, *self.logits_ops]
 
 
 def diagnose(
@@ -148,7 +148,7 @@ def diagnose(
     except ConfigurationError as error:
         refused = str(error)
     kernels, logits_ops = report_kernels(settings.kernels, prove=prove), _logits_ops(settings, prove=prove)
-    libraries = [*kernels.libraries, logits_ops]
+    libraries = [*kernels.libraries, *logits_ops]
     return Diagnosis(
         cpu=topology.model,
         isa=read_isa(root),
@@ -181,11 +181,16 @@ def _fails(library: LibraryReport) -> bool:
     return library.state == "wrong" or (library.state == "unavailable" and TIERS[library.tier].supported)
 
 
-def _logits_ops(settings: Settings, *, prove: bool) -> LibraryReport:
-    if settings.kernels == "off" and not prove:
-        reason = "the setting kernels is off"
-        return LibraryReport(name="logits operations", tier="avx512", state="not used", reason=reason)
-    return report_library("logits operations", "avx512", build_logits_ops, prove_logits_ops, prove=prove)
+def _logits_ops(settings: Settings, *, prove: bool) -> list[LibraryReport]:
+    return report_tiers(
+        "logits operations",
+        logits_build.LOGITS_TIERS,
+        logits_build.TIERS_OF_CHOICE,
+        settings.kernels,
+        logits_build.build_logits_ops,
+        logits_build.prove_logits_ops,
+        prove=prove,
+    )
 
 
 def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:

@@ -12,8 +12,10 @@ from recorded_machines import machine
 from tailrace.cli.doctor import _processes
 from tailrace.cli.doctor_facts import check, diagnose
 from tailrace.cli.stats_client import read_findings
+from tailrace.engine.kernels.build import KERNEL_TIERS
 from tailrace.engine.native_libs import tiers
 from tailrace.engine.native_libs.tiers import TIERS
+from tailrace.engine.sampling.logits_ops.native.build import LOGITS_TIERS
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
 from tailrace.machine.running_servers import LoadedModel, ServerState, find_servers, write_state
@@ -192,14 +194,18 @@ def test_native_libraries_are_reported(tmp_path: Path) -> None:
     assert {library.state for library in off.libraries} <= {"not used", "unavailable"}
     assert off.kernels.formats == off.kernels.repacked == []
     on = diagnose(Settings(), None, [], [], root=tmp_path, topology=topology)
-    assert [library.tier for library in on.libraries] == ["amx", "avx512-vnni", "avx2-vnni", "avx2", "avx512"]
-    logits_ops = on.libraries[-1]
-    if TIERS["avx512"].supported:
-        assert logits_ops.state == "used"
-        assert "; proved " in logits_ops.reason
-    else:
-        assert logits_ops.state == "unavailable"
-        assert "this CPU lacks " in logits_ops.reason
+    assert [library.tier for library in on.libraries] == [*KERNEL_TIERS, *LOGITS_TIERS]
+    runnable = [tier for tier in LOGITS_TIERS if TIERS[tier].supported]
+    for report in on.logits_ops:
+        if [report.tier] == runnable[:1]:
+            assert report.state == "used"
+            assert "; proved " in report.reason
+        elif report.tier in runnable:
+            assert report.state == "not used"
+            assert f"{runnable[0]} is faster" in report.reason
+        else:
+            assert report.state == "unavailable"
+            assert "this CPU lacks " in report.reason
 
 
 def test_native_libraries_that_can_not_be_built_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +215,12 @@ def test_native_libraries_that_can_not_be_built_are_warned_of(tmp_path: Path, mo
     monkeypatch.delenv("CC", raising=False)
     found = diagnose(Settings(), None, [], [], root=tmp_path, topology=machine("virtual-2", tmp_path))
     assert {library.state for library in found.libraries} == {"unavailable"}
-    for name in ("kernels for amx", "kernels for avx512-vnni", "logits operations for avx512"):
+    for name in (
+        "kernels for amx",
+        "kernels for avx512-vnni",
+        "logits operations for avx512",
+        "logits operations for avx2",
+    ):
         assert any(warning.startswith(f"{name}: there is no C compiler") for warning in found.warnings)
 
 

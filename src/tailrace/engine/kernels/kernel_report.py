@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from functools import partial
 
 import msgspec
 
 from tailrace.engine.kernels.build import KERNEL_TIERS, TIERS_OF_CHOICE, build_kernels, prove_kernels
 from tailrace.engine.kernels.formats import cache_types_of, formats_of
-from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
+from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.ggml_headers import KNOWN_VERSIONS, binding_version
-from tailrace.engine.native_libs.library_report import LibraryReport, report_library
-from tailrace.engine.native_libs.tiers import TIERS, TierName
+from tailrace.engine.native_libs.library_report import LibraryReport, report_tiers
 
 
 class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,21 +27,9 @@ def report_kernels(choice: str, *, prove: bool = False) -> KernelReport:
     """What an engine computes here with the setting ``kernels`` at ``choice``. ``prove`` repeats the proof of each tier
     that this CPU has, also where it isn't used.
     """
-    libraries: list[LibraryReport] = []
-    for tier in KERNEL_TIERS:
-        try:
-            TIERS[tier].require()
-        except UnsupportedCpu as error:
-            libraries.append(LibraryReport(name="kernels", tier=tier, state="unavailable", reason=str(error)))
-            continue
-        unused = _reason_against(choice, tier, [report for report in libraries if report.state == "used"])
-        if unused and not prove:
-            libraries.append(LibraryReport(name="kernels", tier=tier, state="not used", reason=unused))
-            continue
-        report = report_library("kernels", tier, partial(build_kernels, tier), prove_kernels, prove=prove)
-        if unused and report.state == "used":
-            report = msgspec.structs.replace(report, state="not used", reason=f"{unused}; {report.reason}")
-        libraries.append(report)
+    libraries = report_tiers(
+        "kernels", KERNEL_TIERS, TIERS_OF_CHOICE, choice, build_kernels, prove_kernels, prove=prove
+    )
     path = next((report.path for report in libraries if report.state == "used"), None)
     used = ctypes.CDLL(path) if path is not None else None
     formats = formats_of(used) if used is not None else []
@@ -54,13 +40,6 @@ def report_kernels(choice: str, *, prove: bool = False) -> KernelReport:
         formats=[each.name for each in formats],
         repacked=[each.name for each in formats if each.repacked],
     )
-
-
-def _reason_against(choice: str, tier: TierName, used: list[LibraryReport]) -> str:
-    """Why an engine wouldn't use this tier, which the CPU has; empty where it would, if it can be built."""
-    if tier not in TIERS_OF_CHOICE.get(choice, ()):
-        return f"the setting kernels is {choice}"
-    return f"{used[0].tier} is faster" if used else ""
 
 
 def _llama_cpp() -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from tailrace.engine.native_libs import NativeUnavailable
+from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
 from tailrace.engine.native_libs.library import Proof, read_record
-from tailrace.engine.native_libs.tiers import TierName
+from tailrace.engine.native_libs.tiers import TIERS, TierName
 
 #: ``used`` by an engine; ``not used`` though it could be; ``unavailable`` on this CPU or machine; ``wrong`` in a proof.
 State = Literal["used", "not used", "unavailable", "wrong"]
@@ -41,3 +42,37 @@ def report_library(name: str, tier: TierName, build: Callable[[], Path], proof: 
             return LibraryReport(name=name, tier=tier, state="wrong", reason=reason, path=str(path))
         reason = f"{reason}; proved again now"
     return LibraryReport(name=name, tier=tier, state="used", reason=reason, path=str(path))
+
+
+def report_tiers(
+    name: str,
+    tiers: Sequence[TierName],
+    choices: dict[str, tuple[TierName, ...]],
+    choice: str,
+    build: Callable[[TierName], Path],
+    proof: Proof,
+    *,
+    prove: bool,
+) -> list[LibraryReport]:
+    """A report on each of ``tiers``, the fastest first, with the setting ``kernels`` at ``choice``, which allows the
+    tiers ``choices`` has. ``prove`` repeats the proof of each tier that this CPU has, also where it isn't used.
+    """
+    libraries: list[LibraryReport] = []
+    for tier in tiers:
+        try:
+            TIERS[tier].require()
+        except UnsupportedCpu as error:
+            libraries.append(LibraryReport(name=name, tier=tier, state="unavailable", reason=str(error)))
+            continue
+        used = [report.tier for report in libraries if report.state == "used"]
+        unused = f"{used[0]} is faster" if used else ""
+        if tier not in choices.get(choice, ()):
+            unused = f"the setting kernels is {choice}"
+        if unused and not prove:
+            libraries.append(LibraryReport(name=name, tier=tier, state="not used", reason=unused))
+            continue
+        report = report_library(name, tier, partial(build, tier), proof, prove=prove)
+        if unused and report.state == "used":
+            report = msgspec.structs.replace(report, state="not used", reason=f"{unused}; {report.reason}")
+        libraries.append(report)
+    return libraries

@@ -15,7 +15,7 @@ import structlog
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
 from tailrace.engine.sampling.logits_ops.arrays import LogitsRow
 from tailrace.engine.sampling.logits_ops.interface import LogitsOps
-from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops
+from tailrace.engine.sampling.logits_ops.native.build import build_fastest
 from tailrace.engine.sampling.logits_ops.native.ops import NativeOps
 from tailrace.engine.sampling.logits_ops.native.row_maxima import RowMaxima
 from tailrace.engine.sampling.logits_ops.numpy_impl import NumpyOps
@@ -33,7 +33,7 @@ _status = "not loaded"
 
 
 def enable_native(choice: str) -> None:
-    """Use C from now on (``on`` and the tiers' names) or NumPy (``off``), in this process.
+    """Use C from now on (``on``, or ``avx512`` or ``avx2`` for one tier) or NumPy (``off``), in this process.
 
     Where the C library can't be built, NumPy stays active and ``status`` gives the reason. The first call on a machine
     compiles for some seconds.
@@ -44,7 +44,7 @@ def enable_native(choice: str) -> None:
         return
     try:
         # PyDLL keeps the GIL: see ``NativeOps``.
-        _active = _native = NativeOps(ctypes.PyDLL(str(build_logits_ops())))
+        _active = _native = NativeOps(ctypes.PyDLL(str(build_fastest(choice))))
         _status = "on"
     except UnsupportedCpu as error:
         _status = str(error)

@@ -7,11 +7,11 @@
 
 /* The first allowed token of a block whose logit equals `logit` (or is NaN, if `logit` is), or -1. */
 static int64_t find_in_block(const struct logits_row *row, int64_t begin, float logit) {
-    const __m512 sought = _mm512_set1_ps(logit);
+    const v16 sought = v16_set1(logit);
     for (int64_t token = begin; token < begin + BLOCK && token < row->size; token += LANES) {
-        const __m512 x = load_logits(row, token);
-        const __mmask16 equal = _mm512_cmp_ps_mask(x, sought, _CMP_EQ_OQ), nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-        const __mmask16 hits = allowed_at(row, token) & (isnan(logit) ? nan : equal);
+        const v16 x = load_logits(row, token);
+        const m16 equal = v16_equal(x, sought), nan = v16_is_nan(x);
+        const m16 hits = allowed_at(row, token) & (isnan(logit) ? nan : equal);
         if (hits) return token + __builtin_ctz(hits);
     }
     return -1;
@@ -23,12 +23,11 @@ INLINE int64_t argmax_by_reading(const struct logits_row *row) {
     int64_t max_block = -1;
     for (int64_t begin = 0; begin < row->size; begin += BLOCK) {
         const int64_t end = begin + BLOCK < row->size ? begin + BLOCK : row->size;
-        __m512 max = _mm512_set1_ps(-INFINITY);
-        __mmask16 ordered = 0xffff;
-        for (int64_t token = begin; token < end; token += GROUP)
-            max = _mm512_max_ps(max, max_of_group(row, token, &ordered));
-        if (ordered != 0xffff) return find_in_block(row, begin, NAN);
-        const float block_max = _mm512_reduce_max_ps(max);
+        v16 max = v16_set1(-INFINITY);
+        order16 ordered = order16_all();
+        for (int64_t token = begin; token < end; token += GROUP) max = v16_max(max, max_of_group(row, token, &ordered));
+        if (!order16_is_all(ordered)) return find_in_block(row, begin, NAN);
+        const float block_max = v16_reduce_max(max);
         if (block_max > max_logit) {
             max_logit = block_max;
             max_block = begin;
@@ -38,21 +37,20 @@ INLINE int64_t argmax_by_reading(const struct logits_row *row) {
 }
 
 INLINE int64_t find_by_group_max(const struct logits_row *row, const float *group_max) {
-    __m512 max = _mm512_set1_ps(-INFINITY);
-    __m512i max_group = _mm512_setzero_si512();
+    v16 max = v16_set1(-INFINITY);
+    i16 max_group = i16_set1(0);
     const int64_t groups = count_groups(row->size);
     for (int64_t g = 0; g < groups; g++) {
-        const __m512 x = _mm512_loadu_ps(group_max + g * LANES);
-        max_group = _mm512_mask_set1_epi32(max_group, _mm512_cmp_ps_mask(x, max, _CMP_GT_OQ), (int)g);
-        max = _mm512_max_ps(max, x);
+        const v16 x = v16_load(group_max + g * LANES);
+        max_group = i16_where_greater(x, max, (int)g, max_group);
+        max = v16_max(max, x);
     }
-    const float max_logit = _mm512_reduce_max_ps(max);
+    const float max_logit = v16_reduce_max(max);
     /* Each lane has the first group with the lane's maximum. */
-    const __mmask16 lanes = _mm512_cmp_ps_mask(max, _mm512_set1_ps(max_logit), _CMP_EQ_OQ);
-    const int64_t first = _mm512_mask_reduce_min_epu32(lanes, max_group) * (int64_t)GROUP;
+    const int64_t first = i16_min_where_equal(max_group, max, v16_set1(max_logit)) * (int64_t)GROUP;
     for (int64_t token = first; token < first + GROUP; token += LANES) {
-        const __mmask16 equal = _mm512_cmp_ps_mask(load_logits(row, token), _mm512_set1_ps(max_logit), _CMP_EQ_OQ);
-        const __mmask16 hits = equal & allowed_at(row, token);
+        const m16 equal = v16_equal(load_logits(row, token), v16_set1(max_logit));
+        const m16 hits = equal & allowed_at(row, token);
         if (hits) return token + __builtin_ctz(hits);
     }
     return -1;

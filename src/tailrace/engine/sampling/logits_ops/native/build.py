@@ -1,19 +1,41 @@
-"""Builds the library of passes over logits rows."""
+"""Builds the library of passes over logits rows for one of this CPU's instruction tiers."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
 
+import structlog
+
+from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.library import Source, ensure_built
-from tailrace.engine.native_libs.tiers import TIERS
+from tailrace.engine.native_libs.tiers import TIERS, TierName
 
 SOURCES = Path(__file__).parent
+#: The tiers that the passes are written for, the fastest first.
+LOGITS_TIERS: tuple[TierName, ...] = ("avx512", "avx2")
+#: The tiers that each value of the setting ``kernels`` allows, the fastest first; none for ``off``.
+TIERS_OF_CHOICE: dict[str, tuple[TierName, ...]] = {"on": LOGITS_TIERS, "avx512": ("avx512",), "avx2": ("avx2",)}
 
 
-def build_logits_ops(cache: Path | None = None) -> Path:
-    """The proved library, see ``ensure_built``. Raises NativeUnavailable."""
-    return ensure_built(Source("logits-ops", SOURCES, prove_logits_ops), TIERS["avx512"], cache)
+def build_fastest(choice: str) -> Path:
+    """The proved library of the fastest tier that ``choice`` allows and that can be built. Raises NativeUnavailable,
+    and UnsupportedCpu where this CPU has none of the tiers.
+    """
+    allowed = TIERS_OF_CHOICE[choice]
+    TIERS[allowed[-1]].require()
+    *faster, last = [tier for tier in allowed if TIERS[tier].supported]
+    for tier in faster:
+        try:
+            return build_logits_ops(tier)
+        except NativeUnavailable as error:
+            structlog.get_logger().warning("a slower tier chooses tokens", tier=tier, reason=str(error))
+    return build_logits_ops(last)
+
+
+def build_logits_ops(tier: TierName, cache: Path | None = None) -> Path:
+    """The proved library of ``tier``, see ``ensure_built``. Raises NativeUnavailable."""
+    return ensure_built(Source("logits-ops", SOURCES, prove_logits_ops), TIERS[tier], cache)
 
 
 def prove_logits_ops(library: ctypes.CDLL) -> list[str]:

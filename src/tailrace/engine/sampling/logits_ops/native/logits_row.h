@@ -4,13 +4,10 @@
  * t % 16 of group t / 256. A block is 4096 consecutive tokens. A token is allowed if it is within the row and its bit
  * of the mask is set, or if there is no mask. */
 #pragma once
-#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 
-#define EXPORT __attribute__((visibility("default")))
-#define HIDDEN __attribute__((visibility("hidden")))
-#define INLINE static inline __attribute__((always_inline))
+#include "vectors.h"
 
 enum {
     LANES = 16,
@@ -29,15 +26,15 @@ INLINE struct logits_row make_row(const float *logits, const uint32_t *mask, int
 }
 
 /* Which of the 16 tokens from `token` on are allowed. */
-INLINE __mmask16 allowed_at(const struct logits_row *row, int64_t token) {
+INLINE m16 allowed_at(const struct logits_row *row, int64_t token) {
     const int64_t left = row->size - token;
-    const __mmask16 within = left >= LANES ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
+    const m16 within = left >= LANES ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
     return row->mask && within ? within & row->mask[token / LANES] : within;
 }
 
 /* 16 logits; minus infinity for a token that isn't allowed. */
-INLINE __m512 load_logits(const struct logits_row *row, int64_t token) {
-    return _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), allowed_at(row, token), row->logits + token);
+INLINE v16 load_logits(const struct logits_row *row, int64_t token) {
+    return v16_load_where(allowed_at(row, token), v16_set1(-INFINITY), row->logits + token);
 }
 
 INLINE int64_t count_groups(int64_t size) { return (size + GROUP - 1) / GROUP; }
@@ -56,39 +53,39 @@ INLINE struct view_maxima make_view_maxima(float *maxima, int64_t size) {
 
 /* The lane maxima of a whole group. A bit of `ordered` is cleared where a logit is NaN. `logits` and `mask` point to
  * the group's first token. */
-INLINE __m512 max_of_whole_group(const float *logits, const uint16_t *mask, __mmask16 *ordered) {
-    const __m512 none = _mm512_set1_ps(-INFINITY);
+INLINE v16 max_of_whole_group(const float *logits, const uint16_t *mask, order16 *ordered) {
+    const v16 none = v16_set1(-INFINITY);
     if (mask) {
         const __m256i bits = _mm256_loadu_si256((const __m256i *)mask);
         if (_mm256_testz_si256(bits, bits)) return none;
     }
-    __m512 max[2] = {none, none};
-    __mmask16 no_nan[2] = {*ordered, *ordered};
+    v16 max[2] = {none, none};
+    order16 no_nan[2] = {*ordered, *ordered};
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         const float *p = logits + 2 * i * LANES;
-        const __m512 a = mask ? _mm512_mask_loadu_ps(none, mask[2 * i], p) : _mm512_loadu_ps(p);
-        const __m512 b = mask ? _mm512_mask_loadu_ps(none, mask[2 * i + 1], p + LANES) : _mm512_loadu_ps(p + LANES);
-        no_nan[i % 2] = _mm512_mask_cmp_ps_mask(no_nan[i % 2], a, b, _CMP_ORD_Q);
-        max[i % 2] = _mm512_max_ps(max[i % 2], _mm512_max_ps(a, b));
+        const v16 a = mask ? v16_load_all_where(mask[2 * i], none, p) : v16_load(p);
+        const v16 b = mask ? v16_load_all_where(mask[2 * i + 1], none, p + LANES) : v16_load(p + LANES);
+        no_nan[i % 2] = order16_of(no_nan[i % 2], a, b);
+        max[i % 2] = v16_max(max[i % 2], v16_max(a, b));
     }
-    *ordered = _kand_mask16(no_nan[0], no_nan[1]);
-    return _mm512_max_ps(max[0], max[1]);
+    *ordered = order16_and(no_nan[0], no_nan[1]);
+    return v16_max(max[0], max[1]);
 }
 
 /* The same for the last group of a row where it has fewer than 256 tokens. Out of line: it runs once a row. */
-static __attribute__((noinline, unused)) __m512 max_of_last_group(const struct logits_row *row, int64_t token,
-                                                                  __mmask16 *ordered) {
-    __m512 max = _mm512_set1_ps(-INFINITY);
+static __attribute__((noinline, unused)) v16 max_of_last_group(const struct logits_row *row, int64_t token,
+                                                               order16 *ordered) {
+    v16 max = v16_set1(-INFINITY);
     for (; token < row->size; token += LANES) {
-        const __m512 x = load_logits(row, token);
-        *ordered = _mm512_mask_cmp_ps_mask(*ordered, x, x, _CMP_ORD_Q);
-        max = _mm512_max_ps(max, x);
+        const v16 x = load_logits(row, token);
+        *ordered = order16_of(*ordered, x, x);
+        max = v16_max(max, x);
     }
     return max;
 }
 
-INLINE __m512 max_of_group(const struct logits_row *row, int64_t token, __mmask16 *ordered) {
+INLINE v16 max_of_group(const struct logits_row *row, int64_t token, order16 *ordered) {
     if (token + GROUP > row->size) return max_of_last_group(row, token, ordered);
     return max_of_whole_group(row->logits + token, row->mask ? row->mask + token / LANES : 0, ordered);
 }

@@ -23,12 +23,11 @@ EXPORT void tailrace_logits_match_lengths(const int32_t *tokens, int64_t size, i
 
 /* From the end on: the length before each position must still be the old one. */
 EXPORT void tailrace_logits_extend_match_lengths(const int32_t *tokens, int32_t *lengths, int64_t size) {
-    const __m512i last = _mm512_set1_epi32(tokens[size - 1]), one = _mm512_set1_epi32(1);
+    const i16 last = i16_set1(tokens[size - 1]);
     int64_t end = size - 1;
     for (; end > LANES; end -= LANES) {
-        const __mmask16 same = _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(tokens + end - LANES), last);
-        const __m512i before = _mm512_loadu_si512(lengths + end - LANES - 1);
-        _mm512_storeu_si512(lengths + end - LANES, _mm512_maskz_add_epi32(same, before, one));
+        const i16 before = i16_load(lengths + end - LANES - 1);
+        i16_store(lengths + end - LANES, i16_next_where_equal(i16_load(tokens + end - LANES), last, before));
     }
     for (int64_t at = end - 1; at >= 0; at--)
         lengths[at] = tokens[at] == tokens[size - 1] ? (at ? lengths[at - 1] : 0) + 1 : 0;
@@ -39,11 +38,11 @@ EXPORT int64_t tailrace_logits_find_continuations(const int32_t *tokens, const i
                                                   int64_t end, int64_t max_length, int64_t min_length, int32_t *slot_of,
                                                   int32_t *found, int32_t *longest) {
     int64_t count = 0;
-    const __m512i bound = _mm512_set1_epi32(min_length < INT32_MAX ? (int32_t)min_length : INT32_MAX);
+    const i16 bound = i16_set1(min_length < INT32_MAX ? (int32_t)min_length : INT32_MAX);
     for (int64_t group = begin; group < end - 1; group += LANES) {
         const int64_t left = end - 1 - group;
-        const __mmask16 within = left >= LANES ? 0xffff : (__mmask16)((1u << left) - 1);
-        unsigned hits = _mm512_mask_cmpge_epi32_mask(within, _mm512_maskz_loadu_epi32(within, lengths + group), bound);
+        const m16 within = left >= LANES ? 0xffff : (m16)((1u << left) - 1);
+        unsigned hits = within & i16_at_least(i16_load_where(within, lengths + group), bound);
         for (; hits; hits &= hits - 1) {
             const int64_t at = group + __builtin_ctz(hits);
             int64_t length = lengths[at];

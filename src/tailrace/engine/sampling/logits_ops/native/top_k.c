@@ -1,20 +1,18 @@
 /* The tokens above a bound, and the k likeliest: only groups whose remembered maxima reach the bound are read. */
 #include "logits_row.h"
 
-INLINE __mmask16 at_least(const float *p, __m512 bound) {
-    return _mm512_cmp_ps_mask(_mm512_loadu_ps(p), bound, _CMP_GE_OQ);
-}
+INLINE m16 at_least(const float *p, v16 bound) { return v16_at_least(v16_load(p), bound); }
 
 /* Calls `take(token)` for each allowed token whose logit is at least `bound`, in rising order. */
 #define FOR_EACH_ABOVE(row, m, bound, take)                                                                            \
     do {                                                                                                               \
-        const __m512 bound_ = _mm512_set1_ps(bound);                                                                   \
+        const v16 bound_ = v16_set1(bound);                                                                            \
         for (int64_t b_ = 0; b_ < (m).n_blocks; b_++) {                                                                \
             if (!at_least((m).block_max + b_ * LANES, bound_)) continue;                                               \
             for (int64_t g_ = b_ * 16; g_ < b_ * 16 + 16 && g_ < (m).n_groups; g_++) {                                 \
                 if (!at_least((m).group_max + g_ * LANES, bound_)) continue;                                           \
                 for (int64_t t_ = g_ * GROUP; t_ < (g_ + 1) * GROUP; t_ += LANES) {                                    \
-                    unsigned hits_ = _mm512_cmp_ps_mask(load_logits(&(row), t_), bound_, _CMP_GE_OQ);                  \
+                    unsigned hits_ = v16_at_least(load_logits(&(row), t_), bound_);                                    \
                     for (; hits_; hits_ &= hits_ - 1) take(t_ + __builtin_ctz(hits_));                                 \
                 }                                                                                                      \
             }                                                                                                          \
@@ -50,13 +48,12 @@ INLINE float from_ordered_int(int32_t ordered) {
 }
 
 /* How many numbers of the row are at least `bound`. */
-INLINE int64_t count_at_least(const struct logits_row *row, __m512 bound) {
+INLINE int64_t count_at_least(const struct logits_row *row, v16 bound) {
     int64_t count = 0, token = 0;
     if (!row->mask)
         for (; token + LANES <= row->size; token += LANES)
             count += __builtin_popcount(at_least(row->logits + token, bound));
-    for (; token < row->size; token += LANES)
-        count += __builtin_popcount(_mm512_cmp_ps_mask(load_logits(row, token), bound, _CMP_GE_OQ));
+    for (; token < row->size; token += LANES) count += __builtin_popcount(v16_at_least(load_logits(row, token), bound));
     return count;
 }
 
@@ -68,7 +65,7 @@ static float bound_for_top_k(const struct logits_row *row, int64_t k, float max_
     const int64_t enough = k + k / 8;
     while (high - low > 1) {
         const int64_t middle = low + (high - low) / 2;
-        const int64_t count = count_at_least(row, _mm512_set1_ps(from_ordered_int((int32_t)middle)));
+        const int64_t count = count_at_least(row, v16_set1(from_ordered_int((int32_t)middle)));
         if (count >= k) {
             low = middle;
             if (count <= enough) break;

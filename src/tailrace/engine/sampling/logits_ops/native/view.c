@@ -5,37 +5,37 @@
 EXPORT int64_t tailrace_logits_view_floats(int64_t size) { return (count_blocks(size) + count_groups(size)) * LANES; }
 
 INLINE float view_by_reading(const struct logits_row *row, const struct view_maxima *m) {
-    __m512 max = _mm512_set1_ps(-INFINITY);
-    __mmask16 ordered = 0xffff;
+    v16 max = v16_set1(-INFINITY);
+    order16 ordered = order16_all();
     for (int64_t b = 0; b < m->n_blocks; b++) {
-        __m512 block_max = _mm512_set1_ps(-INFINITY);
+        v16 block_max = v16_set1(-INFINITY);
         const int64_t end = b * 16 + 16 < m->n_groups ? b * 16 + 16 : m->n_groups;
         for (int64_t g = b * 16; g < end; g++) {
-            const __m512 x = max_of_group(row, g * GROUP, &ordered);
-            _mm512_storeu_ps(m->group_max + g * LANES, x);
-            block_max = _mm512_max_ps(block_max, x);
+            const v16 x = max_of_group(row, g * GROUP, &ordered);
+            v16_store(m->group_max + g * LANES, x);
+            block_max = v16_max(block_max, x);
         }
-        _mm512_storeu_ps(m->block_max + b * LANES, block_max);
-        max = _mm512_max_ps(max, block_max);
+        v16_store(m->block_max + b * LANES, block_max);
+        max = v16_max(max, block_max);
     }
-    return ordered == 0xffff ? _mm512_reduce_max_ps(max) : NAN;
+    return order16_is_all(ordered) ? v16_reduce_max(max) : NAN;
 }
 
 /* The same from the group maxima that the logits' product has stored. */
 INLINE float view_by_group_max(const float *group_max, const struct view_maxima *m) {
-    __m512 max = _mm512_set1_ps(-INFINITY);
+    v16 max = v16_set1(-INFINITY);
     for (int64_t b = 0; b < m->n_blocks; b++) {
-        __m512 block_max = _mm512_set1_ps(-INFINITY);
+        v16 block_max = v16_set1(-INFINITY);
         const int64_t end = b * 16 + 16 < m->n_groups ? b * 16 + 16 : m->n_groups;
         for (int64_t g = b * 16; g < end; g++) {
-            const __m512 x = _mm512_loadu_ps(group_max + g * LANES);
-            _mm512_storeu_ps(m->group_max + g * LANES, x);
-            block_max = _mm512_max_ps(block_max, x);
+            const v16 x = v16_load(group_max + g * LANES);
+            v16_store(m->group_max + g * LANES, x);
+            block_max = v16_max(block_max, x);
         }
-        _mm512_storeu_ps(m->block_max + b * LANES, block_max);
-        max = _mm512_max_ps(max, block_max);
+        v16_store(m->block_max + b * LANES, block_max);
+        max = v16_max(max, block_max);
     }
-    return _mm512_reduce_max_ps(max);
+    return v16_reduce_max(max);
 }
 
 /* Fills `maxima`. The greatest allowed logit, NaN where one is. `group_max`: the stored maxima of the whole row, or
