@@ -25,7 +25,7 @@ size_t repacked_work_bytes(int n_threads, const struct ggml_tensor *result) {
     const struct ggml_tensor *activations = result->src[1];
     enum format format;
     if (activations->type != GGML_TYPE_F32 || !find_format(result->src[0]->type, &format)) return 0;
-    const int64_t numbers = activations->ne[0] * activations->ne[1];
+    const int64_t *ne = activations->ne, numbers = ne[0] * ne[1] * ne[2] * ne[3];
     return act_memory(format, numbers) * (size_t)(numbers <= MAX_PRIVATE_NUMBERS ? n_threads : 1);
 }
 

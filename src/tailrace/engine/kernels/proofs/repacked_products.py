@@ -65,8 +65,8 @@ def _agrees(
     expected = exact_product(ggml_type, weights, activations)
     all_tokens: Numbers | None = None
     with repacking(library, 2 * weights.nbytes):
-        for tokens in token_counts:
-            found = multiply(library, ggml_type, weights, activations[:tokens])
+        for tokens, sequences in _batches(token_counts):
+            found = multiply(library, ggml_type, weights, activations[:tokens], sequences=sequences)
             if not np.abs(found - expected[:tokens]).max() <= _TOLERANCE * np.abs(expected).max():
                 return False
             if weights.nbytes > _CHUNKED_BYTES and not _has_maxima(library, found):
@@ -76,6 +76,14 @@ def _agrees(
             if not np.array_equal(found, all_tokens[:tokens]):
                 return False
     return True
+
+
+def _batches(token_counts: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Numbers of tokens, and of the sequences that share them."""
+    for tokens in token_counts:
+        yield tokens, 1
+        if tokens > 1 and tokens % 2 == 0:
+            yield tokens, 2
 
 
 @contextmanager
@@ -103,17 +111,24 @@ def multiply(
     threads: int = 2,
     usage: int = WEIGHTS,
     name: bytes = b"result_output",
+    sequences: int = 1,
 ) -> Numbers:
     """The product as llama.cpp asks for it, shape (tokens, rows), by as many threads as the stand-in pool has. NaN
     stays where the library computes nothing. It repacks the weights where it may. The default name is that of logits.
+    ``sequences``: the tensors have a dimension for so many, as recurrent layers have it.
     """
-    own, inputs = weight_tensor(ggml_type, weights, usage), tensor_of(activations[None, None])
+    own, inputs = weight_tensor(ggml_type, weights, usage), tensor_of(_with_sequences(activations, sequences))
     found = np.full((len(activations), len(weights)), np.nan, np.float32)
-    result = tensor_of(found[None, None])
+    result = tensor_of(_with_sequences(found, sequences))
     set_sources(result, own, inputs)
     result.set("name", name)
     compute(library.ggml_compute_forward_mul_mat_tiled, result, threads)
     return found
+
+
+def _with_sequences(tokens: Numbers, sequences: int) -> Numbers:
+    """A view of the rows ``tokens``, shape (1, sequences, tokens of each, numbers)."""
+    return tokens.reshape(1, sequences, len(tokens) // sequences, tokens.shape[1])
 
 
 def exact_product(ggml_type: GgmlType, weights: Bytes, activations: Numbers) -> Exact:
