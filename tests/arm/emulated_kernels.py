@@ -33,7 +33,8 @@ class EmulatedKernels:
         self._folder = folder
         self._program = folder / "operations"
         recurrent = sorted((sources / "recurrent").glob("*.c"))
-        files = [Path(__file__).with_name("operations.c"), sources / "loading/ggml_api.c", *recurrent]
+        files = [Path(__file__).with_name("operations.c"), sources / "loading/ggml_api.c", sources / "graph/plan.c"]
+        files += recurrent
         compile_for_arm(files, self._program, sources)
         for name in ("gated_delta_net", "ssm_scan", "ssm_conv", "concat", "mul"):
             function = f"ggml_compute_forward_{name}"

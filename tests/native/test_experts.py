@@ -10,10 +10,19 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from tailrace.engine.kernels.proofs.expert_products import Ids, multiply_by_expert
+from tailrace.engine.kernels.proofs.graphs import compute_graph
 from tailrace.engine.kernels.proofs.random_weights import random_weights
 from tailrace.engine.kernels.proofs.repacked_products import Numbers, multiply, repacking
 from tailrace.engine.kernels.proofs.stand_in import stand_in_pool
-from tailrace.engine.kernels.proofs.tensors import COMPUTE
+from tailrace.engine.kernels.proofs.tensors import (
+    COMPUTE,
+    compute_params,
+    id_tensor,
+    pointer,
+    set_sources,
+    tensor_of,
+)
+from tailrace.engine.native_libs.ggml_layout import ggml_constant
 
 RANDOM = np.random.default_rng(5)
 WEIGHTS = random_weights(Kind.Q4_0, RANDOM, 4 * 32, 64).reshape(4, 32, -1)
@@ -80,3 +89,25 @@ def test_only_weights_that_fit_are_repacked(library: ctypes.CDLL) -> None:
             assert np.isnan(
                 multiply_by_expert(library, Kind.Q4_0, WEIGHTS[:3], ACTIVATIONS, IDS.clip(0, 2), threads=1)
             ).all()
+
+
+def test_another_threads_graph_has_no_plan(library: ctypes.CDLL) -> None:
+    """Only threads with the planned graph's work memory compute its operations together."""
+    scores, order = np.array([[1, 3, 2, 4]], np.float32), np.zeros((1, 4), np.int32)
+    sorting, chosen, source = id_tensor(order), id_tensor(order[:, :2]), tensor_of(scores[None, None])
+    sorting.set("op", ggml_constant("GGML_OP_ARGSORT"))
+    sorting.set("op_params", ggml_constant("GGML_SORT_ORDER_DESC"))
+    chosen.set("op", ggml_constant("GGML_OP_VIEW"))
+    set_sources(sorting, source)
+    set_sources(chosen, sorting)
+    library.ggml_cpu_extra_compute_forward.restype = ctypes.c_bool
+    answers: list[bool] = []
+
+    def compute_elsewhere() -> None:
+        work = np.zeros(1 << 10, np.uint8)
+        params = compute_params(0, 1, work)
+        answers.append(library.ggml_cpu_extra_compute_forward(pointer(params), pointer(sorting)))
+
+    compute_graph(library, [sorting, chosen], [(source,), (sorting,)], threads=1, meanwhile=compute_elsewhere)
+    assert answers == [False]
+    assert order.tolist() == [[3, 1, 0, 0]]

@@ -40,7 +40,7 @@ def _build(folder: Path, sources: Path, name: str) -> ctypes.CDLL:
     cpu_flags, flags = _SETS[name]
     if not cpu_flags <= read_cpu_flags():
         pytest.skip(f"this CPU has no {name}")
-    files = [*sorted((sources / "recurrent").glob("*.c")), sources / "loading/ggml_api.c"]
+    files = [*sorted((sources / "recurrent").glob("*.c")), sources / "loading/ggml_api.c", sources / "graph/plan.c"]
     include = [flag for each in include_folders() for flag in ("-isystem", str(each))]
     library = folder / f"recurrent-{name}.so"
     find_compiler().build([(each.stem, each) for each in files], [*flags, f"-I{sources}", *include], library)

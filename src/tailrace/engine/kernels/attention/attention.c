@@ -44,6 +44,7 @@ static bool is_computed_here(const struct ggml_tensor *result) {
     if (!has_readable_cells(k) || !has_readable_cells(v) || q->ne[0] != k->ne[0] || result->ne[0] != v->ne[0])
         return false;
     if (k->ne[1] != v->ne[1] || k->ne[2] != v->ne[2] || k->ne[3] != v->ne[3]) return false;
+    if (q->ne[1] < 1 || q->ne[2] < 1 || k->ne[2] < 1 || k->ne[3] < 1) return false;
     if (q->ne[2] % k->ne[2] || q->ne[3] % k->ne[3]) return false;
     if (sinks && (sinks->type != GGML_TYPE_F32 || sinks->ne[0] != q->ne[2])) return false;
     float params[2];

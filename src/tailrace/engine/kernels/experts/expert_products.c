@@ -25,8 +25,8 @@ struct product {
     enum format format;
     bool in_file_order;
     struct routing routing;
-    uint8_t *quantised;             /* pairs by place; for repacked weights in tiles of pairs of one expert */
-    int64_t n_blocks, n_panels;     /* blocks of a row; panels of 16 rows of an expert's result, the last may have fewer */
+    uint8_t *quantised;         /* pairs by place; for repacked weights in tiles of pairs of one expert */
+    int64_t n_blocks, n_panels; /* blocks of a row; panels of 16 rows of an expert's result, the last may have fewer */
     int64_t panel_bytes, act_bytes; /* of the weights of a panel; of a pair's quantised activations */
     int64_t n_parts;                /* work chunks of an expert */
 };
@@ -68,8 +68,8 @@ bool can_compute_expert_op(const struct expert_op *op, int n_threads, size_t wor
         if (op->matrices[m].repacked && (op->matrices[m].first_row % GROUP_ROWS ||
                                          op->matrices[m].expert_rows % GROUP_ROWS || op->result->ne[0] % GROUP_ROWS))
             return false;
-    return needed && needed <= work_bytes && op->result->nb[0] == sizeof(float) && op->result->ne[1] == op->ids->ne[0] &&
-           op->result->ne[2] == op->ids->ne[1] &&
+    return needed && needed <= work_bytes && op->result->nb[0] == sizeof(float) &&
+           op->result->ne[1] == op->ids->ne[0] && op->result->ne[2] == op->ids->ne[1] &&
            (n_threads == 1 || can_share_work(&(struct ggml_compute_params){.nth = n_threads}));
 }
 
@@ -118,9 +118,9 @@ static void quantise_share(const struct ggml_compute_params *params, const struc
                                      p->quantised + place * p->act_bytes);
                 continue;
             }
-            panel_functions_of(p->format)
-                ->quantise((const float *)x, begin_block, end_block, p->quantised + tile * p->act_bytes,
-                           (int)(last - tile < TILE_TOKENS ? last - tile : TILE_TOKENS), (int)(place - tile));
+            panel_functions_of(p->format)->quantise(
+                (const float *)x, begin_block, end_block, p->quantised + tile * p->act_bytes,
+                (int)(last - tile < TILE_TOKENS ? last - tile : TILE_TOKENS), (int)(place - tile));
         }
     }
 }

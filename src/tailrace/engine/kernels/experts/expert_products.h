@@ -8,7 +8,7 @@ struct expert_matrix {
     const struct ggml_tensor *weights;
     const struct repacked *repacked; /* 0: the weights are multiplied in file order */
     const struct ggml_tensor *bias;  /* [rows of an expert, experts]; 0: none */
-    int64_t first_row, expert_rows; /* the first row of an expert that counts; all rows of an expert */
+    int64_t first_row, expert_rows;  /* the first row of an expert that counts; all rows of an expert */
 };
 
 /* How the products with two matrices, gate and up, become one result. */

@@ -1,6 +1,6 @@
 /* ggml_cpu_extra_compute_forward: upstream offers each operation of a graph here before it computes it. This file
  * decides which of them the kernels for mixtures of experts compute. */
-#include "experts/graph.h"
+#include "experts/fuse_graph.h"
 #include "loading/repack.h"
 
 static bool compute_fused(const struct ggml_compute_params *params, const struct fused_op *op) {
@@ -14,7 +14,7 @@ static bool compute_fused(const struct ggml_compute_params *params, const struct
 }
 
 EXPORT bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *params, struct ggml_tensor *result) {
-    const struct fused_op *fused = fused_op_of(result);
+    const struct fused_op *fused = fused_op_of(params, result);
     if (fused) return compute_fused(params, fused);
     /* Upstream computes all operations on weights in its own layouts. */
     if (upstream.ggml_cpu_extra_compute_forward && upstream.ggml_cpu_extra_compute_forward(params, result)) return true;

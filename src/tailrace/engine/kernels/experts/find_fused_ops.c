@@ -3,29 +3,21 @@
  * The results in between must have no other use. The last result is written earlier than the graph says, when memory
  * that upstream's allocation gives to it may still hold an input. So it must not overlap what is read until then. */
 #include "experts/fused_ops.h"
+#include "graph/plan.h"
 #include "loading/repack.h"
 
 #define MAX_USED 64 /* experts of a token */
 
 static bool is_used_only(const struct ggml_cgraph *graph, const struct ggml_tensor *t, int times) {
-    const size_t at = ggml_hash_find(&graph->visited_hash_set, t);
-    return !(t->flags & GGML_TENSOR_FLAG_OUTPUT) && at != GGML_HASHSET_FULL &&
-           ggml_bitset_get(graph->visited_hash_set.used, at) && graph->use_counts[at] == times;
+    return !(t->flags & GGML_TENSOR_FLAG_OUTPUT) && uses_of(graph, t) == times;
 }
 
 static const struct ggml_tensor *node_at(const struct ggml_cgraph *graph, int index) {
     return index < graph->n_nodes ? graph->nodes[index] : 0;
 }
 
-static size_t bytes_of(const struct ggml_tensor *t) {
-    size_t bytes = sizeof(float);
-    for (int d = 0; d < GGML_MAX_DIMS; d++) bytes += (size_t)(t->ne[d] - 1) * t->nb[d];
-    return bytes;
-}
-
 static bool overlap(const struct ggml_tensor *a, const struct ggml_tensor *b) {
-    const char *x = a->data, *y = b->data;
-    return x < y + bytes_of(b) && y < x + bytes_of(a);
+    return (const char *)a->data < end_of(b) && (const char *)b->data < end_of(a);
 }
 
 static bool is_f32(const struct ggml_tensor *t) { return t->type == GGML_TYPE_F32 && t->nb[0] == sizeof(float); }
@@ -38,8 +30,8 @@ static bool find_weighted_sum(const struct ggml_cgraph *graph, int index, struct
     const int64_t n = outputs->ne[1];
     if (!is_f32(product) || !is_f32(outputs) || !is_f32(weights) || n < 2 || n > MAX_USED ||
         index + 2 * n > graph->n_nodes || product->ne[3] != 1 || weights->ne[0] != 1 || weights->ne[1] != n ||
-        weights->ne[2] != outputs->ne[2] || weights->ne[3] != 1 || memcmp(product->ne, outputs->ne, sizeof product->ne) ||
-        !is_used_only(graph, product, (int)n))
+        weights->ne[2] != outputs->ne[2] || weights->ne[3] != 1 ||
+        memcmp(product->ne, outputs->ne, sizeof product->ne) || !is_used_only(graph, product, (int)n))
         return false;
     const struct ggml_tensor *sum = 0;
     for (int k = 0; k < n; k++) {
@@ -71,8 +63,9 @@ static bool find_top_experts(const struct ggml_cgraph *graph, int index, struct 
     const struct ggml_tensor *view = node_at(graph, index + 1), *scores = order->src[0];
     if (order->op_params[0] != GGML_SORT_ORDER_DESC || !is_f32(scores) || scores->ne[2] != 1 || scores->ne[3] != 1 ||
         scores->ne[0] > INT32_MAX || order->nb[0] != sizeof(int32_t) || !view || view->op != GGML_OP_VIEW ||
-        view->src[0] != order || view->data != order->data || view->ne[0] > MAX_USED || view->ne[0] > scores->ne[0] ||
-        view->ne[1] != order->ne[1] || view->nb[1] != order->nb[1] || !is_used_only(graph, order, 1))
+        view->src[0] != order || view->data != order->data || view->ne[0] < 1 || view->ne[0] > MAX_USED ||
+        view->ne[0] > scores->ne[0] || view->ne[1] != order->ne[1] || view->nb[1] != order->nb[1] ||
+        !is_used_only(graph, order, 1))
         return false;
     *last = index;
     *found = (struct top_experts){order, view->ne[0]};
@@ -88,7 +81,9 @@ static bool find_product(const struct ggml_cgraph *graph, const struct ggml_tens
     const struct ggml_tensor *bias = 0;
     if (t->op == GGML_OP_ADD_ID) {
         bias = t->src[1];
-        if (!is_f32(bias) || bias->ne[2] != 1 || bias->ne[3] != 1 || !is_used_only(graph, t, uses)) return false;
+        if (bias->op != GGML_OP_NONE || !is_f32(bias) || bias->ne[2] != 1 || bias->ne[3] != 1 ||
+            !is_used_only(graph, t, uses))
+            return false;
         const struct ggml_tensor *ids = t->src[2];
         t = t->src[0], uses = 1, --*left;
         if (ids != t->src[2]) return false;

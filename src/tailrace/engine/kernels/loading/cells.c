@@ -8,8 +8,8 @@
 
 #include "loading/ggml_api.h"
 
-#define HUGE_PAGE ((uintptr_t)2 << 20)
-#define SMALL_PAGE ((uintptr_t)4096)
+#define HUGE_PAGE   ((uintptr_t)2 << 20)
+#define SMALL_PAGE  ((uintptr_t)4096)
 #define MAX_TENSORS 4096
 
 static struct cell_tensor {
@@ -41,8 +41,7 @@ static void record(struct ggml_context *context) {
          t = upstream.ggml_get_next_tensor(context, t)) {
         const bool of_cells = !t->view_src && t->data && t->ne[1] == recorded_cells && t->ne[2] == 1 && t->ne[3] == 1;
         if (!of_cells || n_tensors == MAX_TENSORS) continue;
-        tensors[n_tensors++] =
-            (struct cell_tensor){t->data, recorded_owner, t->nb[1] * (size_t)t->ne[1], t->nb[1], 0};
+        tensors[n_tensors++] = (struct cell_tensor){t->data, recorded_owner, t->nb[1] * (size_t)t->ne[1], t->nb[1], 0};
     }
 }
 

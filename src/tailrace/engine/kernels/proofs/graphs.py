@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,10 +18,17 @@ _WORK_BYTES = 1 << 18
 
 
 def compute_graph(
-    library: ctypes.CDLL, nodes: Sequence[GgmlStruct], sources: Sequence[Sequence[GgmlStruct]], *, threads: int = 2
+    library: ctypes.CDLL,
+    nodes: Sequence[GgmlStruct],
+    sources: Sequence[Sequence[GgmlStruct]],
+    *,
+    threads: int = 2,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
     """Let ``library`` compute the operations ``nodes``, whose inputs are ``sources``, as llama.cpp would. What it
     delegates is not computed. The nodes' flags are the same afterwards.
+
+    ``meanwhile`` is called when the graph is planned and none of its operations is computed yet.
     """
     uses = [sum(source is node for inputs in sources for source in inputs) for node in nodes]
     flag = ggml_constant("GGML_TENSOR_FLAG_COMPUTE")
@@ -34,8 +41,8 @@ def compute_graph(
     graph = GgmlStruct("ggml_cgraph", n_nodes=len(nodes), nodes=addresses.ctypes.data, use_counts=counts.ctypes.data)
     for field, value in (("size", len(nodes)), ("used", used.ctypes.data), ("keys", addresses.ctypes.data)):
         graph.set(f"visited_hash_set.{field}", value)
-    plan = GgmlStruct("ggml_cplan", n_threads=threads, work_size=_WORK_BYTES)
     work = np.zeros(_WORK_BYTES, np.uint8)
+    plan = GgmlStruct("ggml_cplan", n_threads=threads, work_size=work.nbytes, work_data=work.ctypes.data)
     pool = ThreadPool(threads)
     barrier = threading.Barrier(threads)
 
@@ -47,6 +54,7 @@ def compute_graph(
                 barrier.wait(60)
 
     def compute(_graph: int | None, _plan: int | None) -> int:
+        meanwhile()
         others = [threading.Thread(target=run, args=(thread,)) for thread in range(1, threads)]
         for other in others:
             other.start()

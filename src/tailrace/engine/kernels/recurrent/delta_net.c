@@ -222,7 +222,7 @@ static void compute(const struct ggml_compute_params *params, const struct ggml_
         unit_rows /= 2;
     const int64_t parts = size / unit_rows;
     float *new_states = (float *)result->data + size * heads * n_tokens * sequences,
-          *rows_there = rows_in_place(result);
+          *rows_there = rows_in_place(params, result);
     struct unit_queue queue = unit_queue(params, n_tokens);
     for (int64_t unit; (unit = take_unit(&queue)) < parts * heads * sequences;) {
         const int64_t head = unit / parts % heads, sequence = unit / parts / heads;

@@ -5,6 +5,7 @@
  * difference, and the sequences' states lie side by side, the update reads and writes the cache, and the two copies are
  * left out. The graph is planned before its threads start, and the plan is dropped when they end. */
 #include "recurrent/in_place.h"
+#include "graph/plan.h"
 
 #define MAX_OPERATIONS 256
 #define MAX_DISTANCE   64   /* of nodes between an operation and the last one that uses its result */
@@ -27,9 +28,6 @@ static struct entry {
     const struct ggml_tensor *operation;
     float *rows;
 } table[N_ENTRIES];
-/* Copies that are left out: upstream skips operations without the flag. */
-static struct ggml_tensor *left_out[2 * MAX_OPERATIONS];
-static int n_left_out;
 
 INLINE struct entry *entry_of(const struct ggml_tensor *operation) {
     size_t i = ((uintptr_t)operation >> 4) * 2654435761u;
@@ -41,7 +39,9 @@ INLINE struct entry *entry_of(const struct ggml_tensor *operation) {
 static long n_in_place;
 EXPORT long tailrace_kernels_states_in_place(void) { return n_in_place; }
 
-float *rows_in_place(const struct ggml_tensor *result) { return n_plans ? entry_of(result)->rows : 0; }
+float *rows_in_place(const struct ggml_compute_params *params, const struct ggml_tensor *result) {
+    return has_plan(params) && n_plans ? entry_of(result)->rows : 0;
+}
 
 /* ---- Planning ---------------------------------------------------------------------------------------------------- */
 
@@ -54,18 +54,6 @@ INLINE const struct ggml_tensor *memory_of(const struct ggml_tensor *t) {
 INLINE bool is_view(const struct ggml_tensor *t) {
     return t->op == GGML_OP_NONE || t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE ||
            t->op == GGML_OP_TRANSPOSE;
-}
-
-INLINE const char *end_of(const struct ggml_tensor *t) {
-    size_t bytes = sizeof(float); /* states are in single precision */
-    for (int i = 0; i < 4; i++) bytes += t->ne[i] > 0 ? (size_t)(t->ne[i] - 1) * t->nb[i] : 0;
-    return (const char *)t->data + bytes;
-}
-
-/* How many operations and views of the graph have `t` as a source. */
-INLINE int uses_of(const struct ggml_cgraph *graph, const struct ggml_tensor *t) {
-    const size_t i = ggml_hash_find(&graph->visited_hash_set, t);
-    return i != GGML_HASHSET_FULL && ggml_bitset_get(graph->visited_hash_set.used, i) ? graph->use_counts[i] : 0;
 }
 
 /* Note an operation that reads the cache or writes to it while the plan differs from the graph. */
@@ -88,7 +76,7 @@ static void note_node(struct plan *p, const struct ggml_cgraph *graph, const str
         if (!is_view(t)) p->possible = false;
     }
     if (memory_of(t) == p->result && end_of(t) > p->states.new_states &&
-        (t->data != p->states.new_states || uses_of(graph, t) != 1))
+        (t->data != p->states.new_states || uses_of(graph, t) != 1 || (t->flags & GGML_TENSOR_FLAG_OUTPUT)))
         p->possible = false;
     if (p->copy) return; /* The cache is what it would be without the plan. */
     if (t->op == GGML_OP_CPY && memory_of(t->src[0]) == p->result && t->src[0]->data == p->states.new_states)
@@ -119,6 +107,7 @@ static float *rows_of(const struct plan *p) {
     if (!p->possible || !p->copy || p->uses) return 0;
     const struct ggml_tensor *to = p->copy->src[1], *ids = s->ids;
     const int64_t numbers = s->sequences * s->state_numbers;
+    if (!numbers) return 0;
     if (to->type != GGML_TYPE_F32 || memory_of(to) != s->cache || !is_packed(to) || n_numbers(to) != numbers) return 0;
     if (p->copy->src[0]->type != GGML_TYPE_F32 || !is_packed(p->copy->src[0])) return 0;
     const int64_t row_bytes = s->state_numbers * (int64_t)sizeof(float);
@@ -133,7 +122,7 @@ static float *rows_of(const struct plan *p) {
 }
 
 /* Plan the operation at `index`, which is one on states. */
-static void begin_plan(const struct ggml_cgraph *graph, int index) {
+static void begin_state_plan(const struct ggml_cgraph *graph, int index) {
     const struct ggml_tensor *result = graph->nodes[index];
     struct plan *p = plans + n_plans;
     *p = (struct plan){.result = result, .index = index, .possible = true};
@@ -156,35 +145,29 @@ INLINE bool is_state_operation(const struct ggml_tensor *t) {
     return t->op == GGML_OP_SSM_SCAN || t->op == GGML_OP_GATED_DELTA_NET;
 }
 
-static void leave_out(const struct ggml_tensor *copy) {
-    struct ggml_tensor *t = left_out[n_left_out++] = (struct ggml_tensor *)copy;
-    t->flags &= ~GGML_TENSOR_FLAG_COMPUTE;
-}
-
 void plan_states(const struct ggml_cgraph *graph) {
     /* Models without such layers don't pay for the look at their graphs. */
-    if (!computes_states() || !graph->use_counts) return;
+    if (!computes_states()) return;
     int first = 0; /* of the plans for which something is still to come */
     for (int i = 0; i < graph->n_nodes; i++) {
         const struct ggml_tensor *t = graph->nodes[i];
         for (int n = first; n < n_plans; n++) note_node(plans + n, graph, t);
         while (first < n_plans && ((plans[first].copy && !plans[first].uses) || i - plans[first].index > MAX_DISTANCE))
             first++;
-        if (is_state_operation(t) && n_plans < MAX_OPERATIONS) begin_plan(graph, i);
+        if (is_state_operation(t) && n_plans < MAX_OPERATIONS) begin_state_plan(graph, i);
     }
     for (int n = 0; n < n_plans; n++) {
         float *rows = rows_of(plans + n);
         if (!rows) continue;
         n_in_place++;
         *entry_of(plans[n].result) = (struct entry){plans[n].result, rows};
-        leave_out(plans[n].copy);
-        if (plans[n].states.gather) leave_out(plans[n].states.gather);
+        skip_operation(plans[n].copy);
+        if (plans[n].states.gather) skip_operation(plans[n].states.gather);
     }
 }
 
-void end_state_plan(void) {
+void forget_states(void) {
     if (!n_plans) return;
-    while (n_left_out) left_out[--n_left_out]->flags |= GGML_TENSOR_FLAG_COMPUTE;
     memset(table, 0, sizeof table);
     n_plans = 0;
 }

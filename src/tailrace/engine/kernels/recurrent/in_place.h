@@ -17,9 +17,8 @@ bool ssm_scan_states(const struct ggml_tensor *result, struct state_operation *s
 
 /* The cache's rows that the sequences of this operation have, in their order, where it is to read and write them there;
  * 0 where it has to read what was gathered and write to its result. */
-float *rows_in_place(const struct ggml_tensor *result);
+float *rows_in_place(const struct ggml_compute_params *params, const struct ggml_tensor *result);
 
-/* Plan which operations of a graph are computed in place, before its threads start; drop the plan when they have ended.
- * One graph at a time has a plan. */
+/* Plan which operations of a graph are computed in place, before its threads start; forget it when these have ended. */
 void plan_states(const struct ggml_cgraph *graph);
-void end_state_plan(void);
+void forget_states(void);

@@ -270,7 +270,7 @@ static void compute(const struct ggml_compute_params *params, const struct ggml_
     const struct scan s = scan_of(result);
     const bool mamba2 = s.a->ne[0] == 1;
     const int64_t unit_heads = mamba2 ? 1 : VF_LANES, units = s.heads / unit_heads;
-    float *states = (float *)result->data + n_numbers(s.x), *rows_there = rows_in_place(result);
+    float *states = (float *)result->data + n_numbers(s.x), *rows_there = rows_in_place(params, result);
     struct unit_queue queue = unit_queue(params, s.n_tokens);
     for (int64_t unit; (unit = take_unit(&queue)) < units * s.sequences;) {
         struct head_state h = {.s = &s, .head = unit % units * unit_heads, .sequence = unit / units};

@@ -28,6 +28,7 @@
     X(ggml_cgraph, visited_hash_set.used, 1)                                                                           \
     X(ggml_cgraph, visited_hash_set.keys, 1)                                                                           \
     X(ggml_cplan, work_size, 1)                                                                                        \
+    X(ggml_cplan, work_data, 1)                                                                                        \
     X(ggml_cplan, n_threads, 1)                                                                                        \
     X(ggml_type_traits_cpu, from_float, 1)                                                                             \
     X(ggml_compute_params, ith, 1)                                                                                     \
