@@ -29,7 +29,7 @@ def install(compiler: str, folder: Path) -> Path:
 
 def main(compiler: str, folder: Path, arguments: list[str]) -> int:
     """Compile, or copy the object of equal code. Returns the compiler's exit status."""
-    if "-c" not in arguments:
+    if "-c" not in arguments or "-fsyntax-only" in arguments:
         return subprocess.run([compiler, *arguments], check=False).returncode
     made, source = Path(arguments[arguments.index("-o") + 1]), Path(arguments[-1])
     headers = [Path(flag.removeprefix("-I")) for flag in arguments if flag.startswith("-I")]

@@ -48,8 +48,11 @@ class Compiler:
                 pool.submit(_run, [self.path, *COMPILE_FLAGS, *flags, "-c", "-o", str(made), str(source)])
                 for made, (_, source) in zip(objects, sources, strict=True)
             ]
-            for each in running:
-                each.result()
+            try:
+                for each in running:
+                    each.result()
+            finally:
+                pool.shutdown(cancel_futures=True)  # After an error the other files needn't be compiled.
         _run([self.path, *LINK_FLAGS, "-o", str(library), *map(str, objects), *link_flags])
 
 
