@@ -27,8 +27,8 @@ from tailrace.loadtest.bench_client import BenchClient
 from tailrace.loadtest.load_profile import BenchRequest
 
 _TURNS = 200
-_OPENING = 1500  #: words of the system prompt
-_REPLY = 16
+_OPENING = 800  #: words of the system prompt
+_REPLY = 12
 #: A turn may read so much of its new tokens, and the distance of two checkpoints besides.
 _BOUND = 1.05
 _DISTANCE = 512

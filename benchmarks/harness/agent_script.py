@@ -49,11 +49,11 @@ class AgentScript:
         if kind in ("again", "edit"):
             del self._messages[_last_asked(self._messages) + 1 :]
         if kind == "edit":
-            self._messages[-1]["content"] = self._text(30)
+            self._messages[-1]["content"] = self._text(15)
         if kind == "tool" and self._messages[-1]["role"] == "assistant":
-            self._messages.append({"role": "tool", "tool_call_id": f"call_{self._calls}", "content": self._text(50)})
+            self._messages.append({"role": "tool", "tool_call_id": f"call_{self._calls}", "content": self._text(15)})
         elif kind in ("question", "branch", "tool"):
-            self._messages.append({"role": "user", "content": self._text(25)})
+            self._messages.append({"role": "user", "content": self._text(12)})
         return self._sent()
 
     def add_reply(self, text: str) -> None:
