@@ -21,14 +21,14 @@ setup:  ## Make .venv, compile llama.cpp for this CPU once, fetch the starter mo
 serve: setup  ## Serve the starter model; ARGS go to `tailrace serve`
 	@exec $(BIN)/tailrace serve $(ARGS)
 
-test:  ## Run every test; ARGS go to pytest
+test:  ## Run every test, in two lanes side by side; ARGS go to one pytest
 	@$(PYTHON) scripts/setup.py --dev
 	@$(BIN)/tailrace pull
 	@$(PYTHON) scripts/setup.py --dev --smoke
 	@$(PYTHON) scripts/setup_peers.py >/dev/null
 	@$(PYTHON) scripts/setup_minilm.py >/dev/null
 	-@$(PYTHON) scripts/setup_prometheus.py
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python scripts/run_tests.py $(ARGS)
 
 test-clients:  ## Prove the server with real clients, directly and through relays; needs Node.js and Chromium
 	@$(PYTHON) scripts/setup.py --dev
