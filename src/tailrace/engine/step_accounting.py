@@ -78,7 +78,7 @@ class StepAccounting:
         # accepted aren't the sequence's.
         end = min(start + count, len(sequence.tokens) - 1 - sequence.jump_forward)
         if end < start + count:
-            end = self._draft_rollback.drop(sequence, end)
+            end = self._draft_rollback.drop(sequence, count, end)
             # Accepted tokens that have to be computed again are tokens of the next step, as jump-forward tokens are.
             sequence.jump_forward = len(sequence.tokens) - 1 - end if end >= start else 0
         if end >= start:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from context_backend import ContextBackend
 from simulated_passes import SimulatedSpeculator, memory_bound
-from tailrace.engine.backends.fake import END, FakeBackend
+from tailrace.engine.backends.fake import END, FakeBackend, Memory
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.sequence import Sequence
@@ -353,6 +353,21 @@ def test_a_row_of_nan_fails_its_own_sequence_and_leaves_no_prefix(backend: FakeB
     runner.finish()
     (started,) = [started for step in runner.steps for started in step.started if started.id == 3]
     assert started.cached_tokens == len("<say>ab"), "shared with the sound sequence, not with the failed one"
+
+
+@pytest.mark.parametrize("snapshots", [0, 3])
+@pytest.mark.parametrize("memory", ["recurrent", "hybrid"])
+def test_a_sequence_that_fails_in_memory_that_cannot_be_cut_leaves_the_others_running(
+    memory: Memory, snapshots: int
+) -> None:
+    runner = Runner(FakeBackend(ctx=256, parallel=3, kv_tokens=0, batch=64, memory=memory, snapshots=snapshots))
+    runner.ask(_submit(1, "<say><nan></say>"))
+    runner.ask(_submit(2, "<say>ab<nan></say>"))
+    runner.ask(_submit(3, "<say>abcdef</say>"))
+    runner.finish()
+    assert sorted(failed.id for step in runner.steps for failed in step.failed) == [1, 2]
+    assert (runner.said(2), runner.said(3)) == (b"ab", b"abcdef")
+    assert len(runner.finished(3)) == 1
 
 
 def test_the_loop_sends_heartbeats_while_idle_and_ends_with_the_connection(backend: FakeBackend) -> None:

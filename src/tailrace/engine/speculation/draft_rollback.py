@@ -54,15 +54,19 @@ class DraftRollback:
             seconds = time.perf_counter() - begun
             self._checkpoint_seconds += _NEW_WEIGHT * (seconds - self._checkpoint_seconds)
 
-    def drop(self, sequence: Sequence, end: int) -> int:
-        """A step has computed the sequence's tokens from ``computed`` on; those from ``end`` on are rejected.
+    def drop(self, sequence: Sequence, count: int, end: int) -> int:
+        """A step has computed ``count`` tokens of the sequence from ``computed`` on; those from ``end`` on are rejected.
 
         Returns the tokens that its slot holds now: ``end``; ``computed`` where the accepted ones have to be computed
-        again; or 0, where the model's memory could not be rolled back.
+        again; or 0, where the model's memory could not be rolled back. So it is for a sequence that has failed or has
+        ended without a new token: then more than its draft is rejected.
         """
         slot, start = sequence.slot, sequence.computed
-        if self._snapshots:
-            return end if self._backend.kv_drop(slot, end) else 0
-        if self.recomputes:
-            return start if self._backend.kv_rollback(slot, self._checkpoints[sequence.id], start) else 0
+        if start + count - end <= len(sequence.draft):
+            if self._snapshots:
+                return end if self._backend.kv_drop(slot, end) else 0
+            if self.recomputes:
+                return start if self._backend.kv_rollback(slot, self._checkpoints[sequence.id], start) else 0
+        elif self._backend.rollback.by_checkpoints:
+            end = 0
         return end if self._backend.kv_truncate(slot, end) else 0
