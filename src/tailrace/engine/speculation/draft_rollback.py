@@ -55,7 +55,7 @@ class DraftRollback:
             self._checkpoint_seconds += _NEW_WEIGHT * (seconds - self._checkpoint_seconds)
 
     def drop(self, sequence: Sequence, count: int, end: int) -> int:
-        """A step has computed ``count`` tokens of the sequence from ``computed`` on; those from ``end`` on are rejected.
+        """A step has computed ``count`` tokens of the sequence behind ``computed``; those from ``end`` on are rejected.
 
         Returns the tokens that its slot holds now: ``end``; ``computed`` where the accepted ones have to be computed
         again; or 0, where the model's memory could not be rolled back. So it is for a sequence that has failed or has
