@@ -11,12 +11,12 @@ import pytest
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 
-from kernel_formats import ACTIVATIONS_OF
+from kernel_formats import ACTIVATIONS_OF, REPACKED
 from mutated_sources import mutate_source
 from tailrace.engine.kernels import build
 from tailrace.engine.kernels.format_coverage import format_names
 from tailrace.engine.kernels.proofs.attention import CACHE_TYPES
-from tailrace.engine.kernels.proofs.random_weights import HALVES_AT
+from tailrace.engine.kernels.proofs.random_weights import FLOATS, HALVES_AT
 from tailrace.engine.kernels.proofs.stand_in import ThreadPool, set_upstream
 from tailrace.engine.kernels.proofs.tensors import WEIGHTS, compute_params, pointer, set_sources, tensor_of
 from tailrace.engine.native_libs import NativeUnavailable, compiler
@@ -26,7 +26,7 @@ from tailrace.engine.native_libs.tiers import TierName
 
 Row = ctypes.c_int32 * 9
 
-TABLED = set(ACTIVATIONS_OF)
+TABLED = set(REPACKED)
 #: ggml's types without a row, and numbers that ggml has no type for.
 UNTABLED = [*(int(kind) for kind in Kind if kind not in TABLED), -1, 99, 1 << 20]
 ACTIVATIONS = (Kind.Q8_0, Kind.Q8_1, Kind.Q8_K)
@@ -50,6 +50,9 @@ def test_the_table_agrees_with_gguf(library: ctypes.CDLL) -> None:
     rows = rows_of(library)
     assert {Kind(row[0]) for row in rows} == TABLED
     for kind, size, weights, activations, _, _, scale_at, minimum_at, scale_bytes in rows:
+        if Kind(kind) in FLOATS:
+            assert (weights, size, activations) == (32, 64, kind)
+            continue
         assert (weights, size) == GGML_QUANT_SIZES[Kind(kind)]
         assert activations in ACTIVATIONS
         assert GGML_QUANT_SIZES[Kind(activations)][0] == weights
@@ -106,14 +109,16 @@ def sgemm(library: ctypes.CDLL, weight_type: int, activation_type: int, result_t
     )
 
 
-@pytest.mark.parametrize("kind", UNTABLED)
-def test_a_product_of_an_untabled_type_is_upstreams(library: ctypes.CDLL, upstream: Upstream, kind: int) -> None:
-    for activations in ACTIVATIONS:
+@pytest.mark.parametrize("kind", [*UNTABLED, *FLOATS])
+def test_a_product_of_a_type_that_is_not_computed_in_file_order_is_upstreams(
+    library: ctypes.CDLL, upstream: Upstream, kind: int
+) -> None:
+    for activations in (*ACTIVATIONS, *FLOATS):
         assert sgemm(library, kind, activations)
-    assert upstream.asked == ["sgemm"] * len(ACTIVATIONS)
+    assert upstream.asked == ["sgemm"] * len((*ACTIVATIONS, *FLOATS))
 
 
-@pytest.mark.parametrize("kind", TABLED)
+@pytest.mark.parametrize("kind", ACTIVATIONS_OF)
 def test_a_product_with_other_activations_or_another_result_is_upstreams(
     library: ctypes.CDLL, upstream: Upstream, kind: Kind
 ) -> None:

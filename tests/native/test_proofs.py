@@ -74,7 +74,7 @@ MISTAKES = [
 
 #: The same in code for AMX tiles alone.
 MISTAKES_IN_TILES = [
-    ("numbers[1], numbers[0]", "numbers[0], numbers[1]", PROMPT),
+    ("numbers[1], numbers[0]", "numbers[0], numbers[1]", ", ".join(f"prompt {kind.name}" for kind in ACTIVATIONS_OF)),
     ("bits == HIGH_NIBBLE ? 2048", "bits == HIGH_NIBBLE ? 128", "prompt Q4_0, prompt Q4_1, prompt Q4_K"),
     ("odd = fine ? half : n % 2;", "odd = false;", "prompt Q2_K, prompt Q4_K, prompt Q5_K"),
     (
@@ -91,7 +91,7 @@ MISTAKES_IN_AVX2 = [
     (
         "_mm256_setr_epi32(0, 4, 1, 5,",
         "_mm256_setr_epi32(0, 1, 4, 5,",
-        ", ".join(f"{what} {kind.name}" for what in ("repacked", "experts") for kind in REPACKED),
+        ", ".join(f"{what} {kind.name}" for what in ("repacked", "experts") for kind in ACTIVATIONS_OF),
     ),
     ("group + 32 + 16 * half)", "group + 32)", "repacked Q4_1, .*repacked Q4_K, repacked Q5_K.*"),
     ("_mm256_sign_epi8(activations, quants)", "activations", in_file_order("Q8_0", "IQ4_NL", "MXFP4", "IQ4_XS")),

@@ -22,5 +22,5 @@ ACTIVATIONS_OF = {
 }
 
 
-#: Formats that are repacked.
-REPACKED = tuple(ACTIVATIONS_OF)
+#: Formats that are repacked: 16-bit floats are computed in no other way.
+REPACKED = (*ACTIVATIONS_OF, Kind.F16, Kind.BF16)

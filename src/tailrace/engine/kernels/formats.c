@@ -7,8 +7,15 @@
 EXPORT bool tailrace_kernels_format(int index, int32_t row[9]) {
     if (index < 0 || index >= N_FORMATS) return false;
     const struct format_traits t = traits_of((enum format)index);
-    const int32_t values[9] = {(int32_t)t.type, t.bytes,  t.weights,    (int32_t)t.activation_type, true, true,
-                               t.scale_at,      t.min_at, t.scale_bytes};
+    const int32_t values[9] = {(int32_t)t.type,
+                               t.bytes,
+                               t.weights,
+                               (int32_t)t.activation_type,
+                               t.encoding != FLOATS,
+                               is_repacked((enum format)index),
+                               t.scale_at,
+                               t.min_at,
+                               t.scale_bytes};
     memcpy(row, values, sizeof values);
     return true;
 }

@@ -29,7 +29,13 @@ enum encoding {
     NIBBLES_AND_FIFTH,   /* and a fifth bit of each in `qh` */
     NIBBLES_AND_TOP_TWO, /* and the highest two bits of each in `qh` */
     SIGNED_BYTES,
+    FLOATS, /* 16-bit floats, which have no scale: activations are floats, too */
 };
+
+/* What counts as a block of 16-bit floats. ggml has each on its own. */
+typedef struct {
+    uint16_t w[32];
+} block_f16, block_bf16;
 
 /* A weight is scale * (quant - zero point), or scale * quant + or - minimum; quants are unsigned, as they are computed
  * with.
@@ -41,7 +47,8 @@ enum encoding {
  * scale       the block's field of the scale: 16-bit, or the exponent of a power of two (E8M0)
  * min         where the block's 16-bit minimum is, or NO_MIN
  * zero        the zero point
- * activations the type that upstream quantises activations to */
+ * activations the type that upstream quantises activations to
+ * F16 and BF16 name their weights in place of a scale. */
 /* clang-format off */
 #define BLOCK_FORMATS(X) \
     /* name    block         weights   per_scale  encoding             quants  scale  min                         zero  activations */ \
@@ -59,13 +66,18 @@ enum encoding {
     X(Q5_K,   block_q5_K,   QK_K,     32,        NIBBLES_AND_FIFTH,   qs,     d,     offsetof(block_q5_K, dmin), 0,    Q8_K) \
     X(Q6_K,   block_q6_K,   QK_K,     16,        NIBBLES_AND_TOP_TWO, ql,     d,     NO_MIN,                     32,   Q8_K) \
     X(IQ4_XS, block_iq4_xs, QK_K,     32,        CODES,               qs,     d,     NO_MIN,                     128,  Q8_K)
-#define FORMATS(X) BLOCK_FORMATS(X) SUPER_FORMATS(X)
+#define FLOAT_FORMATS(X) \
+    X(F16,    block_f16,    32,       32,        FLOATS,              w,      w,     NO_MIN,                     0,    F16) \
+    X(BF16,   block_bf16,   32,       32,        FLOATS,              w,      w,     NO_MIN,                     0,    BF16)
+#define FORMATS(X) BLOCK_FORMATS(X) SUPER_FORMATS(X) FLOAT_FORMATS(X)
 /* clang-format on */
 
 /* The formats in which upstream quantises activations: name and block. */
 #define ACTIVATION_FORMATS(X)                                                                                          \
     X(Q8_0, block_q8_0)                                                                                                \
     X(Q8_1, block_q8_1)                                                                                                \
+    X(F16, block_f16)                                                                                                  \
+    X(BF16, block_bf16)                                                                                                \
     X(Q8_K, block_q8_K)
 
 #define FORMAT_NAME(name, ...) name,
@@ -83,6 +95,7 @@ enum { ACTIVATION_FORMATS(ACTIVATION_BYTES) };
 struct format_traits {
     enum ggml_type type, activation_type;
     int weights, bytes, activation_bytes; /* of a block */
+    int type_bytes;                       /* of what ggml counts as a block */
     int weights_per_scale;
     enum encoding encoding;
     int quants_at, scale_at, min_at; /* bytes from the block's beginning; min_at may be NO_MIN */
@@ -100,6 +113,7 @@ INLINE struct format_traits traits_of(enum format format) {
                                       .weights_per_scale = (per_scale),                                                \
                                       .encoding = (encoding_),                                                         \
                                       .bytes = sizeof(block),                                                          \
+                                      .type_bytes = (encoding_) == FLOATS ? 2 : sizeof(block),                         \
                                       .activation_bytes = ACTIVATION_BYTES_##activations,                              \
                                       .quants_at = offsetof(block, quants),                                            \
                                       .scale_at = offsetof(block, scale),                                              \
@@ -137,6 +151,16 @@ INLINE uint32_t q3_k_scales(const uint8_t *scales, int word) {
     return (low & 0x0f0f0f0f) | (high & 0x03030303) << 4;
 }
 
+INLINE bool has_floats(enum format format) { return traits_of(format).encoding == FLOATS; }
+/* In AVX2, upstream multiplies 16-bit floats faster: 1.2 to 1.8 times for prompts. */
+INLINE bool is_repacked(enum format format) {
+#if HAS_AVX512
+    (void)format;
+    return true;
+#else
+    return !has_floats(format);
+#endif
+}
 INLINE bool is_super_block(enum format format) { return traits_of(format).weights == QK_K; }
 
 /* ---- What the kernels rely on in ggml's blocks ------------------------------------------------------------------- */

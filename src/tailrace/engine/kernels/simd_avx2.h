@@ -113,6 +113,12 @@ INLINE vf vf_load_bf16(const uint8_t *p) {
 /* The first eight lanes, which are all. */
 INLINE vf vf_load_f16_eight(const uint8_t *p) { return vf_load_f16(p); }
 INLINE vf vf_load_bf16_eight(const uint8_t *p) { return vf_load_bf16(p); }
+/* Pairs of bf16, VF_LANES of them: the first numbers and the second ones. */
+INLINE void vf_load_bf16_pairs(const uint8_t *p, vf to[2]) {
+    const __m256i pairs = _mm256_loadu_si256((const __m256i *)p);
+    to[0] = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+    to[1] = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
+}
 INLINE vf vf_load_i8(const uint8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }

@@ -107,6 +107,12 @@ INLINE vf vf_load_bf16_eight(const uint8_t *p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm512_castsi512_ps(_mm512_zextsi256_si512(_mm256_slli_epi32(wide, 16)));
 }
+/* Pairs of bf16, VF_LANES of them: the first numbers and the second ones. */
+INLINE void vf_load_bf16_pairs(const uint8_t *p, vf to[2]) {
+    const __m512i pairs = _mm512_loadu_si512(p);
+    to[0] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    to[1] = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
+}
 INLINE vf vf_load_i8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }

@@ -31,6 +31,8 @@ _DENSE = re.compile(
 )
 #: Rows of one group in tailrace's repacked weights.
 _ROW_GROUP = 16
+#: Numbers of a row that lie together in them: of 16-bit floats, a row may have any number.
+_BLOCK = 32
 
 #: llama.cpp's repacked buffer type for a tensor; the flag tells whether it has experts. None where there is none.
 RepackBufferType = Callable[[Tensor, bool], int | None]
@@ -81,7 +83,8 @@ def repackable_part(tensors: Iterable[Tensor], own: OwnKernels) -> float:
 
 
 def _is_repackable(tensor: Tensor, own: OwnKernels) -> bool:
-    return tensor.ggml_type in own.repacked and tensor.dimensions[1] % _ROW_GROUP == 0
+    whole = tensor.dimensions[0] % _BLOCK == 0 and tensor.dimensions[1] % _ROW_GROUP == 0
+    return tensor.ggml_type in own.repacked and whole
 
 
 def _assign(
@@ -89,9 +92,12 @@ def _assign(
 ) -> Assignment:
     experts = is_experts(tensor)
     can_set_by_name = experts or _DENSE.match(tensor.name) is not None
-    is_own = (experts or len(tensor.dimensions) == 2) and tensor.ggml_type in own.formats
+    is_known_shape = experts or len(tensor.dimensions) == 2
+    is_own = is_known_shape and tensor.ggml_type in own.formats
+    if not upstream_repacks and is_known_shape and _is_repackable(tensor, own):
+        return Assignment(tensor, OWN_REPACKED, None)
     if not upstream_repacks and is_own:
-        return Assignment(tensor, OWN_REPACKED if _is_repackable(tensor, own) else OWN, None)
+        return Assignment(tensor, OWN, None)
     found = repack_buffer_type(tensor, experts) if can_set_by_name or upstream_repacks else None
     if found is not None:
         return Assignment(tensor, UPSTREAM_REPACKED, None if upstream_repacks else found)

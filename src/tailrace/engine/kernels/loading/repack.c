@@ -189,14 +189,28 @@ INLINE void repack_super_row(enum format format, uint8_t *group, const uint8_t *
         case Q5_1:
         case Q8_0:
         case IQ4_NL:
-        case MXFP4: break; /* no super-blocks */
+        case MXFP4:
+        case F16:
+        case BF16: break; /* no super-blocks */
     }
     __builtin_unreachable();
+}
+
+/* 32 numbers of each of 16 rows. */
+INLINE void repack_floats(enum format format, uint8_t *group, const uint8_t *row, int64_t row_bytes) {
+    const int size = format == F16 ? 2 : 4; /* bytes of a row that lie together */
+    for (int r = 0; r < GROUP_ROWS; r++, row += row_bytes)
+        for (int v = 0; v < 64 / size; v++)
+            memcpy(group + GROUP_ROWS * size * v + size * r, row + size * v, (size_t)size);
 }
 
 /* A group of blocks or super-blocks. */
 INLINE void repack_group(enum format format, uint8_t *group, const uint8_t *block, int64_t row_bytes) {
     const struct format_traits t = traits_of(format);
+    if (has_floats(format)) {
+        repack_floats(format, group, block, row_bytes);
+        return;
+    }
     if (!is_super_block(format)) {
         repack_blocks(format, group, block, row_bytes);
         return;
@@ -246,9 +260,10 @@ const struct repacked *find_repacked(const struct ggml_compute_params *params, c
     if (!find_format(weights->type, &format)) return 0;
     struct entry *entry = entry_of(weights->data);
     if (!atomic_load_explicit(&entry->weights, memory_order_relaxed)) {
-        const bool fits = weights->ne[1] % GROUP_ROWS == 0 && weights->ne[3] == 1 &&
+        const bool fits = is_repacked(format) && weights->ne[1] % GROUP_ROWS == 0 && weights->ne[3] == 1 &&
                           weights->nb[2] == weights->nb[1] * (size_t)weights->ne[1] &&
-                          weights->nb[0] == (size_t)traits_of(format).bytes;
+                          weights->nb[0] == (size_t)traits_of(format).type_bytes &&
+                          weights->ne[0] % traits_of(format).weights == 0;
         if (!loading || !fits || !can_share_work(params) || !is_constant(weights)) return 0;
         if (params->nth > 1) ggml_barrier(params->threadpool);
         if (params->ith == 0) add_entry(weights, format);

@@ -12,6 +12,9 @@
  *             Nibbles stay in their bytes: the low ones are weights 4 c to 4 c + 3, the high ones 16 weights on. Q8_0
  *             is unsigned: 128 has been added. Codes stay codes.
  *
+ * 16-bit floats, 32 of each row: F16 has 32 vectors of 32 bytes, one number of each row; BF16 has 16 vectors of 64 bytes,
+ * two numbers of each row.
+ *
  * So a vector whose nibbles are separated is 16 rows by 4 weights. That is the operand of a VNNI instruction and the
  * rows of an AMX tile of bytes.
  *
@@ -62,7 +65,8 @@ INLINE int64_t group_bytes(enum format format) {
         case CODES: quants = QK_K / 2; break;
         case NIBBLES_AND_FIFTH: quants = QK_K / 2 + QK_K / 8; break;
         case NIBBLES_AND_TOP_TWO: quants = QK_K / 2 + QK_K / 4; break;
-        case SIGNED_BYTES: __builtin_unreachable(); /* no super-block has these */
+        case SIGNED_BYTES:
+        case FLOATS: __builtin_unreachable(); /* no super-block has these */
     }
     return super_quants_at(format) + GROUP_ROWS * (int64_t)quants;
 }

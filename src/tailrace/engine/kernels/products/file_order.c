@@ -139,7 +139,7 @@ static void prepare_scales(enum format format, int64_t n_tokens, int64_t n_block
 }
 
 bool fits_file_order(enum format format, int64_t n_blocks) {
-    return MAX_TILE_TOKENS * n_blocks * scales_of_block(format) <= SCALES_CAPACITY;
+    return !has_floats(format) && MAX_TILE_TOKENS * n_blocks * scales_of_block(format) <= SCALES_CAPACITY;
 }
 
 void multiply_file_order(enum format format, int64_t n_blocks, const uint8_t *weights, int64_t row_bytes,

@@ -6,7 +6,7 @@
 /* Whether llamafile_sgemm computes products of this format with activations that upstream has quantised to
  * `activations`. */
 INLINE bool is_computed_in_file_order(enum format format, enum ggml_type activations) {
-    return traits_of(format).activation_type == activations;
+    return !has_floats(format) && traits_of(format).activation_type == activations;
 }
 
 /* Whether rows of so many blocks can be multiplied in file order. */

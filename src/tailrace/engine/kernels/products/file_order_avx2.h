@@ -49,6 +49,7 @@ INLINE __m256i load_quants(enum format format, const uint8_t *block) {
         case SIGNED_BYTES:
         case TWO_BITS:
         case TWO_BITS_AND_THIRD:
+        case FLOATS:
         case NIBBLES_AND_TOP_TWO: break; /* no block of 32 has these */
     }
     __builtin_unreachable();
@@ -195,7 +196,9 @@ INLINE struct super_scales load_super_scales(enum format format, const uint8_t *
         case Q5_1:
         case Q8_0:
         case IQ4_NL:
-        case MXFP4: break; /* no super-blocks */
+        case MXFP4:
+        case F16:
+        case BF16: break; /* no super-blocks */
     }
     __builtin_unreachable();
 }
@@ -243,6 +246,7 @@ INLINE __m256i load_super_quants(enum format format, const uint8_t *block, int n
             const __m256i thirds = _mm256_srli_epi16(load_bytes_x32(block + offsetof(block_q3_K, hmask)), n);
             return _mm256_or_si256(low, _mm256_slli_epi16(_mm256_and_si256(thirds, _mm256_set1_epi8(1)), 2));
         }
+        case FLOATS:
         case SIGNED_BYTES: break; /* no super-block has these */
     }
     __builtin_unreachable();

@@ -44,6 +44,7 @@ INLINE __m512i load_quants(enum format format, const uint8_t *one, const uint8_t
             return _mm512_xor_si512(v, _mm512_set1_epi8((char)0x80));
         case TWO_BITS:
         case TWO_BITS_AND_THIRD:
+        case FLOATS:
         case NIBBLES_AND_TOP_TWO: break; /* no block of 32 has these */
     }
     __builtin_unreachable();
@@ -162,7 +163,9 @@ INLINE void load_super_scales(enum format format, const uint8_t *block, __m512 *
         case Q5_1:
         case Q8_0:
         case IQ4_NL:
-        case MXFP4: break; /* no super-blocks */
+        case MXFP4:
+        case F16:
+        case BF16: break; /* no super-blocks */
     }
     __builtin_unreachable();
 }
@@ -206,6 +209,7 @@ INLINE __m512i load_super_quants(enum format format, const uint8_t *block, int g
             const __m512i thirds = _mm512_srlv_epi64(load_twice(block + offsetof(block_q3_K, hmask)), which);
             return _mm512_or_si512(low, _mm512_slli_epi16(_mm512_and_si512(thirds, _mm512_set1_epi8(1)), 2));
         }
+        case FLOATS:
         case SIGNED_BYTES: break; /* no super-block has these */
     }
     __builtin_unreachable();

@@ -60,6 +60,6 @@ EXPORT bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params 
     if (!few_super && upstream.ggml_compute_forward_mul_mat_tiled &&
         upstream.ggml_compute_forward_mul_mat_tiled(params, result))
         return true;
-    if (known && is_f32_matrix(activations)) check_for_nan(result, activations);
+    if (known && !has_floats(format) && is_f32_matrix(activations)) check_for_nan(result, activations);
     return false;
 }

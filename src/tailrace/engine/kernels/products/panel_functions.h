@@ -2,28 +2,34 @@
  * kind of formats has a C file, and the files are compiled side by side. */
 #pragma once
 #include "products/panels.h"
+#include "products/repacked_floats.h"
 #include "products/repacked_tiles.h"
+
+INLINE int64_t act_bytes(enum format format) {
+    return has_floats(format) ? FLOAT_ACT_BYTES : is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
+}
 
 INLINE void quantise_blocks(enum format format, const float *x, int64_t begin, int64_t end, uint8_t *tile, int n_tokens,
                             int j) {
-    const int64_t bytes = is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
     for (int64_t i = begin; i < end; i++) {
-        uint8_t *block = tile + i * n_tokens * bytes;
-        if (is_super_block(format)) quantise_super_block(format, x + 256 * i, block, n_tokens, j);
+        uint8_t *block = tile + i * n_tokens * act_bytes(format);
+        if (has_floats(format)) round_block(format, x + 32 * i, block, j);
+        else if (is_super_block(format)) quantise_super_block(format, x + 256 * i, block, n_tokens, j);
         else quantise_block(format, x + 32 * i, block, n_tokens, j);
     }
 }
 
 INLINE void compute_tile(enum format format, enum weights_from from, int n_tokens, int64_t n_blocks,
                          const uint8_t *panel, const uint8_t *activations, float *out, int64_t out_stride) {
-    if (is_super_block(format))
+    if (has_floats(format)) repacked_float_tile(format, from, n_tokens, n_blocks, panel, activations, out, out_stride);
+    else if (is_super_block(format))
         repacked_super_tile(format, from, n_tokens, n_blocks, panel, activations, out, out_stride);
     else repacked_block_tile(format, from, n_tokens, n_blocks, panel, activations, out, out_stride);
 }
 
 INLINE void compute_panel(enum format format, enum weights_from from, int64_t n_blocks, const uint8_t *panel,
                           const uint8_t *activations, int64_t n_tokens, float *out, int64_t out_stride) {
-    const int64_t bytes = is_super_block(format) ? super_act_bytes(format) : BLOCK_ACT_BYTES;
+    const int64_t bytes = act_bytes(format);
     for (; n_tokens > 0;
          n_tokens -= TILE_TOKENS, activations += TILE_TOKENS * n_blocks * bytes, out += TILE_TOKENS * out_stride) {
         /* A number of tokens that is a constant for the compiler keeps sums in registers. */

@@ -219,6 +219,19 @@ INLINE void super_to_tile(enum format format, const uint8_t *group, int n, uint8
     __builtin_unreachable();
 }
 
+/* A group of 16-bit floats to a tile. */
+INLINE void floats_to_tile(enum format format, const uint8_t *group, uint8_t *tile) {
+    for (int pair = 0; pair < 16; pair++) {
+        __m512i two = _mm512_loadu_si512(group + 64 * pair); /* BF16 lies as in a tile */
+        if (format == F16) {
+            const __m256i first = (__m256i)_mm512_cvtneps_pbh(load_f16x16(group + 64 * pair));
+            const __m256i second = (__m256i)_mm512_cvtneps_pbh(load_f16x16(group + 64 * pair + 32));
+            two = _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
+        }
+        _mm512_store_si512(tile + 64 * pair, two);
+    }
+}
+
 /* Block i, of 32 weights, of 16 rows to a tile. */
 INLINE void block_to_tile(enum format format, const uint8_t *groups, int64_t i, uint8_t *tile) {
     const int64_t bytes = group_bytes(format);
@@ -246,6 +259,8 @@ INLINE void block_to_tile(enum format format, const uint8_t *groups, int64_t i, 
         SUPER(Q5_K)
         SUPER(Q6_K)
         SUPER(IQ4_XS)
+        case F16: floats_to_tile(F16, groups + i * bytes, tile); return;
+        case BF16: floats_to_tile(BF16, groups + i * bytes, tile); return;
 #undef BLOCK
 #undef UNPACKED
 #undef SUPER

@@ -19,6 +19,7 @@ INLINE int max_quant(enum format format) {
         case NIBBLES_AND_FIFTH: return 31;
         case NIBBLES_AND_TOP_TWO: return 63;
         case SIGNED_BYTES: return 255;
+        case FLOATS: break; /* no quants */
     }
     __builtin_unreachable();
 }
@@ -51,6 +52,7 @@ INLINE __m256i unpack_block_quants(enum format format, const uint8_t *group, int
         case CODES: return _mm256_shuffle_epi8(codebook_x2(format), nibbles);
         case NIBBLES_AND_FIFTH: return with_bit(nibbles, load_x32(quants - 64), c, 4);
         case SIGNED_BYTES:
+        case FLOATS:
         case TWO_BITS:
         case TWO_BITS_AND_THIRD:
         case NIBBLES_AND_TOP_TWO: break; /* no block of 32 has these */
@@ -85,6 +87,7 @@ INLINE __m256i unpack_super_quants(enum format format, const uint8_t *group, int
                                            : _mm256_srli_epi16(high, 2);
             return _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(48)));
         }
+        case FLOATS:
         case SIGNED_BYTES: break; /* no super-block has these */
     }
     __builtin_unreachable();
@@ -146,7 +149,9 @@ INLINE void load_part_scales(enum format format, const uint8_t *group, int half,
         case Q5_1:
         case Q8_0:
         case IQ4_NL:
-        case MXFP4: break; /* no super-blocks */
+        case MXFP4:
+        case F16:
+        case BF16: break; /* no super-blocks */
     }
     __builtin_unreachable();
 }

@@ -12,9 +12,13 @@
 /* Where weights come from is a constant for the compiler: 1.03 at one stream. */
 #define PANEL_CODE INLINE
 
-INLINE void prefetch_weights(enum weights_from from, const uint8_t *weights) {
-    if (from == CACHE) _mm_prefetch((const char *)weights + 10240, _MM_HINT_T0);
-    else _mm_prefetch((const char *)weights + 3072, _MM_HINT_T1);
+/* Cache lines `begin` to `end` of a group. */
+INLINE void prefetch_weights(enum weights_from from, const uint8_t *group, int begin, int end) {
+    for (int line = begin; line < end; line++) {
+        const char *weights = (const char *)group + 64 * line;
+        if (from == CACHE) _mm_prefetch(weights + 10240, _MM_HINT_T0);
+        else _mm_prefetch(weights + 3072, _MM_HINT_T1);
+    }
 }
 
 /* sums += four unsigned bytes of each lane . the same four signed bytes from memory. In assembler, because gcc 12 makes
@@ -83,6 +87,7 @@ INLINE void unpack_group(enum format format, const uint8_t *group, __m512i *q) {
         }
         case TWO_BITS:
         case TWO_BITS_AND_THIRD:
+        case FLOATS:
         case NIBBLES_AND_TOP_TWO: break; /* no block of 32 has these */
     }
     __builtin_unreachable();
@@ -101,7 +106,7 @@ INLINE void repacked_block_tile(enum format format, enum weights_from from, int 
     __m512 a[TILE_TOKENS];
     for (int j = 0; j < n_tokens; j++) a[j] = _mm512_setzero_ps();
     for (int64_t i = 0; i < n_blocks; i++, group += group_bytes(format), activations += n_tokens * BLOCK_ACT_BYTES) {
-        for (int line = 0; line < group_bytes(format); line += 64) prefetch_weights(from, group + line);
+        prefetch_weights(from, group, 0, ((int)group_bytes(format) + 63) / 64);
         __m512i q[8];
         unpack_group(format, group, q);
         const __m512 d = load_group_scales(format, group), m = t.has_min ? load_f16x16(group + 32) : d;
@@ -180,6 +185,7 @@ INLINE void unpack_super_part(enum format format, const uint8_t *group, int n, _
                 q[c] = _mm512_or_si512(_mm512_and_si512(v, low_nibbles), _mm512_and_si512(h, _mm512_set1_epi8(48)));
             }
             return;
+        case FLOATS:
         case SIGNED_BYTES: break; /* no super-block has these */
     }
     __builtin_unreachable();
@@ -215,7 +221,9 @@ INLINE void load_part_scales(enum format format, const uint8_t *group, int n, __
         case Q5_1:
         case Q8_0:
         case IQ4_NL:
-        case MXFP4: break; /* no super-blocks */
+        case MXFP4:
+        case F16:
+        case BF16: break; /* no super-blocks */
     }
     __builtin_unreachable();
 }
@@ -242,8 +250,7 @@ INLINE void repacked_super_tile(enum format format, enum weights_from from, int 
 #pragma GCC unroll 4
             for (int quarter = 0; quarter < 4; quarter++, activations += part_bytes) {
                 const int n = 4 * half + quarter, lines = (int)group_bytes(format) / 64;
-                for (int line = lines * n / 8; line < lines * (n + 1) / 8; line++)
-                    prefetch_weights(from, group + 64 * line);
+                prefetch_weights(from, group, lines * n / 8, lines * (n + 1) / 8);
                 __m512i q[8];
                 unpack_super_part(format, group, n, q);
                 __m512 scale[2];

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as GgmlType
+from gguf.quants import quantize
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -27,24 +28,35 @@ HALVES_AT: dict[GgmlType, tuple[int, ...]] = {
     GgmlType.IQ4_XS: (0,),
 }
 
+#: Formats that aren't quantised, and how many of their numbers count as a block.
+FLOATS = frozenset({GgmlType.F16, GgmlType.BF16})
+_FLOATS = 32
 #: Exponents of MXFP4's scales: 2^-16 to 2^-4.
 _EXPONENTS = (112, 125)
 
 
 def block_weights(ggml_type: GgmlType) -> int:
-    """The weights of a block."""
+    """The weights of a block, as the kernels count blocks."""
     weights: int = GGML_QUANT_SIZES[ggml_type][0]
-    return weights
+    return weights if weights > 1 else _FLOATS
 
 
 def block_bytes(ggml_type: GgmlType) -> int:
     """The bytes of a block."""
+    return block_weights(ggml_type) // int(GGML_QUANT_SIZES[ggml_type][0]) * type_bytes(ggml_type)
+
+
+def type_bytes(ggml_type: GgmlType) -> int:
+    """The bytes of what ggml counts as a block, which is one number of 16-bit floats."""
     size: int = GGML_QUANT_SIZES[ggml_type][1]
     return size
 
 
 def random_weights(ggml_type: GgmlType, random: np.random.Generator, rows: int, columns: int) -> Bytes:
     """A matrix of random weights, shape (rows, bytes of a row). ``columns`` is a multiple of a block's weights."""
+    if ggml_type in FLOATS:
+        floats: Bytes = quantize(random.standard_normal((rows, columns)).astype(np.float32), ggml_type).view(np.uint8)
+        return floats
     blocks = rows * columns // block_weights(ggml_type)
     raw = random.integers(0, 256, (blocks, block_bytes(ggml_type)), np.uint8)
     for at in HALVES_AT[ggml_type]:

@@ -12,7 +12,8 @@ from gguf import GGMLQuantizationType as GgmlType
 from gguf.quants import dequantize
 
 from tailrace.engine.kernels.formats import formats_of
-from tailrace.engine.kernels.proofs.random_weights import Bytes, block_bytes, block_weights, random_weights
+from tailrace.engine.kernels.proofs.bf16 import round_to_bf16
+from tailrace.engine.kernels.proofs.random_weights import FLOATS, Bytes, block_bytes, block_weights, random_weights
 from tailrace.engine.kernels.proofs.row_maxima import row_maxima_of, take_row_maxima
 from tailrace.engine.kernels.proofs.stand_in import stand_in_pool
 from tailrace.engine.kernels.proofs.tensors import WEIGHTS, compute, set_sources, tensor_of, weight_tensor
@@ -133,6 +134,11 @@ def _with_sequences(tokens: Numbers, sequences: int) -> Numbers:
 
 def exact_product(ggml_type: GgmlType, weights: Bytes, activations: Numbers) -> Exact:
     """The exact product with activations that are quantised as llama.cpp does it."""
+    values: Exact = dequantize(weights, ggml_type).astype(np.float64)
+    if ggml_type in FLOATS:
+        same = activations.astype(np.float16) if ggml_type == GgmlType.F16 else round_to_bf16(activations)
+        exact: Exact = same.astype(np.float64) @ values.T
+        return exact
     size = block_weights(ggml_type)
     blocks = activations.reshape(len(activations), -1, size)
     largest = np.abs(blocks).max(2, keepdims=True)
@@ -145,7 +151,6 @@ def exact_product(ggml_type: GgmlType, weights: Bytes, activations: Numbers) -> 
         scale = largest / np.float32(127)
         stored = scale.astype(np.float16).astype(np.float64)
     rounded: Exact = (quants * stored).reshape(activations.shape)
-    values: Exact = dequantize(weights, ggml_type).astype(np.float64)
     expected: Exact = rounded @ values.T
     if ggml_type not in WITH_MINIMA:
         return expected

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as GgmlType
 
-from tailrace.engine.kernels.proofs.random_weights import Bytes, block_bytes, block_weights
+from tailrace.engine.kernels.proofs.random_weights import Bytes, block_bytes, block_weights, type_bytes
 from tailrace.engine.native_libs.ggml_layout import GgmlStruct
 
 #: ``enum ggml_backend_buffer_usage``: a buffer of weights, and one of another kind.
@@ -33,7 +33,7 @@ def weight_tensor(ggml_type: GgmlType, weights: Bytes, usage: int = WEIGHTS) -> 
     *experts, rows, row_bytes = weights.shape
     n_experts = experts[0] if experts else 1
     shape = (row_bytes // block_bytes(ggml_type) * block_weights(ggml_type), rows, n_experts, 1)
-    strides = (block_bytes(ggml_type), row_bytes, rows * row_bytes, weights.nbytes)
+    strides = (type_bytes(ggml_type), row_bytes, rows * row_bytes, weights.nbytes)
     tensor = _tensor(ggml_type, weights.ctypes.data, shape, strides)
     tensor.set("buffer", usage)
     return tensor
@@ -46,8 +46,9 @@ def id_tensor(ids: npt.NDArray[np.int32]) -> GgmlStruct:
 
 def cache_tensor(ggml_type: GgmlType, cells: Bytes) -> GgmlStruct:
     """A tensor over keys or values of a KV cache, shape (streams, heads, cells, bytes of a cell) and any strides."""
-    head_dim = cells.shape[-1] // block_bytes(ggml_type) * block_weights(ggml_type)
-    strides = (block_bytes(ggml_type), *cells.strides[-2::-1])
+    # Of 16-bit floats there may be any number, which needn't be whole blocks of the kernels.
+    head_dim = cells.shape[-1] * block_weights(ggml_type) // block_bytes(ggml_type)
+    strides = (type_bytes(ggml_type), *cells.strides[-2::-1])
     return _tensor(ggml_type, cells.ctypes.data, (head_dim, *cells.shape[-2::-1]), strides)
 
 

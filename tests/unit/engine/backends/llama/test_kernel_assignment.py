@@ -103,6 +103,23 @@ def test_the_part_that_can_be_repacked_counts_bytes_of_matrices() -> None:
     assert repackable_part(half, NO_KERNELS) == repackable_part([norm], OWN_KERNELS) == 0
 
 
+def test_floats_are_computed_only_where_they_are_repacked() -> None:
+    own = OwnKernels(OWN_KERNELS.formats, OWN_KERNELS.repacked | {Kind.F16})
+    found = assigned(
+        tensor("blk.0.attn_q", Kind.F16),
+        tensor("blk.0.attn_k", Kind.F16, 256, 24),
+        tensor("blk.0.attn_v", Kind.F16, 40, 512),
+        tensor("blk.0.attn_kv_b", Kind.F16, 256, 512, 4),
+        kernels=own,
+    )
+    assert found == {
+        "blk.0.attn_q": (OWN_REPACKED, None),
+        "blk.0.attn_k": (UPSTREAM, None),
+        "blk.0.attn_v": (UPSTREAM, None),
+        "blk.0.attn_kv_b": (UPSTREAM, None),
+    }
+
+
 def test_names_become_few_patterns_that_find_them_and_no_others() -> None:
     def assignment(name: str, buffer_type: int | None) -> Assignment:
         return Assignment(tensor(name), UPSTREAM_REPACKED if buffer_type else UPSTREAM, buffer_type)
