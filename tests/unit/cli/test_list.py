@@ -266,8 +266,11 @@ def test_what_works(run: Run, stores: Stores, tmp_path: Path) -> None:
 def test_kernels_by_the_formats_of_weights(
     run: Run, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    q4_0, f32 = 2, 0
+    q4_0, f32, f16 = 2, 0, 1
+    monkeypatch.setattr(format_coverage, "cpu_tiers", lambda: ["avx512-vnni", "avx2"])
     assert format_coverage.kernel_coverage({q4_0: 100}, "on") == ("yes", 1.0)
+    assert format_coverage.kernel_coverage({f16: 100}, "on") == ("yes", 1.0)
+    assert format_coverage.kernel_coverage({f16: 100}, "avx2") == ("no", 0.0)
     assert format_coverage.kernel_coverage({q4_0: 50, f32: 50}, "on") == ("partly", 0.5)
     assert format_coverage.kernel_coverage({f32: 100}, "on") == ("no", 0.0)
     assert format_coverage.kernel_coverage({q4_0: 100}, "off") == ("no", 0.0)

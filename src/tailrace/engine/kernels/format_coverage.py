@@ -12,7 +12,10 @@ from typing import Literal
 
 from tailrace.engine.kernels.build import SOURCES, TIERS_OF_CHOICE, cpu_tiers
 
-_ROW = re.compile(r"^    X\((\w+), +block_\w+, ", re.MULTILINE)
+#: The format, and its encoding.
+_ROW = re.compile(r"^    X\((\w+), +block_\w+, +\w+, +\w+, +(\w+),", re.MULTILINE)
+#: Tiers in which 16-bit floats are ours (``is_repacked`` in ``formats.h``).
+_FLOAT_TIERS = frozenset(("amx", "avx512-vnni"))
 #: A part of the weights that counts as all: embeddings of a token are looked up, not multiplied.
 _ALL = 0.99
 
@@ -21,8 +24,13 @@ Coverage = Literal["yes", "partly", "no"]
 
 @cache
 def format_names() -> frozenset[str]:
-    """GGUF's names of the formats that the kernels compute, on any CPU."""
-    return frozenset(_ROW.findall((SOURCES / "formats.h").read_text(encoding="utf-8")))
+    """GGUF's names of the formats that the kernels compute in any tier."""
+    return frozenset(name for name, _ in _rows())
+
+
+@cache
+def _rows() -> tuple[tuple[str, str], ...]:
+    return tuple(_ROW.findall((SOURCES / "formats.h").read_text(encoding="utf-8")))
 
 
 def kernel_coverage(matrices: Mapping[int, int], kernels: str) -> tuple[Coverage, float]:
@@ -32,9 +40,11 @@ def kernel_coverage(matrices: Mapping[int, int], kernels: str) -> tuple[Coverage
     """
     from gguf import GGMLQuantizationType
 
-    if not set(cpu_tiers()) & set(TIERS_OF_CHOICE.get(kernels, ())):
+    tier = next((tier for tier in cpu_tiers() if tier in TIERS_OF_CHOICE.get(kernels, ())), None)
+    if tier is None:
         return "no", 0.0
+    computed = {name for name, encoding in _rows() if encoding != "FLOATS" or tier in _FLOAT_TIERS}
     names = {each.value: each.name for each in GGMLQuantizationType}
-    own = sum(count for number, count in matrices.items() if names.get(number) in format_names())
+    own = sum(count for number, count in matrices.items() if names.get(number) in computed)
     part = own / max(1, sum(matrices.values()))
     return ("yes" if part >= _ALL else "partly" if own else "no"), part
