@@ -180,7 +180,7 @@ def test_the_layout_grows_while_sequences_start_and_end_and_each_is_true(
     backend.kv_relayout(Layout(0, 512) if always_shared else Layout(2, 512), [])
     replies = Replies(backend)
     layouts = set()
-    for number, task in enumerate(_TASKS * 2):
+    for number, task in enumerate(_TASKS):
         # Long and short prompts and replies, so that gaps and longer partitions occur again and again.
         replies.ask(number, f"{task} {number}. " * (1 + 20 * (number % 4)), max_tokens=10 + 25 * (number % 3))
         for _ in range(6):
