@@ -83,8 +83,9 @@ def repackable_part(tensors: Iterable[Tensor], own: OwnKernels) -> float:
 
 
 def _is_repackable(tensor: Tensor, own: OwnKernels) -> bool:
+    known = len(tensor.dimensions) == 2 or is_experts(tensor)
     whole = tensor.dimensions[0] % _BLOCK == 0 and tensor.dimensions[1] % _ROW_GROUP == 0
-    return tensor.ggml_type in own.repacked and whole
+    return known and tensor.ggml_type in own.repacked and whole
 
 
 def _assign(

@@ -100,6 +100,8 @@ def test_the_part_that_can_be_repacked_counts_bytes_of_matrices() -> None:
     norm = Tensor("blk.0.attn_norm.weight", int(Kind.F32), (256,))
     assert repackable_part([*half, norm], OWN_KERNELS) == own / (own + other + odd)
     assert repackable_part([tensor("blk.0.ffn_up_exps"), norm], OWN_KERNELS) == 1
+    # A matrix for each head, as latent attention has them, isn't repacked.
+    assert repackable_part([tensor("blk.0.attn_k_b", Kind.Q4_0, 128, 512, 16)], OWN_KERNELS) == 0
     assert repackable_part(half, NO_KERNELS) == repackable_part([norm], OWN_KERNELS) == 0
 
 
