@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import subprocess
 import sys
@@ -13,117 +14,148 @@ from kernel_formats import ACTIVATIONS_OF, REPACKED
 from kernel_tiers import TIERS
 from mutated_sources import mutate_source
 from tailrace.engine.kernels import build, proofs
+from tailrace.engine.kernels.proofs.attention import attention_is_right
 from tailrace.engine.native_libs import NativeUnavailable, compiler
+from tailrace.engine.native_libs.library import Proof
 from tailrace.engine.native_libs.tiers import TierName
 
-PROMPT = ", ".join(f"prompt {kind.name}" for kind in REPACKED)
-EXPERTS = ", ".join(f"experts {kind.name}" for kind in REPACKED)
+
+def dense(*formats: str) -> set[str]:
+    """What the proofs call products with weights in the file's order, dense and by expert."""
+    return {*formats, *(f"experts {name}" for name in formats)}
 
 
-def in_file_order(*formats: str) -> str:
-    """Products with weights in the file's order, dense and by expert."""
-    return ", ".join([*formats, *(f"experts {name}" for name in formats)])
+def repacked(*formats: str) -> set[str]:
+    """What they call products with repacked weights, dense and by expert."""
+    return {f"{what} {name}" for what in ("repacked", "experts") for name in formats}
 
 
-#: A change to the code of the tiers with AVX-512 and to what all tiers share, and what is computed wrongly then.
-MISTAKES = [
+#: Formats with quantised weights; the others are 16-bit floats.
+QUANTISED = [kind.name for kind in ACTIVATIONS_OF]
+ALL_REPACKED = {f"repacked {kind.name}" for kind in REPACKED}
+ALL_EXPERTS = {f"experts {kind.name}" for kind in REPACKED}
+#: What is written in the code, and what is put in its place.
+Mistake = tuple[str, str]
+
+#: Mistakes in code for AVX-512 and in what all tiers share, and what is computed wrongly then. Those of one build spoil
+#: different results, so each has to be noticed.
+MISTAKES: list[tuple[list[Mistake], set[str]]] = [
     (
-        "v = _mm512_and_si512(v, _mm512_set1_epi8(15));",
-        "",
-        in_file_order("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4"),
+        [
+            ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", ""),
+            ("-(float)t.zero_point * scale[0]", "-(float)(t.zero_point - 1) * scale[0]"),
+            ("? 0x80808080 : 0", "? 0 : 0"),
+            ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)"),
+            ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps("),
+        ],
+        dense("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4")
+        | dense("Q3_K", "Q6_K", "IQ4_XS")
+        | repacked("Q8_0")
+        | repacked("Q6_K")
+        | repacked("Q2_K", "Q4_K", "Q5_K"),
     ),
     (
-        "-(float)t.zero_point * scale[0]",
-        "-(float)(t.zero_point - 1) * scale[0]",
-        in_file_order("Q3_K", "Q6_K", "IQ4_XS"),
-    ),
-    ("to->row_sum = scratch->row_sum[r];", "to->row_sum = 1;", "attention"),
-    ("if (now > before) {", "if (now < before) {", "attention"),
-    ("while (!is_quantised(type) && d < keys.dim) KEY", "if (d < keys.dim) KEY", "attention"),
-    ("bits >> (64 - shift)", "bits >> (63 - shift)", "attention"),
-    ("sum = sum * by + 1;", "sum = sum * by;", "attention"),
-    ("vf_sub(one, e), vf_add(one, e)", "vf_sub(one, e), one", "attention"),
-    ("(float)(2 * (head - power) + 1) / 2", "(float)(head - power)", "attention"),
-    ("cell + 2 + i), vf_set1_f16", "cell + 2), vf_set1_f16", "attention"),
-    ("vf_mul(scale, vf_set1(-8.0f))", "vf_mul(scale, vf_set1(-7.0f))", "attention"),
-    ("? 0x80808080 : 0", "? 0 : 0", "repacked Q8_0, experts Q8_0(, prompt Q8_0)?"),
-    (
-        "-t.zero_point * sum",
-        "t.zero_point * sum",
-        "repacked Q4_0, repacked Q5_0, repacked Q8_0, repacked IQ4_NL, repacked MXFP4, "
-        "experts Q4_0, experts Q5_0, experts Q8_0, experts IQ4_NL, experts MXFP4",
+        [("-t.zero_point * sum", "t.zero_point * sum"), ("x = sigmoid_times(x, 1);", "x = sigmoid_times(x, 2);")],
+        repacked("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "MXFP4") | {"experts"},
     ),
     (
-        "first * n_blocks * bytes",
-        "first * bytes",
-        ", ".join(f"repacked {kind.name}" for kind in REPACKED),
+        [
+            ("first * n_blocks * bytes", "first * bytes"),
+            ("quads * (params->ith + 1)", "quads * params->ith"),
+            ("sum = used ? vf_add(sum, weighted) : weighted;", "sum = weighted;"),
+        ],
+        {*QUANTISED} | ALL_REPACKED | {"experts"},
     ),
-    ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "repacked Q6_K, experts Q6_K(, prompt Q6_K)?"),
     (
-        "private ? n_act_blocks :",
-        "private ? n_act_blocks - 1 :",
-        ", ".join(f"repacked {kind.name}" for kind in REPACKED),
+        [("private ? n_act_blocks :", "private ? n_act_blocks - 1 :"), ("pair.used % activations->ne[1]", "0")],
+        ALL_REPACKED | ALL_EXPERTS,
     ),
-    ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "repacked Q2_K, repacked Q4_K, repacked Q5_K, .*"),
-    ("pair.used % activations->ne[1]", "0", EXPERTS),
-    ("x = sigmoid_times(x, 1);", "x = sigmoid_times(x, 2);", "experts"),
-    ("sum = used ? vf_add(sum, weighted) : weighted;", "sum = weighted;", "experts"),
-    ("quads * (params->ith + 1)", "quads * params->ith", ", ".join(kind.name for kind in ACTIVATIONS_OF)),
 ]
-
-
+#: The same in attention, one by one.
+MISTAKES_IN_ATTENTION: list[Mistake] = [
+    ("to->row_sum = scratch->row_sum[r];", "to->row_sum = 1;"),
+    ("if (now > before) {", "if (now < before) {"),
+    ("while (!is_quantised(type) && d < keys.dim) KEY", "if (d < keys.dim) KEY"),
+    ("bits >> (64 - shift)", "bits >> (63 - shift)"),
+    ("sum = sum * by + 1;", "sum = sum * by;"),
+    ("vf_sub(one, e), vf_add(one, e)", "vf_sub(one, e), one"),
+    ("(float)(2 * (head - power) + 1) / 2", "(float)(head - power)"),
+    ("cell + 2 + i), vf_set1_f16", "cell + 2), vf_set1_f16"),
+    ("vf_mul(scale, vf_set1(-8.0f))", "vf_mul(scale, vf_set1(-7.0f))"),
+]
 #: The same in code for AMX tiles alone.
-MISTAKES_IN_TILES = [
-    ("numbers[1], numbers[0]", "numbers[0], numbers[1]", ", ".join(f"prompt {kind.name}" for kind in ACTIVATIONS_OF)),
-    ("bits == HIGH_NIBBLE ? 2048", "bits == HIGH_NIBBLE ? 128", "prompt Q4_0, prompt Q4_1, prompt Q4_K"),
-    ("odd = fine ? half : n % 2;", "odd = false;", "prompt Q2_K, prompt Q4_K, prompt Q5_K"),
+MISTAKES_IN_TILES: list[tuple[list[Mistake], set[str]]] = [
+    ([("numbers[1], numbers[0]", "numbers[0], numbers[1]")], {f"prompt {name}" for name in QUANTISED}),
+    ([("bits == HIGH_NIBBLE ? 2048", "bits == HIGH_NIBBLE ? 128")], {"prompt Q4_0", "prompt Q4_1", "prompt Q4_K"}),
+    ([("odd = fine ? half : n % 2;", "odd = false;")], {"prompt Q2_K", "prompt Q4_K", "prompt Q5_K"}),
     (
-        "[LOW_SIX] = 0x3f0000",
-        "[LOW_SIX] = 0xf0000",
-        "prompt Q5_0, prompt Q5_1, prompt MXFP4, prompt Q5_K, prompt Q6_K",
+        [("[LOW_SIX] = 0x3f0000", "[LOW_SIX] = 0xf0000")],
+        {"prompt Q5_0", "prompt Q5_1", "prompt MXFP4", "prompt Q5_K", "prompt Q6_K"},
     ),
-    ("before + 3 * TILE_SUMS", "before", PROMPT),
+    ([("before + 3 * TILE_SUMS", "before")], {f"prompt {kind.name}" for kind in REPACKED}),
 ]
+#: The same in code for AVX2 alone.
+MISTAKES_IN_AVX2: list[tuple[list[Mistake], set[str]]] = [
+    ([("_mm256_setr_epi32(0, 4, 1, 5,", "_mm256_setr_epi32(0, 1, 4, 5,")], repacked(*QUANTISED)),
+    (
+        [
+            ("group + 32 + 16 * half)", "group + 32)"),
+            ("_mm256_sign_epi8(activations, quants)", "activations"),
+            ("first, first, second, second", "first, first, first, first"),
+        ],
+        repacked("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")
+        | dense("Q8_0", "IQ4_NL", "MXFP4", "IQ4_XS", "Q2_K", "Q3_K", "Q6_K"),
+    ),
+]
+MISTAKES_IN_AVX2_ATTENTION: list[Mistake] = [
+    ("_mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8)", "_mm256_packs_epi16(a, b)"),
+    ("expanded(scratch->keys + j * g->k_row", "expanded(scratch->keys"),
+]
+#: Mistakes by the tier in which they are made: each in one that has the code and that is quick to compile.
+MISTAKES_OF = {"amx": MISTAKES_IN_TILES, "avx512-vnni": MISTAKES, "avx2": MISTAKES_IN_AVX2}
+ATTENTION_MISTAKES_OF = {"avx512-vnni": MISTAKES_IN_ATTENTION, "avx2": MISTAKES_IN_AVX2_ATTENTION}
 
 
-#: The same in code for AVX2 alone, with VNNI and without.
-MISTAKES_IN_AVX2 = [
-    (
-        "_mm256_setr_epi32(0, 4, 1, 5,",
-        "_mm256_setr_epi32(0, 1, 4, 5,",
-        ", ".join(f"{what} {kind.name}" for what in ("repacked", "experts") for kind in ACTIVATIONS_OF),
-    ),
-    ("group + 32 + 16 * half)", "group + 32)", "repacked Q4_1, .*repacked Q4_K, repacked Q5_K.*"),
-    ("_mm256_sign_epi8(activations, quants)", "activations", in_file_order("Q8_0", "IQ4_NL", "MXFP4", "IQ4_XS")),
-    ("first, first, second, second", "first, first, first, first", in_file_order("Q2_K", "Q3_K", "Q6_K")),
-    ("_mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8)", "_mm256_packs_epi16(a, b)", "attention"),
-    ("expanded(scratch->keys + j * g->k_row", "expanded(scratch->keys", "attention"),
-]
-#: Mistakes in a tier's code. Code that all tiers share is altered in one of them.
-MISTAKES_OF: dict[TierName, list[tuple[str, str, str]]] = {
-    "amx": MISTAKES + MISTAKES_IN_TILES,
-    "avx512-vnni": MISTAKES,
-    "avx2-vnni": MISTAKES_IN_AVX2,
-    "avx2": MISTAKES_IN_AVX2,
-}
+def wrong_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, mistakes: list[Mistake], proof: Proof
+) -> set[str]:
+    """What the message of a build with ``mistakes`` says is computed wrongly. Nothing is cached."""
+    sources = build.SOURCES
+    for number, (right, wrong) in enumerate(mistakes):
+        sources = mutate_source(sources, folder / f"kernels-{number}", right, wrong)
+    monkeypatch.setattr(build, "SOURCES", sources)
+    monkeypatch.setattr(build, "prove_kernels", proof)
+    # In half of the time: a mistake shows however the code is optimised.
+    monkeypatch.setattr(compiler, "COMPILE_FLAGS", ("-O1", *compiler.COMPILE_FLAGS[1:]))
+    kept = folder / "kept"
+    with pytest.raises(NativeUnavailable, match=r"computes .* wrongly$") as refused:
+        build.build_kernels(tier, kept)
+    assert list(kept.iterdir()) == []
+    found = re.search(r"computes (.*) wrongly$", str(refused.value))
+    assert found is not None
+    return set(found[1].split(", "))
 
 
 @pytest.mark.parametrize(
-    ("tier", "right", "wrong", "formats"), [(tier, *altered) for tier in TIERS for altered in MISTAKES_OF[tier]]
+    ("tier", "mistakes", "expected"), [(tier, *each) for tier in TIERS for each in MISTAKES_OF.get(tier, [])]
 )
-def test_a_library_with_a_mistake_is_not_cached(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, right: str, wrong: str, formats: str
+def test_a_library_with_mistakes_is_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, mistakes: list[Mistake], expected: set[str]
 ) -> None:
-    monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "kernels", right, wrong))
-    # In half of the time: a mistake shows however the code is optimised.
-    monkeypatch.setattr(compiler, "COMPILE_FLAGS", ("-O1", *compiler.COMPILE_FLAGS[1:]))
-    if formats != "attention":
-        # Attention's proof takes longer than all others together.
-        monkeypatch.setattr(proofs, "attention_is_right", lambda _: True)
-    kept = tmp_path / "kept"
-    with pytest.raises(NativeUnavailable, match=f"computes {formats} wrongly"):
-        build.build_kernels(tier, kept)
-    assert list(kept.iterdir()) == []
+    monkeypatch.setattr(proofs, "attention_is_right", lambda _: True)
+    assert wrong_with(tmp_path, monkeypatch, tier, mistakes, proofs.wrong_results) == expected
+
+
+@pytest.mark.parametrize(
+    ("tier", "mistake"), [(tier, each) for tier in TIERS for each in ATTENTION_MISTAKES_OF.get(tier, [])]
+)
+def test_attention_with_a_mistake_is_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, mistake: Mistake
+) -> None:
+    def proof(library: ctypes.CDLL) -> list[str]:
+        return [] if attention_is_right(library) else ["attention"]
+
+    assert wrong_with(tmp_path, monkeypatch, tier, [mistake], proof) == {"attention"}
 
 
 @pytest.mark.skipif(not TIERS, reason="this CPU can't run them: the first test has seen that they are refused")

@@ -105,6 +105,7 @@ def attention_is_right(library: ctypes.CDLL) -> bool:
     """Whether ``library`` computes every shape and type as the formula, with exact tokens and without."""
     random = np.random.default_rng(11)
     library.tailrace_kernels_set_exact_tokens.argtypes = [ctypes.c_int64]
+    library.tailrace_kernels_amx_usable.restype = ctypes.c_bool
     with stand_in_pool(library):
         try:
             f16, *others = CACHE_TYPES
@@ -137,7 +138,8 @@ def _agrees(
     exact = expected_of(query, keys, values, scale=scale)
     longest_run = shape.tokens - shape.sequences + 1 if shape.sequences else 1
     tiles = (
-        types == CACHE_TYPES[0]
+        library.tailrace_kernels_amx_usable()
+        and types == CACHE_TYPES[0]
         and longest_run * shape.heads // shape.kv_heads >= _MIN_TILE_ROWS
         and shape.head_dim in _TILE_DIMS
         and not shape.value_dim
