@@ -51,7 +51,7 @@ test-numa:  ## Prove the binding to NUMA nodes on a real kernel in QEMU; takes a
 	@$(PYTHON) scripts/setup.py --dev
 	@$(BIN)/python tests/numa/run.py
 
-test-arm:  ## Prove the kernels for 64-bit ARM under QEMU; takes a minute
+test-arm:  ## Prove the kernels for 64-bit ARM under QEMU; takes some minutes
 	@$(PYTHON) scripts/setup.py --dev
 	@$(BIN)/python tests/arm/prove_arm.py
 

@@ -78,7 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     yarn_attn_factor: Annotated[float, Meta(ge=-1, le=1000)] = -1.0
     yarn_beta_fast: Annotated[float, Meta(ge=-1, le=1_000_000)] = -1.0
     yarn_beta_slow: Annotated[float, Meta(ge=-1, le=1_000_000)] = -1.0
-    kernels: Literal["on", "avx512", "avx2", "off"] = "on"  #: own kernels, where the CPU has the instructions
+    kernels: Literal["on", "avx512", "avx2", "neon", "off"] = "on"  #: own kernels, where the CPU has the instructions
     speculate: Literal["auto", "mtp", "lookup", "draft", "off"] = "auto"  #: where draft tokens come from
     draft_model: str | None = None  #: as ``model``: a smaller one of the same family, for speculate = draft
     draft_tokens: Annotated[int, Meta(ge=1, le=64)] = 32  #: max draft tokens of a sequence in one step

@@ -1,19 +1,41 @@
 /* Computes one operation of the kernels in a process of its own: reads it from a file, and writes the result's bytes.
  *
- * The file has the name of the function in 64 bytes, the number of threads and of tensors (32 bits each), and then of
- * each tensor its place among the operands (-1: the result), the size of its memory (64 bits each), the struct and the
- * memory. Structs have the layout of every 64-bit Linux; pointers in them are replaced. */
+ * The file has the name of the function in 64 bytes, the number of threads and of tensors (32 bits each), how many bytes
+ * of weights may be repacked and how many tokens must be exact (64 bits each), and then of each tensor its place among
+ * the operands (-1: the result), the size of its memory (64 bits each), the struct and the memory. Structs have the
+ * layout of every 64-bit Linux; pointers in them are replaced. A tensor at the address of an earlier one shares its
+ * memory. The address of a buffer is its usage, as in the proofs' stand-in for upstream.
+ *
+ * Behind the result's bytes the program writes the numbers of tokens and rows of the row maxima (64 bits each), and the
+ * maxima. Without arguments it prints the table of formats, a row a line. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "loading/repack_layout.h"
 #include "recurrent/operations.h"
 
 void ggml_compute_forward_gated_delta_net(const struct ggml_compute_params *, struct ggml_tensor *);
+bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *, struct ggml_tensor *);
 bool tailrace_kernels_set_upstream(const char *name, void *function);
+bool tailrace_kernels_format(int index, int32_t row[9]);
+int tailrace_kernels_cache_type(int index);
+void tailrace_kernels_set_repack_budget(int model, int64_t bytes);
+void tailrace_kernels_set_exact_tokens(int64_t n_tokens);
+float *tailrace_kernels_take_row_maxima(int64_t *n_tokens, int64_t *n_rows);
 
 typedef void operation(const struct ggml_compute_params *, struct ggml_tensor *);
+
+/* The result keeps what it has where the kernels compute nothing. */
+static void product(const struct ggml_compute_params *params, struct ggml_tensor *result) {
+    (void)ggml_compute_forward_mul_mat_tiled(params, result);
+}
+static void extra_operation(const struct ggml_compute_params *params, struct ggml_tensor *result) {
+    struct ggml_compute_params changeable = *params;
+    (void)ggml_cpu_extra_compute_forward(&changeable, result);
+}
+
 static const struct {
     const char *name;
     operation *function;
@@ -23,6 +45,9 @@ static const struct {
     {"ggml_compute_forward_ssm_conv", ggml_compute_forward_ssm_conv},
     {"ggml_compute_forward_concat", ggml_compute_forward_concat},
     {"ggml_compute_forward_mul", ggml_compute_forward_mul},
+    {"ggml_compute_forward_flash_attn_ext", ggml_compute_forward_flash_attn_ext},
+    {"ggml_compute_forward_mul_mat_tiled", product},
+    {"ggml_cpu_extra_compute_forward", extra_operation},
 };
 
 /* ---- What the kernels need of ggml's thread pool ----------------------------------------------------------------- */
@@ -40,6 +65,10 @@ static void set_chunk(struct ggml_threadpool *pool, int value) {
 static int add_chunk(struct ggml_threadpool *pool, int value) {
     (void)pool;
     return atomic_fetch_add(&next_chunk, value);
+}
+
+static enum ggml_backend_buffer_usage usage_of(ggml_backend_buffer_t buffer) {
+    return (enum ggml_backend_buffer_usage)(intptr_t)buffer;
 }
 
 /* ---- The file ---------------------------------------------------------------------------------------------------- */
@@ -62,25 +91,43 @@ static void read_into(void *to, size_t bytes, FILE *file) {
 static struct ggml_tensor result;
 static operation *function;
 static int n_threads;
+static char work[1 << 18] __attribute__((aligned(64)));
 
 static void *compute(void *thread) {
-    const struct ggml_compute_params params = {.ith = (int)(intptr_t)thread, .nth = n_threads};
+    const struct ggml_compute_params params = {
+        .ith = (int)(intptr_t)thread, .nth = n_threads, .wsize = sizeof work, .wdata = work};
     function(&params, &result);
     return 0;
 }
 
+static int print_formats(void) {
+    int32_t row[9];
+    for (int i = 0; tailrace_kernels_format(i, row); i++)
+        for (int j = 0; j < 9; j++) printf("%d%c", row[j], j < 8 ? ' ' : '\n');
+    return 0;
+}
+
+static void write_all(FILE *out, const void *from, size_t bytes) {
+    if (fwrite(from, 1, bytes, out) != bytes) fail("the result can't be written");
+}
+
 int main(int argc, char **argv) {
+    if (argc == 1) return print_formats();
     FILE *file = argc == 3 ? fopen(argv[1], "rb") : 0;
     if (!file) fail("usage: operations OPERATION RESULT");
     char name[64];
     int32_t counts[2];
+    int64_t settings[2];
     read_into(name, sizeof name, file);
     read_into(counts, sizeof counts, file);
+    read_into(settings, sizeof settings, file);
     n_threads = counts[0];
     for (size_t i = 0; i < sizeof operations / sizeof *operations; i++)
         if (!strcmp(operations[i].name, name)) function = operations[i].function;
     if (!function) fail("no such operation");
     struct ggml_tensor operands[GGML_MAX_SRC];
+    const void *addresses[GGML_MAX_SRC + 1]; /* of tensors in the process that wrote the file */
+    void *memories[GGML_MAX_SRC + 1];
     int64_t result_bytes = 0;
     for (int i = 0; i < counts[1]; i++) {
         int64_t header[2];
@@ -91,7 +138,11 @@ int main(int argc, char **argv) {
         void *memory = 0;
         if (posix_memalign(&memory, 64, (size_t)header[1])) fail("no memory");
         read_into(memory, (size_t)header[1], file);
-        t->data = memory;
+        addresses[i] = t->data;
+        memories[i] = memory;
+        for (int earlier = i - 1; earlier >= 0; earlier--)
+            if (addresses[earlier] == addresses[i]) memories[i] = memories[earlier];
+        t->data = memories[i];
         memset(t->src, 0, sizeof t->src);
         if (t == &result) result_bytes = header[1];
     }
@@ -99,6 +150,9 @@ int main(int argc, char **argv) {
     tailrace_kernels_set_upstream("ggml_barrier", (void *)wait_for_all);
     tailrace_kernels_set_upstream("ggml_threadpool_chunk_set", (void *)set_chunk);
     tailrace_kernels_set_upstream("ggml_threadpool_chunk_add", (void *)add_chunk);
+    tailrace_kernels_set_upstream("ggml_backend_buffer_get_usage", (void *)usage_of);
+    tailrace_kernels_set_repack_budget(1, settings[0]);
+    tailrace_kernels_set_exact_tokens(settings[1]);
     pthread_barrier_init(&barrier, 0, (unsigned)n_threads);
     pthread_t threads[16];
     if (n_threads < 1 || n_threads > 16) fail("1 to 16 threads");
@@ -106,7 +160,14 @@ int main(int argc, char **argv) {
     compute(0);
     for (int i = 1; i < n_threads; i++) pthread_join(threads[i], 0);
     FILE *out = fopen(argv[2], "wb");
-    if (!out || fwrite(result.data, 1, (size_t)result_bytes, out) != (size_t)result_bytes || fclose(out))
-        fail("the result can't be written");
+    if (!out) fail("the result can't be written");
+    write_all(out, result.data, (size_t)result_bytes);
+    int64_t size[2];
+    const float *maxima = tailrace_kernels_take_row_maxima(size, size + 1);
+    if (maxima) {
+        write_all(out, size, sizeof size);
+        write_all(out, maxima, (size_t)(size[0] * ((size[1] + 255) / 256) * 16) * sizeof *maxima);
+    }
+    if (fclose(out)) fail("the result can't be written");
     return 0;
 }

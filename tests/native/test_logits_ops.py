@@ -282,6 +282,7 @@ def test_on_another_cpu_numpy_is_active_and_the_status_says_why(monkeypatch: pyt
         ("avx512", "avx2", ["avx2"]),
         ("avx2", "on", ["avx2"]),
         ("avx2", "avx512", []),
+        ("avx512", "neon", []),
     ],
 )
 def test_the_fastest_tier_that_the_setting_allows_is_built(

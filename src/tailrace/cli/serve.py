@@ -120,7 +120,7 @@ def serve(
     yarn_beta_fast: Annotated[float | None, typer.Option(help="YaRN's low correction dimension.")] = None,
     yarn_beta_slow: Annotated[float | None, typer.Option(help="YaRN's high correction dimension.")] = None,
     kernels: Annotated[
-        str | None, typer.Option(help="Kernels of our own: on, avx512 (without AMX), avx2 or off [on].")
+        str | None, typer.Option(help="Kernels of our own: on, avx512 (without AMX), avx2, neon (ARM) or off [on].")
     ] = None,
     speculate: Annotated[
         str | None, typer.Option(help="Draft tokens: auto, mtp, lookup, draft (needs --draft-model) or off [auto].")

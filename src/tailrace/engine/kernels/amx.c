@@ -13,7 +13,11 @@ bool tailrace_kernels_amx_usable(void) {
     static atomic_int known = UNKNOWN;
     int answer = atomic_load_explicit(&known, memory_order_relaxed);
     if (answer == UNKNOWN) {
-        answer = HAS_AMX && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 ? YES : NO;
+#if HAS_AMX
+        answer = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 ? YES : NO;
+#else
+        answer = NO;
+#endif
         atomic_store_explicit(&known, answer, memory_order_relaxed);
     }
     return answer == YES;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from pathlib import Path
 
 from tailrace.engine.native_libs.ggml_headers import include_folders
@@ -11,13 +12,16 @@ from tailrace.engine.native_libs.library import Source, ensure_built
 from tailrace.engine.native_libs.tiers import TIERS, TierName
 
 SOURCES = Path(__file__).parent
-#: The tiers that the kernels are written for, the fastest first. AMX adds tiles for prompts.
-KERNEL_TIERS: tuple[TierName, ...] = ("amx", "avx512-vnni", "avx2-vnni", "avx2")
-#: The tiers that each value of the setting ``kernels`` allows, the fastest first; none for ``off``.
+_X86_TIERS: tuple[TierName, ...] = ("amx", "avx512-vnni", "avx2-vnni", "avx2")
+#: The tiers that the kernels are written for on this architecture, the fastest first. AMX adds tiles for prompts.
+KERNEL_TIERS: tuple[TierName, ...] = ("neon",) if platform.machine() == "aarch64" else _X86_TIERS
+#: The tiers that each value of the setting ``kernels`` allows, the fastest first; none for ``off``. NEON's have been
+#: proved and not measured, so ``on`` leaves ARM to llama.cpp.
 TIERS_OF_CHOICE: dict[str, tuple[TierName, ...]] = {
-    "on": KERNEL_TIERS,
+    "on": _X86_TIERS,
     "avx512": ("avx512-vnni",),
     "avx2": ("avx2-vnni", "avx2"),
+    "neon": ("neon",),
 }
 
 

@@ -1,5 +1,6 @@
 /* The table of formats, for Python. */
 #include "formats.h"
+#include "products/file_order.h"
 
 /* Row `index` of the table in `row`: ggml's type; bytes and weights of a block; ggml's type of activations; whether
  * there is a kernel for weights in file order, and one for repacked weights; where the scale is in the block, and the
@@ -11,7 +12,7 @@ EXPORT bool tailrace_kernels_format(int index, int32_t row[9]) {
                                t.bytes,
                                t.weights,
                                (int32_t)t.activation_type,
-                               t.encoding != FLOATS,
+                               HAS_FILE_ORDER && t.encoding != FLOATS,
                                is_repacked((enum format)index),
                                t.scale_at,
                                t.min_at,

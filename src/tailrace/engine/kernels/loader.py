@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from importlib import util
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from tailrace.engine.kernels.build import TIERS_OF_CHOICE, build_kernels, cpu_tiers
+from tailrace.engine.kernels.build import KERNEL_TIERS, TIERS_OF_CHOICE, build_kernels, cpu_tiers
 from tailrace.engine.kernels.formats import WeightFormat, formats_of
 from tailrace.engine.kernels.symbols import exported_symbols
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
@@ -34,7 +35,7 @@ _tier: TierName | None = None
 
 def choose(choice: str) -> None:
     """Set what ``load`` does, here and in child processes: ``on`` loads the fastest tier that the CPU has, ``avx512``
-    the one without AMX, ``avx2`` the fastest without AVX-512, ``off`` none.
+    the one without AMX, ``avx2`` the fastest without AVX-512, ``neon`` that for 64-bit ARM, ``off`` none.
     """
     os.environ[_VARIABLE] = choice
 
@@ -65,6 +66,8 @@ def tiers_of(choice: str) -> list[TierName]:
     UnsupportedCpu where there is none.
     """
     allowed = TIERS_OF_CHOICE[choice]
+    if not set(allowed) & set(KERNEL_TIERS):
+        raise UnsupportedCpu(f"kernels is {choice}, which has no code for {platform.machine()}")
     TIERS[allowed[-1]].require()
     return [tier for tier in cpu_tiers() if tier in allowed]
 

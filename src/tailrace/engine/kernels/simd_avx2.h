@@ -12,6 +12,11 @@ INLINE __m256 load_e8m0x8(const uint8_t *p) {
     return _mm256_castsi256_ps(_mm256_blendv_epi8(small, normal, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1))));
 }
 
+/* Rounded to 16 bits. */
+INLINE float round_to_f16(float x) { return _cvtsh_ss(_cvtss_sh(x, 0)); }
+
+INLINE void pause_cpu(void) { _mm_pause(); }
+
 INLINE void prefetch_l1(const uint8_t *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
 
 /* Cache lines of a range, into the second-level cache. */

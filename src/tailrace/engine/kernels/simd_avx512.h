@@ -13,6 +13,11 @@ INLINE __m512 load_e8m0x16(const uint8_t *p) {
     return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2)), small));
 }
 
+/* Rounded to 16 bits. */
+INLINE float round_to_f16(float x) { return _cvtsh_ss(_cvtss_sh(x, 0)); }
+
+INLINE void pause_cpu(void) { _mm_pause(); }
+
 INLINE void prefetch_l1(const uint8_t *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
 
 /* Cache lines of a range, into the second-level cache. */

@@ -8,6 +8,11 @@ INLINE float load_f16(const uint8_t *p) {
     return (float)half;
 }
 
+/* Rounded to 16 bits. */
+INLINE float round_to_f16(float x) { return (float)(__fp16)x; }
+
+INLINE void pause_cpu(void) { __asm__ volatile("yield"); }
+
 INLINE void prefetch_l1(const uint8_t *p) { __builtin_prefetch(p, 0, 3); }
 
 /* Cache lines of a range, into the second-level cache. */
@@ -97,10 +102,35 @@ INLINE vf vf_load_bf16(const uint8_t *p) {
     memcpy(&halves, p, 8);
     return vreinterpretq_f32_u32(vshll_n_u16(halves, 16));
 }
+/* Pairs of bf16, VF_LANES of them: the first numbers and the second ones. */
+INLINE void vf_load_bf16_pairs(const uint8_t *p, vf to[2]) {
+    const uint32x4_t pairs = vreinterpretq_u32_u8(vld1q_u8(p));
+    to[0] = vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16));
+    to[1] = vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000)));
+}
+/* The first eight lanes, which there are only four of. */
+INLINE vf vf_load_f16_eight(const uint8_t *p) { return vf_load_f16(p); }
+INLINE vf vf_load_bf16_eight(const uint8_t *p) { return vf_load_bf16(p); }
+
+INLINE uint8x8_t load_four_bytes(const uint8_t *p) { return vreinterpret_u8_u32(vdup_n_u32(load_u32(p))); }
+INLINE vf vf_from_u8(uint8x8_t bytes) { return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes)))); }
+INLINE vf vf_load_u8(const uint8_t *p) { return vf_from_u8(load_four_bytes(p)); }
 INLINE vf vf_load_i8(const uint8_t *p) {
-    float numbers[VF_LANES];
-    for (int i = 0; i < VF_LANES; i++) numbers[i] = (float)(int8_t)p[i];
-    return vld1q_f32(numbers);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_four_bytes(p))))));
+}
+/* A 16-bit float in all lanes. */
+INLINE vf vf_set1_f16(const uint8_t *p) { return vdupq_n_f32(load_f16(p)); }
+/* Nibbles of 0 to 15: the low ones of the bytes, or the high ones. */
+INLINE vf vf_load_u4(const uint8_t *p, bool high) {
+    const uint8x8_t bytes = load_four_bytes(p);
+    return vf_from_u8(high ? vshr_n_u8(bytes, 4) : vand_u8(bytes, vdup_n_u8(15)));
+}
+/* Half the powers of two of four E8M0 exponents, as ggml has them: those of 0 and 1 are subnormal. */
+INLINE vf load_e8m0x4(const uint8_t *p) {
+    const uint32x4_t e = vmovl_u16(vget_low_u16(vmovl_u8(load_four_bytes(p))));
+    const uint32x4_t normal = vshlq_n_u32(vsubq_u32(e, vdupq_n_u32(1)), 23);
+    const uint32x4_t small = vshlq_u32(vdupq_n_u32(0x00200000), vreinterpretq_s32_u32(e));
+    return vreinterpretq_f32_u32(vbslq_u32(vcltq_u32(e, vdupq_n_u32(2)), small, normal));
 }
 
 INLINE vm vm_from_bits(uint32_t bits) { /* bit i is lane i */
@@ -121,4 +151,25 @@ INLINE vf vf_scale_exp2(vf x, vf whole) {
     const int32x4_t exponent = vaddq_s32(vcvtnq_s32_f32(whole), vdupq_n_s32(126));
     const vf half = vmulq_f32(x, vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
     return vaddq_f32(half, half);
+}
+
+/* Which of 64 numbers of 16 bits differ from `value`. */
+INLINE uint64_t differing_u16x64(const uint16_t *p, uint16_t value) {
+    const uint16x8_t all = vdupq_n_u16(value), bit = {1, 2, 4, 8, 16, 32, 64, 128};
+    uint64_t equal = 0;
+    for (int i = 0; i < 64; i += 8)
+        equal |= (uint64_t)vaddvq_u16(vandq_u16(vceqq_u16(vld1q_u16(p + i), all), bit)) << i;
+    return ~equal;
+}
+
+/* Store the places of the set bits, each increased by `first`. Up to 64 numbers are written. */
+INLINE void store_bit_places(uint32_t *to, uint64_t bits, uint32_t first) {
+    for (; bits; bits &= bits - 1) *to++ = first + (uint32_t)__builtin_ctzll(bits);
+}
+
+/* The bits of `bits` that stand where `mask` has a 1, side by side. */
+INLINE uint64_t bits_where(uint64_t bits, uint64_t mask) {
+    uint64_t found = 0;
+    for (int place = 0; mask; mask &= mask - 1) found |= (bits >> __builtin_ctzll(mask) & 1) << place++;
+    return found;
 }

@@ -12,7 +12,7 @@ from typing import Literal
 from tailrace.engine.native_libs import UnsupportedCpu
 from tailrace.machine.isa import read_cpu_flags
 
-TierName = Literal["amx", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "any"]
+TierName = Literal["amx", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "neon", "any"]
 
 
 @dataclass(frozen=True)
@@ -61,5 +61,8 @@ _AMX = Tier(
         *("-mavx512bf16", "-mavx512vbmi", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
     ),
 )
+#: 64-bit ARM since ARMv8.2 with DOTPROD. Linux's names of its flags.
+_NEON = Tier("neon", frozenset(("asimd", "asimddp", "fphp")), ("-march=armv8.2-a+fp16+dotprod",))
 
-TIERS: dict[TierName, Tier] = {tier.name: tier for tier in (_AMX, _AVX512_VNNI, _AVX512, _AVX2_VNNI, _AVX2, _ANY)}
+_ALL = (_AMX, _AVX512_VNNI, _AVX512, _AVX2_VNNI, _AVX2, _NEON, _ANY)
+TIERS: dict[TierName, Tier] = {tier.name: tier for tier in _ALL}

@@ -18,7 +18,7 @@ def sapphire_rapids(tmp_path: Path) -> frozenset[str]:
     return read_cpu_flags(expand("gpu-server", tmp_path))
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", [tier for tier in TIERS if tier != "neon"])
 def test_a_cpu_with_amx_has_every_tier(
     monkeypatch: pytest.MonkeyPatch, sapphire_rapids: frozenset[str], tier: TierName
 ) -> None:
@@ -38,3 +38,12 @@ def test_each_flag_that_amx_code_needs_is_asked_for(
         TIERS["amx"].require()
     assert not TIERS["amx"].supported
     assert TIERS["avx512-vnni"].supported
+
+
+def test_arm_with_dotprod_has_the_tier_for_neon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    flags = read_cpu_flags(expand("arm-big-little", tmp_path))
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: flags)
+    assert [name for name, tier in TIERS.items() if tier.supported] == ["neon", "any"]
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: flags - {"asimddp"})
+    with pytest.raises(UnsupportedCpu, match=r"this CPU lacks asimddp$"):
+        TIERS["neon"].require()

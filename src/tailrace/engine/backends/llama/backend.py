@@ -32,7 +32,7 @@ from tailrace.engine.backends.llama.prediction_layers import has_prediction_laye
 from tailrace.engine.backends.llama.result_rows import get_logits, rows_at
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
-from tailrace.engine.kernels.build import cpu_tiers
+from tailrace.engine.kernels.build import TIERS_OF_CHOICE, cpu_tiers
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
 from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout, LayoutPolicy
 from tailrace.engine.kv_cache.rollback import Rollback
@@ -224,7 +224,7 @@ class LlamaBackend:
             pass_bytes=self._pass_bytes(),
             cell_bytes=self.bytes_per_cell,
             kernels=loader.tier() or "",
-            fastest_kernels=next(iter(cpu_tiers()), ""),
+            fastest_kernels=next((tier for tier in cpu_tiers() if tier in TIERS_OF_CHOICE["on"]), ""),
             kernels_reason="" if loader.status() == "on" else loader.status(),
         )
 

@@ -79,7 +79,7 @@ EXPORT void ggml_barrier(struct ggml_threadpool *pool) {
             spinner->spins += spinner->spins / 16 + 1;
             return;
         }
-        _mm_pause();
+        pause_cpu();
     }
     const int64_t min_spins = max_spins / MIN_SPINS_DIVISOR;
     spinner->spins = spinner->spins / 4 > min_spins ? spinner->spins / 4 : min_spins;

@@ -30,13 +30,13 @@ INLINE float max_magnitude(const float *x, int n) {
 INLINE void quantise_block(enum format format, const float *x, uint8_t *block, int n_tokens, int j) {
     const struct format_traits t = traits_of(format);
     const float max = max_magnitude(x, 32), scale = max / 127, times = max != 0 ? 127 / max : 0;
-    const __m256i quants = round_to_bytes(x, times);
+    const bytes32 quants = round_to_bytes(x, times);
     int32_t sums[2];
     sums_of_bytes(quants, sums);
-    _mm256_storeu_si256((__m256i *)(block + 32 * j), quants);
+    store_bytes(block + 32 * j, quants);
     const int32_t sum = sums[0] + sums[1], correction = -t.zero_point * sum;
     /* Upstream stores both in 16 bits. */
-    const float stored[2] = {_cvtsh_ss(_cvtss_sh(scale, 0)), _cvtsh_ss(_cvtss_sh(scale * (float)sum, 0))};
+    const float stored[2] = {round_to_f16(scale), round_to_f16(scale * (float)sum)};
     memcpy(block + act_scales_at(n_tokens) + 4 * j, stored, 4);
     memcpy(block + act_sums_at(n_tokens) + 4 * j, t.has_min ? (const void *)(stored + 1) : (const void *)&correction,
            4);
@@ -68,10 +68,10 @@ INLINE void quantise_super_block(enum format format, const float *x, uint8_t *bl
     int16_t sums[16];
     for (int n = 0; n < 8; n++) {
         uint8_t *part = block + n * part_act_bytes(format, n_tokens);
-        const __m256i quants = round_to_bytes(x + 32 * n, times);
+        const bytes32 quants = round_to_bytes(x + 32 * n, times);
         int32_t halves[2];
         sums_of_bytes(quants, halves);
-        _mm256_storeu_si256((__m256i *)(part + 32 * j), quants);
+        store_bytes(part + 32 * j, quants);
         const int32_t sum = halves[0] + halves[1];
         if (t.has_min) {
             if (fine) sums[2 * n] = (int16_t)halves[0], sums[2 * n + 1] = (int16_t)halves[1];

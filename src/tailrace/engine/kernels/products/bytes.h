@@ -4,6 +4,8 @@
 
 #if HAS_AVX512
 #include "products/bytes_avx512.h"
+#elif defined(__aarch64__)
+#include "products/bytes_neon.h"
 #else
 #include "products/bytes_avx2.h"
 #endif

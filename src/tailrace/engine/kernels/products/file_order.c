@@ -7,7 +7,10 @@
  * SmolLM2-135M in Q4_1.
  *
  * file_order_tiles.h computes tiles of a product. */
+#include <stdlib.h>
+
 #include "products/file_order.h"
+#if HAS_FILE_ORDER
 #include "products/file_order_tiles.h"
 #include "products/nan_check.h"
 #include "products/work_chunks.h"
@@ -193,8 +196,7 @@ EXPORT bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t n_
                             int out_type) {
     enum format format;
     if (!find_format((enum ggml_type)weight_type, &format) || out_type != GGML_TYPE_F32 ||
-        !is_computed_in_file_order(format, (enum ggml_type)activation_type) ||
-        !fits_file_order(format, n_blocks))
+        !is_computed_in_file_order(format, (enum ggml_type)activation_type) || !fits_file_order(format, n_blocks))
         return upstream.llamafile_sgemm &&
                upstream.llamafile_sgemm(params, n_rows, n_tokens, n_blocks, weights, row_blocks, activations,
                                         token_blocks, out, out_stride, weight_type, activation_type, out_type);
@@ -204,3 +206,28 @@ EXPORT bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t n_
     compute_product(params, format, &p, n_rows, n_tokens);
     return true;
 }
+#else
+/* ---- Tiers without tiles ----------------------------------------------------------------------------------------- */
+
+bool fits_file_order(enum format format, int64_t n_blocks) {
+    (void)format, (void)n_blocks;
+    return false;
+}
+
+void multiply_file_order(enum format format, int64_t n_blocks, const uint8_t *weights, int64_t row_bytes,
+                         int64_t n_rows, const uint8_t *activations, int64_t token_bytes, int64_t n_tokens, float *out,
+                         int64_t out_stride) {
+    (void)format, (void)n_blocks, (void)weights, (void)row_bytes, (void)n_rows, (void)activations, (void)token_bytes,
+        (void)n_tokens, (void)out, (void)out_stride;
+    abort(); /* fits_file_order says that it can't be called. */
+}
+
+EXPORT bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t n_rows, int64_t n_tokens,
+                            int64_t n_blocks, const void *weights, int64_t row_blocks, const void *activations,
+                            int64_t token_blocks, void *out, int64_t out_stride, int weight_type, int activation_type,
+                            int out_type) {
+    return upstream.llamafile_sgemm &&
+           upstream.llamafile_sgemm(params, n_rows, n_tokens, n_blocks, weights, row_blocks, activations, token_blocks,
+                                    out, out_stride, weight_type, activation_type, out_type);
+}
+#endif

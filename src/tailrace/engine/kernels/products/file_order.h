@@ -3,6 +3,13 @@
 #include "formats.h"
 #include "loading/ggml_api.h"
 
+/* Whether this tier has tiles for such weights. NEON has none: upstream computes these products. */
+#ifdef __aarch64__
+#define HAS_FILE_ORDER 0
+#else
+#define HAS_FILE_ORDER 1
+#endif
+
 /* Whether llamafile_sgemm computes products of this format with activations that upstream has quantised to
  * `activations`. */
 INLINE bool is_computed_in_file_order(enum format format, enum ggml_type activations) {

@@ -13,6 +13,25 @@ enum {
     FLOAT_PARTS = GROUP_ROWS / VF_LANES, /* vectors of a row group */
 };
 
+#ifdef __aarch64__
+/* A number, rounded. NaN stays NaN. */
+INLINE float round_float(enum format format, float x) {
+    if (format == F16 || x != x) return round_to_f16(x);
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    bits = (bits + (bits >> 16 & 1) + 0x7fff) & 0xffff0000;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* A block of 32 numbers of token j, token after token. */
+INLINE void round_block(enum format format, const float *x, uint8_t *block, int j) {
+    for (int i = 0; i < 32; i++) {
+        const float rounded = round_float(format, x[i]);
+        memcpy(block + FLOAT_ACT_BYTES * j + 4 * i, &rounded, 4);
+    }
+}
+#else
 /* Eight numbers, rounded. */
 INLINE __m256 round_floats_x8(enum format format, const float *x) {
     const __m256 v = _mm256_loadu_ps(x);
@@ -30,13 +49,14 @@ INLINE void round_block(enum format format, const float *x, uint8_t *block, int 
     for (int i = 0; i < 32; i += 8)
         _mm256_storeu_ps((float *)(block + FLOAT_ACT_BYTES * j) + i, round_floats_x8(format, x + i));
 }
+#endif
 
 /* A cache line of a group, 6 KB ahead in memory: 3 KB are read too soon, as a weight takes two bytes. Few tokens leave
  * room for weights in the first-level cache. F16 of 200 MB takes 6.2 ms at one token; 8.9 with 3 KB as of quants. */
 INLINE void prefetch_floats(enum weights_from from, int n_tokens, const uint8_t *line) {
     if (from == CACHE) prefetch_weights(from, line, 0, 1);
-    else if (n_tokens <= 2) _mm_prefetch((const char *)line + 6144, _MM_HINT_T0);
-    else _mm_prefetch((const char *)line + 6144, _MM_HINT_T1);
+    else if (n_tokens <= 2) prefetch_l1(line + 6144);
+    else prefetch_l2(line + 6144, 64);
 }
 
 /* sums[j][0] and [1] += even and odd numbers of a part of a group . a block of each token. */

@@ -4,6 +4,8 @@
 
 #if HAS_AVX512
 #include "products/repacked_avx512.h"
+#elif defined(__aarch64__)
+#include "products/repacked_neon.h"
 #else
 #include "products/repacked_avx2.h"
 #endif

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as GgmlType
 
-from tailrace.engine.kernels.proofs.random_weights import FLOATS, Bytes, block_weights, random_weights
+from tailrace.engine.kernels.formats import formats_of
+from tailrace.engine.kernels.proofs.random_weights import Bytes, block_weights, random_weights
 from tailrace.engine.kernels.proofs.repacked_products import Numbers, exact_product, repacked_types, repacking
 from tailrace.engine.kernels.proofs.stand_in import stand_in_pool
 from tailrace.engine.kernels.proofs.tensors import (
@@ -36,14 +37,15 @@ def wrong_expert_products(library: ctypes.CDLL) -> list[str]:
     """``experts`` and the name of each format whose products by expert ``library`` computes wrongly or not at all."""
     random = np.random.default_rng(17)
     quantisation = UpstreamQuantisation()
-    with stand_in_pool(library, others=quantisation.functions):
+    in_file_order = {each.ggml_type for each in formats_of(library) if each.in_file_order}
+    with stand_in_pool(library, others=quantisation.functions if in_file_order else None):
         return [
             f"experts {ggml_type.name}"
             for ggml_type in repacked_types(library)
             if not all(
                 _agrees(library, ggml_type, random, inputs, repacked=repacked)
                 for inputs, repacked in ((1, True), (_USED, True), (_USED, False))
-                if repacked or ggml_type not in FLOATS
+                if repacked or ggml_type in in_file_order
             )
         ]
 

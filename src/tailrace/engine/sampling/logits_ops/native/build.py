@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from tailrace.engine.native_libs import NativeUnavailable
+from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
 from tailrace.engine.native_libs.library import Source, ensure_built
 from tailrace.engine.native_libs.tiers import TIERS, TierName
 
@@ -22,7 +22,9 @@ def build_fastest(choice: str) -> Path:
     """The proved library of the fastest tier that ``choice`` allows and that can be built. Raises NativeUnavailable,
     and UnsupportedCpu where this CPU has none of the tiers.
     """
-    allowed = TIERS_OF_CHOICE[choice]
+    allowed = TIERS_OF_CHOICE.get(choice)
+    if not allowed:
+        raise UnsupportedCpu(f"kernels is {choice}, and the passes over logits have no code for it")
     TIERS[allowed[-1]].require()
     *faster, last = [tier for tier in allowed if TIERS[tier].supported]
     for tier in faster:
