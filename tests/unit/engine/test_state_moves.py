@@ -164,6 +164,27 @@ def test_a_prefix_whose_cells_a_reply_will_need_is_copied_before() -> None:
     assert runner.cached[3] >= 250, "it came back from host memory"
 
 
+def test_two_requests_share_a_prefix_that_only_begins_to_be_loaded() -> None:
+    backend = CountingBackend(parallel=3, kv_tokens=2048)
+    runner = Runner(backend)
+    first = prompt_of(1, 400)
+    runner.ask(1, first, 2)
+    runner.until(1)
+    runner.ask(2, prompt_of(3, 20), 1500)
+    for identity, kind in ((3, 2), (4, 4)):
+        runner.ask(identity, prompt_of(kind, 20), 2)
+        runner.until(identity)
+    runner.ask(5, prompt_of(0, 20), 2)
+    runner.until(5)
+    runner.ask(6, [*first, 99], 2)
+    runner.ask(7, [*first, 98], 2)
+    runner.until(6)
+    runner.until(7)
+    assert (runner.cached[6], runner.cached[7]) == (400, 400)
+    for identity, last in ((6, 99), (7, 98)):
+        assert runner.said[identity] == alone([*first, last], 2)
+
+
 @pytest.mark.parametrize("when", ["it is being loaded", "another prefix leaves for it"])
 def test_a_request_that_is_cancelled_while_states_move_leaves_nothing_behind(when: str) -> None:
     backend = CountingBackend(parallel=2, kv_tokens=2048)

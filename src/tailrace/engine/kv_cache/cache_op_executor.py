@@ -62,6 +62,7 @@ class CacheExecutor:
         applied = Applied()
         lost = applied.lost
         for op in ops:
+            lost.update(slot for slot in _touched(op) if not self._moves.finish_load(slot))
             if isinstance(op, Placement):
                 if self._place(op, lost, beside=beside):
                     lost.discard(op.slot)
@@ -250,6 +251,15 @@ class CacheExecutor:
         store.retain(self._host_states.keys())
         stored = {key for key, _ in store.items()}
         self._host_states = {key: state for key, state in self._host_states.items() if key in stored}
+
+
+def _touched(op: CacheOp) -> tuple[int, ...]:
+    """The slots whose content the op reads or replaces. A load that an earlier op of the plan has begun ends first."""
+    if isinstance(op, Placement):
+        return (op.slot,) if op.source_slot is None else (op.slot, op.source_slot)
+    if isinstance(op, Evict):
+        return (op.slot,)
+    return (op.one, op.other) if isinstance(op, Swap) else ()
 
 
 def _open_tier(disk: DiskOptions, deliver: Callable[[Fetched], None]) -> DiskTier | None:

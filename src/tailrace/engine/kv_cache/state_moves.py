@@ -63,6 +63,18 @@ class StateMoves:
         self._cache.loading.add(slot)
         return True
 
+    def finish_load(self, slot: int) -> bool:
+        """Load the rest of the slot's state at once, because another op of the same plan needs it. False: the slot is
+        empty now. True also where nothing is being loaded into it.
+        """
+        move = self._loads.pop(slot, None)
+        if move is None:
+            return True
+        while not move.done:
+            move.advance()
+        self._cache.loading.discard(slot)
+        return move.state is not None
+
     def give_up_loads(self) -> set[int]:
         """Empty the slots of all loads; returns these slots."""
         self._cache.loading.clear()
