@@ -34,7 +34,7 @@ INLINE bool read_mask(struct scratch *scratch, const struct query_group *g, int 
     uint64_t any = 0;
     for (int i = 0; i < n_cells; i += 64) {
         const int n = n_cells - i < 64 ? n_cells - i : 64;
-        uint64_t bits = ~0ull >> (64 - n);
+        uint64_t bits = n < 64 ? (1ull << n) - 1 : ~0ull;
         if (mask && n == 64) bits = differing_u16x64(mask + first + i, MASK_HIDDEN);
         else if (mask)
             for (int j = 0; j < n; j++) bits &= ~((uint64_t)(mask[first + i + j] == MASK_HIDDEN) << j);

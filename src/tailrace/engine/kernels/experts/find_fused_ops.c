@@ -53,7 +53,7 @@ static bool find_weighted_sum(const struct ggml_cgraph *graph, int index, struct
     }
     *last = index + 2 * (int)n - 1;
     *found = (struct weighted_sum){outputs, weights, graph->nodes[*last]};
-    return !overlap(sum, outputs) && !overlap(sum, weights);
+    return sum && !overlap(sum, outputs) && !overlap(sum, weights);
 }
 
 /* ---- Top experts ------------------------------------------------------------------------------------------------- */

@@ -112,8 +112,7 @@ INLINE void dot_quants(enum format format, int n_tokens, const uint8_t *group, i
                 }
             }
         }
-        for (int half = begin; half < begin + halves; half++)
-            UNROLL for (int j = 0; j < n_tokens; j++) {
+        for (int half = begin; half < begin + halves; half++) UNROLL for (int j = 0; j < n_tokens; j++) {
                 const __m256i high = _mm256_madd_epi16(u[half][j], sixteens);
                 const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(p[half][j], ones), high);
                 s[half][j] = _mm256_add_epi32(s[half][j], sum);
@@ -135,8 +134,8 @@ INLINE void repacked_block_tile(enum format format, enum weights_from from, int 
         prefetch_weights(from, group, 0, ((int)group_bytes(format) + 63) / 64);
         const uint8_t *sums = activations + act_sums_at(n_tokens), *scales = activations + act_scales_at(n_tokens);
         __m256i s[2][TILE_TOKENS];
-        UNROLL for (int j = 0; j < n_tokens; j++)
-            s[0][j] = s[1][j] = t.has_min ? _mm256_setzero_si256() : broadcast_i32(sums + 4 * j);
+        UNROLL for (int j = 0; j < n_tokens; j++) s[0][j] = s[1][j] =
+            t.has_min ? _mm256_setzero_si256() : broadcast_i32(sums + 4 * j);
         dot_quants(format, n_tokens, group, 0, 0, 8, activations, s);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
@@ -167,13 +166,13 @@ INLINE void add_super_part(enum format format, int n_tokens, const uint8_t *grou
     for (int i = 0; i < n_scales; i++) {
         __m256i s[2][TILE_TOKENS];
         const uint8_t *corrections = activations + 32 * n_tokens + 4 * i;
-        UNROLL for (int j = 0; j < n_tokens; j++)
-            s[0][j] = s[1][j] = t.has_min ? _mm256_setzero_si256() : broadcast_i32(corrections + 4 * n_scales * j);
+        UNROLL for (int j = 0; j < n_tokens; j++) s[0][j] = s[1][j] =
+            t.has_min ? _mm256_setzero_si256() : broadcast_i32(corrections + 4 * n_scales * j);
         dot_quants(format, n_tokens, group + part_quants(format, first), n, n_vectors * i, n_vectors, activations, s);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++)
-            UNROLL for (int j = 0; j < n_tokens; j++)
-                part[half][j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[half][j]), scale[half][i], part[half][j]);
+            UNROLL for (int j = 0; j < n_tokens; j++) part[half][j] =
+                _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[half][j]), scale[half][i], part[half][j]);
     }
 }
 
