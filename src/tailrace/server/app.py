@@ -130,7 +130,9 @@ async def _in_time(handler: Handler, request: Request, deadlines: Deadlines | No
             request.scope[HANDLER_TIMEOUT] = timeout
             return await handler(request)
     except TimeoutError:
-        late = deadlines.late(time.monotonic(), queued=True, waits_for_token=True)
+        # The event loop's timer may fire a nanosecond early, when the deadline hasn't passed by the clock.
+        now = max(time.monotonic(), timeout.when() or 0.0)
+        late = deadlines.late(now, queued=True, waits_for_token=True)
         if late is None or not timeout.expired():
             raise
         raise late from None

@@ -244,9 +244,13 @@ def test_replies_are_the_same_whatever_moves() -> None:
     @given(
         st.lists(
             st.tuples(
-                st.integers(0, 3), st.integers(1, 400), st.integers(1, 80), st.integers(0, 60), st.integers(0, 9)
+                st.integers(0, 3),
+                st.one_of(st.sampled_from([250, 330, 380]), st.integers(1, 400)),
+                st.integers(1, 80),
+                st.integers(0, 60),
+                st.integers(0, 9),
             ),
-            min_size=2,
+            min_size=4,
             max_size=9,
         ),
         st.integers(1, 3),
