@@ -20,6 +20,9 @@ UPSTREAM = [
     "llamafile_sgemm",
     "ggml_compute_forward_mul_mat_tiled",
     "ggml_compute_forward_flash_attn_ext",
+    "ggml_cpu_extra_compute_forward",
+    "ggml_graph_compute",
+    "ggml_get_type_traits_cpu",
     "ggml_threadpool_chunk_set",
     "ggml_threadpool_chunk_add",
     "ggml_barrier",
@@ -28,6 +31,9 @@ UPSTREAM = [
     "ggml_backend_buffer_clear",
     "ggml_backend_buffer_get_base",
     "ggml_backend_buffer_get_size",
+    "ggml_backend_alloc_ctx_tensors_from_buft",
+    "ggml_get_first_tensor",
+    "ggml_get_next_tensor",
 ]
 
 #: Loads the kernels beside a library that stands for llama.cpp's, then has that library call its own functions.
