@@ -1,10 +1,10 @@
 """Replays an agent's conversation and counts which prompt tokens are read again: no turn may read everything again.
 
-    python -m benchmarks.agent_trace --model hybrid.gguf
+    python -m benchmarks.agent_trace
 
 The trace (``harness/agent_script``) has tool results, replies made anew, edits of the last message, thinking that later
-turns leave out, and two branches that take turns. Two servers get the same messages: one as it is, one that is told not
-to reuse anything (``cache_prompt`` false). Their greedy replies have to be equal.
+turns leave out, and two branches that take turns. The server gets all messages twice: as they are, and told not to
+reuse anything (``cache_prompt`` false). The greedy replies have to be equal.
 """
 
 from __future__ import annotations
