@@ -42,6 +42,17 @@ class Acceptance:
         if isinstance(self._prior, Acceptance):
             self._prior.observe(run, accepted)
 
+    def observe_draft(self, run: int, draft: list[int], sampled: list[int]) -> int:
+        """After ``run`` right tokens ``draft`` was proposed, and ``sampled`` was chosen. Returns the run behind it: a
+        wrong token leaves a quarter.
+        """
+        for drafted, token in zip(draft, sampled, strict=False):
+            self.observe(run, drafted == token)
+            if drafted != token:
+                return run // 4
+            run += 1
+        return run
+
     def rate(self, run: int) -> float:
         """The acceptance rate of a draft token after ``run`` right ones."""
         return self._level_rate(_LEVEL_OF_RUN[run] if run < _LEVEL_STARTS[-1] else LEVELS - 1)

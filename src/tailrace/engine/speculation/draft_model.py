@@ -99,13 +99,9 @@ class DraftModel:
 
     def learn(self, sequence: Sequence, sampled: list[int], acceptance: Acceptance) -> None:
         """See ``Drafter``."""
-        for drafted, token in zip(sequence.draft, sampled, strict=False):
+        if sequence.draft:
             slot = self._slots[sequence.id]
-            acceptance.observe(slot.run, drafted == token)
-            if drafted != token:
-                slot.run //= 4
-                break
-            slot.run += 1
+            slot.run = acceptance.observe_draft(slot.run, sequence.draft, sampled)
 
     def end(self, sequence: Sequence) -> None:
         """See ``Drafter``."""
