@@ -59,14 +59,14 @@ class AgentScript:
     def add_reply(self, text: str) -> None:
         """The server's reply: the first half of its words counts as thinking, and it calls a tool."""
         self._calls += 1
-        self._messages.append({"role": "assistant", "content": text, "call": f"call_{self._calls}"})
+        self._messages.append({"role": "assistant", "content": text})
 
     def _sent(self) -> list[Message]:
         """Replies before the last user message are without their thinking, later ones as they were."""
         last_user = max(number for number, message in enumerate(self._messages) if message["role"] == "user")
         sent: list[Message] = []
         for number, message in enumerate(self._messages):
-            one = {key: value for key, value in message.items() if key != "call"}
+            one = {**message}
             if one["role"] == "assistant" and number < last_user:
                 words = one["content"].split(" ")
                 one["content"] = " ".join(words[len(words) // 2 :])
