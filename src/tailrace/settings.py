@@ -112,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allowed_hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  #: further names of this server in Host headers
     manage_models: bool = False  #: whether clients may fetch models into the store, make and delete them
     cors_origins: tuple[str, ...] = ("local",)  #: pages that may call; local: apps of the client's own machine
+    page: Literal["on", "off"] = "on"  #: whether browsers get the chat page at ``/``
     max_body_mb: Annotated[int, Meta(ge=1, le=4096)] = 32
     keepalive_seconds: Annotated[float, Meta(gt=0, le=3600)] = 10.0  #: silence in a stream before a sign of life
     keepalive_style: Literal["chunk", "comment"] = "chunk"

@@ -140,6 +140,7 @@ def serve(
     ] = None,
     manage_models: Annotated[bool | None, typer.Option(help="Let clients fetch, make and delete models [no].")] = None,
     cors_origins: Annotated[list[str] | None, typer.Option(help="Origins whose web pages may call [local].")] = None,
+    page: Annotated[str | None, typer.Option(help="The chat page for browsers at /: on or off [on].")] = None,
     max_body_mb: Annotated[int | None, typer.Option(help="Largest request body, in MB [32].")] = None,
     queue_requests: Annotated[
         int | None, typer.Option(help="Requests that may wait beside those that run [128].")

@@ -24,6 +24,8 @@ from tailrace.server.endpoint import Endpoint, Handler
 from tailrace.server.json_response import json_response
 from tailrace.server.middleware import RequestMiddleware
 from tailrace.server.openapi import document
+from tailrace.server.page import routes as page_routes
+from tailrace.server.page.built_page import BuiltPage
 from tailrace.server.request_log import STARTED
 from tailrace.server.request_scope import (
     DEADLINES,
@@ -39,6 +41,7 @@ from tailrace.server.waiting_stream import SEND, waiting_stream
 def endpoints(app: AppState) -> list[Endpoint]:
     """Every route there is."""
     known = [
+        *page_routes.routes(BuiltPage.find(), status_routes.root(app), enabled=app.settings.page == "on"),
         *status_routes.routes(app),
         *stats_routes.routes(app),
         *openai.routes(app),

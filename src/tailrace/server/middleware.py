@@ -28,16 +28,18 @@ from tailrace.server.endpoint import OPENAI_ERRORS, Endpoint, ErrorFormat
 from tailrace.server.keys.allowance import Place
 from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.keys.limit_headers import limit_headers
+from tailrace.server.page.routes import ASSETS
 from tailrace.server.refusal import refusal_of
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import name_request
 from tailrace.server.request_log import STARTED, RequestLog
 from tailrace.server.waiting_stream import waiting_stream
 
-#: Routes that give nothing away and answer without a key. Every other route needs one, unknown ones included.
+#: Routes that give nothing away and answer without a key, beside the page's files. Every other route needs one,
+#: unknown ones included.
 PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
-#: Routes that are served while the server stops, and on connections beyond the limit.
-_ALWAYS_SERVED = PUBLIC | {"/metrics", "/stats"}
+#: Further routes that are served while the server stops, and on connections beyond the limit.
+_ALWAYS_SERVED = frozenset({"/metrics", "/stats"})
 
 _CONVERTOR = re.compile(":[a-z]+}")
 _SLASHES = re.compile("/{2,}")
@@ -155,11 +157,12 @@ class RequestMiddleware:
                 response.raw_headers = self._guard.preflight_headers(headers)
                 await response(scope, receive, send_guarded)
                 return
-            if (refusal := refusal_of(scope)) is not None and path not in _ALWAYS_SERVED:
+            public = path in PUBLIC or path.startswith(ASSETS)
+            if (refusal := refusal_of(scope)) is not None and not (public or path in _ALWAYS_SERVED):
                 raise refusal
             if len(headers) < len(scope["headers"]):
                 _check_one_host(scope["headers"])
-            key = None if path in PUBLIC and self._keys.required else self._keys.authenticate(headers)
+            key = None if public and self._keys.required else self._keys.authenticate(headers)
             if key is not None:
                 summary.key = key.name
                 if key.owner and scope["method"] in route.limited:

@@ -13,18 +13,22 @@ from tailrace.errors import EngineUnavailable
 from tailrace.observe.exposition import CONTENT_TYPE
 from tailrace.server import health
 from tailrace.server.app_state import AppState
-from tailrace.server.endpoint import Endpoint
+from tailrace.server.endpoint import Endpoint, Handler
 from tailrace.server.json_response import json_response
 
 #: Seconds for which metrics are written without a pause.
 _SLICE_SECONDS = 0.005
 
 
+def root(app: AppState) -> Handler:
+    """The answer at ``/`` for programs: the server's name and health."""
+    return _Admin(app).root
+
+
 def routes(app: AppState) -> list[Endpoint]:
     """The routes, answered by ``server``."""
     admin = _Admin(app)
     return [
-        Endpoint("GET", "/", admin.root, "What this is", statuses=frozenset(), hidden=True),
         Endpoint(
             "GET",
             "/health",

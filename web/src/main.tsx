@@ -1,0 +1,13 @@
+// The page's entry: the frame around the views.
+
+import "./styles/base.css";
+import "./styles/frame.css";
+import { render } from "preact";
+import { Frame } from "./Frame";
+import { applyLanguage } from "./language/language";
+import { applyTheme } from "./theme";
+
+applyTheme();
+applyLanguage();
+const place = document.getElementById("page");
+if (place !== null) render(<Frame />, place);
