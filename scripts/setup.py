@@ -22,6 +22,7 @@ from typing import Any
 
 from setup_engine import PACKAGE, Build, build_wheel, describe_build, find_wheel, usable_cores, wheel_folder
 from setup_headers import download_source, have_headers, headers_folder, keep_headers
+from setup_page import NODE_PACKAGE, PageBuild
 from setup_pip import SetupError, run_pip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,6 +118,7 @@ def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, en
     stamp["venv"] = venv_identity()
     stamp.pop("key", None)
     write_stamp({name: value for name, value in stamp.items() if name != "engine"})
+    page = start_page(environment)
     folder = wheel_folder(build, environment)
     wheel = None if rebuild else find_wheel(folder)
     if wheel is None:
@@ -135,6 +137,7 @@ def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, en
     run_pip(PYTHON, ["install", *pins, str(wheel), "--editable", project], "installing", environment=environment)
     smoke([], build, folder)
     build_native()
+    page.wait()
     stamp.update(key=install_key(), dev=dev, engine=build.key, cmake_args=build.user_args)
     write_stamp(stamp)
 
@@ -160,6 +163,11 @@ def get_headers(build: Build, environment: Mapping[str, str]) -> None:
         say("downloading llama.cpp's source, for its headers")
         source = download_source(PACKAGE, build.version, PYTHON, CONSTRAINTS, environment, Path(name))
         keep_headers(source, headers_folder(build.version, environment))
+
+
+def start_page(environment: Mapping[str, str]) -> PageBuild:
+    """Begin to build the page, where its sources have changed."""
+    return PageBuild(PYTHON, pinned(NODE_PACKAGE, CONSTRAINTS.read_text(encoding="utf-8")), say, environment)
 
 
 def build_native() -> None:
@@ -215,6 +223,8 @@ def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     elif not have_headers(headers_folder(build.version, environment)):
         get_headers(build, environment)
         build_native()
+    if current and not options.rebuild:
+        start_page(environment).wait()
     if options.smoke and stamp.get("smoke") != build.key:
         say("checking that the compiled llama.cpp decodes")
         smoke([SMOKE_MODEL], build, wheel_folder(build, environment))
