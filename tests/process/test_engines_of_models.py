@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from openai_wire import ask, chat
+from openai_wire import Connection, ask, chat
 from servers import ServerProcess, alive, fake, serving, wait_for
 from service_manager import Manager
 from tailrace.models.model_reference import locate_model
@@ -19,6 +19,8 @@ from tailrace.settings import STARTER_MODEL
 
 CHAT = "/v1/chat/completions"
 LONG = "<say>" + "x" * 400 + "</say>"
+#: Longer than any test takes, with steps of 10 ms.
+ENDLESS = "<say>" + "x" * 4000 + "</say>"
 
 
 @pytest.fixture
@@ -45,22 +47,16 @@ def engine_of(server: ServerProcess, model: str) -> int:
 def test_an_engine_that_is_killed_ends_no_stream_of_another_model(server: ServerProcess) -> None:
     for model in ("a", "b"):
         assert ask(server.port, "POST", CHAT, asked(model)).status == 200
-    replies = {}
-
-    def stream(model: str) -> None:
-        replies[model] = ask(server.port, "POST", CHAT, asked(model, LONG, stream=True, max_tokens=400))
-
-    threads = [threading.Thread(target=stream, args=(model,)) for model in ("a", "b")]
-    for thread in threads:
-        thread.start()
-    running = "vllm:num_requests_running"
-    wait_for("both streams", lambda: _sum(server, running) == 2)
     before = engine_of(server, "b")
-    os.kill(engine_of(server, "a"), signal.SIGKILL)
-    for thread in threads:
-        thread.join(60.0)
-    assert b"[DONE]" in replies["b"].body
-    assert b"engine_died" in replies["a"].body
+    with Connection(server.port) as a, Connection(server.port) as b:
+        for connection, model in ((a, "a"), (b, "b")):
+            connection.request("POST", CHAT, asked(model, ENDLESS, stream=True, max_tokens=4000))
+            assert connection.read_head().status == 200
+            while b'"content":"x' not in connection.chunk():  # without a token it would begin again elsewhere
+                pass
+        os.kill(engine_of(server, "a"), signal.SIGKILL)
+        assert b"engine_died" in b"".join(a.chunks())
+        assert all(b'"delta"' in b.chunk() for _ in range(20))
     assert engine_of(server, "b") == before
     assert ask(server.port, "POST", CHAT, asked("a")).status == 200
 
