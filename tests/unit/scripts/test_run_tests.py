@@ -23,7 +23,7 @@ def test_each_folder_of_tests_is_in_one_lane() -> None:
 def test_a_failed_lane_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int, expected: int
 ) -> None:
-    program = "import sys; print('one line'); print('2 passed, 1 skipped in 3s'); sys.exit(int(sys.argv[1]))"
+    program = "import sys; print('one line'); print('2 passed, 1 skipped in 3s'); sys.exit(int(sys.argv[-1]))"
     monkeypatch.setattr(run_tests, "_PYTEST", (sys.executable, "-c", program))
     monkeypatch.setattr(run_tests, "LANES", {"first": ("0",), "second": (str(status),)})
     assert run_tests.main([]) == expected
@@ -31,6 +31,39 @@ def test_a_failed_lane_is_a_failure(
     assert "[first] one line\n" in printed
     assert "[second] one line\n" in printed
     assert "both lanes: 4 passed, 2 skipped in 0s" in printed
+
+
+@pytest.mark.parametrize(("failed", "alone", "expected"), [(1, 0, 0), (1, 1, 1), (9, 0, 1)])
+def test_what_fails_beside_the_other_lane_runs_again_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failed: int, alone: int, expected: int
+) -> None:
+    program = f"""
+import sys
+again = "--last-failed" in sys.argv
+print("1 passed in 1s" if sys.argv[-1] == "good" else "{failed} failed in 1s")
+sys.exit({alone} if again else sys.argv[-1] == "bad")
+"""
+    monkeypatch.setattr(run_tests, "_PYTEST", (sys.executable, "-c", program))
+    monkeypatch.setattr(run_tests, "LANES", {"first": ("good",), "second": ("bad",)})
+    assert run_tests.main([]) == expected
+    assert ("[second] what failed beside" in capsys.readouterr().out) == (failed <= run_tests.MAX_AGAIN)
+
+
+def test_a_lane_has_its_own_list_of_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real pytest: only the test that failed runs again."""
+    monkeypatch.chdir(tmp_path)
+    for name, body in (
+        ("a", "pass"),
+        ("b", "import pathlib; ran = pathlib.Path('ran').exists(); pathlib.Path('ran').touch(); assert ran"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "test_it.py").write_text(f"def test_{name}():\n    {body}\n", encoding="utf-8")
+    monkeypatch.setattr(run_tests, "LANES", {"first": ("a",), "second": ("b",)})
+    assert run_tests.main([]) == 0
+    (tmp_path / "ran").unlink()
+    (tmp_path / "a" / "test_it.py").write_text("def test_a():\n    assert False\n", encoding="utf-8")
+    assert run_tests.main([]) == 1
 
 
 def test_arguments_go_to_one_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
