@@ -1,46 +1,15 @@
-"""docs/metrics.md has each metric as the tables of the code have it, and names no other."""
+"""docs/metrics.md has each field of a request's line in the log, and each alert."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
-from tailrace.observe.metric import Metric
-from tailrace.observe.model_metrics import MODEL_METRICS
-from tailrace.observe.own_metrics import ENGINE_METRICS, SERVER_METRICS
 from tailrace.observe.request_summary import GenerationFigures, RequestSummary
-from tailrace.observe.vllm_metrics import VLLM_METRICS
 from tailrace.server.request_log import line_fields
 
 PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
-TABLES: dict[str, Sequence[Metric[Any]]] = {
-    "vllm": VLLM_METRICS,
-    "engine": ENGINE_METRICS,
-    "model": MODEL_METRICS,
-    "server": SERVER_METRICS,
-    "llama-server": LLAMA_SERVER_METRICS,
-}
-
-
-def table(metrics: Sequence[Metric[Any]]) -> str:
-    """The metrics, a row each."""
-    lines = ["| metric | type | labels | of |", "|---|---|---|---|"]
-    for metric in metrics:
-        labels = ", ".join(f"`{label}`" for label in metric.labels)
-        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
-    return "\n".join(lines)
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_the_page_has_the_code_s_metrics(name: str) -> None:
-    between = PAGE.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- end of {name} -->")[0]
-    assert between.strip() == table(TABLES[name])
 
 
 def test_every_field_of_a_request_s_line_has_its_row() -> None:
