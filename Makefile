@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-clients test-faults test-peers test-numa test-arm bench check format clean
+.PHONY: help setup serve test test-clients test-faults test-peers test-numa test-arm bench docs check format clean
 
 help:  ## Show this list
 	@echo "tailrace: make TARGET [ARGS=\"...\"] [PYTHON=python3.12]"
@@ -60,13 +60,18 @@ bench:  ## Measure everything and write benchmarks-report/report.html; ARGS as i
 	@$(BIN)/tailrace pull
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-check:  ## Check format, lint, types and layers; C, too, where clang-format and cppcheck are installed
+docs:  ## Build the documentation site in site/; ARGS=serve shows it, ARGS=tables writes what is made from the code
+	@$(PYTHON) scripts/setup.py --dev
+	@$(BIN)/python scripts/docs.py $(ARGS)
+
+check:  ## Check format, lint, types, layers and the site; C, too, where clang-format and cppcheck are installed
 	@$(PYTHON) scripts/setup.py --dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/lint_c.py
+	$(BIN)/python scripts/docs.py
 
 format:  ## Format the code and mend what ruff can; C, too, where clang-format is installed
 	@$(PYTHON) scripts/setup.py --dev
@@ -75,5 +80,5 @@ format:  ## Format the code and mend what ruff can; C, too, where clang-format i
 	$(BIN)/python scripts/lint_c.py --fix
 
 clean:  ## Remove .venv and tools' caches; compiled llama.cpp and models stay in the cache folder
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build site
 	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

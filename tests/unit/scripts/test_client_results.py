@@ -28,11 +28,6 @@ def test_every_client_was_proven_in_its_locked_version_on_all_its_ways() -> None
         assert held["ways"] == {way: dict.fromkeys(proofs(client, way), "passed") for way in client.ways}
 
 
-def test_docs_say_how_each_client_is_set_up() -> None:
-    text = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
-    assert all(client.title in text for client in CLIENTS)
-
-
 def test_locks_name_versions_and_no_addresses() -> None:
     for lock in LOCKS.values():
         assert "://" not in lock.read_text(encoding="utf-8"), lock

@@ -1,0 +1,69 @@
+"""The documentation site: ``python scripts/docs.py [build | serve | tables]``; ``make docs`` calls it.
+
+``build`` makes the site in ``site/``, and ends with 1 where a link leads nowhere. ``serve`` shows it at
+http://127.0.0.1:8100 and builds it again when a document changes. ``tables`` writes the parts of the documents that are
+made from the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+from docs_links import ROOT, documents
+from docs_pages import stage
+from docs_tables import write_tables
+
+_MKDOCS = (sys.executable, "-m", "mkdocs")
+_ADDRESS = "127.0.0.1:8100"
+#: The theme's notice about its successor is for maintainers, and stands in pyproject.toml.
+_ENVIRONMENT = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+
+
+def build() -> int:
+    """Build the site; mkdocs' exit status."""
+    stage()
+    return subprocess.run(
+        [*_MKDOCS, "build", "--strict", "--quiet"], cwd=ROOT, env=_ENVIRONMENT, check=False
+    ).returncode
+
+
+def serve() -> int:
+    """Show the site until Ctrl-C, and make its pages again when a document has changed; mkdocs' exit status."""
+    stage()
+    with subprocess.Popen([*_MKDOCS, "serve", "--dev-addr", _ADDRESS], cwd=ROOT, env=_ENVIRONMENT) as server:
+        seen = changed_at()
+        while server.poll() is None:
+            time.sleep(1)
+            if (now := changed_at()) != seen:
+                seen = now
+                stage()
+        return server.returncode
+
+
+def changed_at() -> int:
+    """When a document was changed last, in ns."""
+    return max(path.stat().st_mtime_ns for path in documents())
+
+
+def main(arguments: list[str]) -> int:
+    """The command. Returns its exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", nargs="?", default="build", choices=["build", "serve", "tables"])
+    what = parser.parse_args(arguments).what
+    if what == "tables":
+        print("\n".join(f"wrote docs/{name}" for name in write_tables()) or "the documents are as the code is")
+        return 0
+    if what == "serve":
+        return serve()
+    status = build()
+    if status == 0:
+        print(f"the site is in {ROOT / 'site'}: open index.html, or make docs ARGS=serve")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
