@@ -32,9 +32,10 @@ from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.structured.token_index import TokenIndex
 from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import TailraceError
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.observe import logs
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams, Refused, Sampling, Submit
+from tailrace.protocol import Refused, Submit
 from tailrace.settings import Settings
 
 _STREAMS = 8

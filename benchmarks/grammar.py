@@ -20,9 +20,10 @@ from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import TailraceError
+from tailrace.generation_params import GenerationParams, Grammar, Sampling
 from tailrace.observe import logs
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams, Grammar, Refused, Sampling, Submit
+from tailrace.protocol import Refused, Submit
 from tailrace.settings import Settings
 
 _STREAMS = (1, 8)

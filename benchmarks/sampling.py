@@ -27,7 +27,7 @@ from tailrace.engine.sampling import logits_ops
 from tailrace.engine.sampling.logits_ops import RowMaxima
 from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask
 from tailrace.engine.sampling.sampler import Sampler, greedy_tokens, logprobs
-from tailrace.protocol import Sampling
+from tailrace.generation_params import Sampling
 
 _ROWS = 8
 _HISTORY = 1500

@@ -13,7 +13,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
-from tailrace.protocol import SAMPLER_ORDER, SamplerName, Sampling
+from tailrace.generation_params import SAMPLER_ORDER, SamplerName, Sampling
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 

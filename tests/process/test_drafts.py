@@ -16,9 +16,10 @@ from tailrace.engine.speculation.draft_model import DraftModel
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.submission import prepare_sequence
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.models.model_reference import locate_model
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import EngineCounters, GenerationParams, Predicted, Sampling, Submit
+from tailrace.protocol import EngineCounters, Predicted, Submit
 from tailrace.settings import Settings
 from teacher_forcing import shortfalls
 

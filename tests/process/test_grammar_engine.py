@@ -20,10 +20,11 @@ from tailrace.engine.structured.constraint import Constraint
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.submission import prepare_sequence
+from tailrace.generation_params import GenerationParams, Grammar, Sampling
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.model_reference import locate_model
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams, Grammar, Sampling, Submit
+from tailrace.protocol import Submit
 from teacher_forcing import rows
 
 NOISE = 0.6

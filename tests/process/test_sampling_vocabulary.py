@@ -13,9 +13,9 @@ from benchmarks.harness.llama_samplers import LlamaChain
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.sampling.sampler import Sampler
 from tailrace.engine.sampling.token_facts import SamplingVocabulary
+from tailrace.generation_params import SamplerName, Sampling
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.model_reference import locate_model
-from tailrace.protocol import SamplerName, Sampling
 
 LogitsRow = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]

@@ -7,7 +7,8 @@ from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.submission import prepare_sequence
-from tailrace.protocol import EngineCounters, GenerationParams, Sampling, Submit
+from tailrace.generation_params import GenerationParams, Sampling
+from tailrace.protocol import EngineCounters, Submit
 
 PROMPTS = ([5, 9, 7, 5, 9, 7, 5, 9], [20, 30, 40, 20, 30, 40, 20, 30, 40], [100, 101, 100, 101, 100])
 

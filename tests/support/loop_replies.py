@@ -8,8 +8,9 @@ from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Failed, Finished, GenerationParams, Sampling, Submit
+from tailrace.protocol import Failed, Finished, Submit
 from teacher_forcing import shortfalls
 
 

@@ -12,7 +12,8 @@ from tailrace.engine.kv_cache.disk_tier import DiskOptions
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
-from tailrace.protocol import EngineCounters, GenerationParams, Sampling, Submit
+from tailrace.generation_params import GenerationParams, Sampling
+from tailrace.protocol import EngineCounters, Submit
 
 #: Tokens of each reply.
 REPLY = 8

@@ -10,7 +10,8 @@ from tailrace.engine.kv_cache.layout import LayoutPolicy
 from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import NO_SLOT, Sequence
-from tailrace.protocol import GenerationParams, Sampling, Submit
+from tailrace.generation_params import GenerationParams, Sampling
+from tailrace.protocol import Submit
 
 #: Prompt tokens of a step beside decoding sequences.
 MIXED_BUDGET = 16

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailrace.errors import ProtocolError
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.ipc import (
     MAX_FRAME,
     Channel,
@@ -30,10 +31,8 @@ from tailrace.protocol import (
     EngineCounters,
     Finished,
     FromEngine,
-    GenerationParams,
     Heartbeat,
     Refused,
-    Sampling,
     Started,
     Step,
     Submit,

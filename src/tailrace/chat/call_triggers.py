@@ -9,7 +9,7 @@ from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.reply_markup import Markup
 from tailrace.chat.reply_parser import open_thought
 from tailrace.chat.tools import Function
-from tailrace.protocol import LazyTriggers, Trigger
+from tailrace.generation_params import LazyTriggers, Trigger
 
 #: Modes of a reply, by their numbers: its start, the start of its text, its text, after a JSON call. Thoughts follow.
 _START, _TEXT_START, _TEXT, _AFTER_CALL = range(4)

@@ -11,7 +11,7 @@ from tailrace.chat.call_triggers import make_triggers
 from tailrace.chat.families.base import Family
 from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.tools import Function
-from tailrace.protocol import Grammar
+from tailrace.generation_params import Grammar
 
 
 class GrammarContext(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from tailrace.chat.messages import Message
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import Sampling
+from tailrace.generation_params import Sampling
 
 _DEFAULTS = Sampling()
 

@@ -23,7 +23,8 @@ from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import build_sequence, prompt_texts
 from tailrace.engine.tokenising.tokenizer import TokenizationFailed, Tokenizer
 from tailrace.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest
-from tailrace.protocol import GenerationParams, Refused, Submit
+from tailrace.generation_params import GenerationParams
+from tailrace.protocol import Refused, Submit
 from tailrace.settings import Settings
 
 

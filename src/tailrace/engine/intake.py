@@ -26,13 +26,12 @@ from tailrace.engine.submission import LARGE_TEXT_BYTES, build_sequences, prompt
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.tokenizer import TokenizationFailed, TokenizeOutcome, Tokenizer
 from tailrace.errors import ProtocolError
+from tailrace.generation_params import Grammar, LazyTriggers
 from tailrace.ipc import Channel
 from tailrace.protocol import (
     Accepted,
     Cancel,
     Embed,
-    Grammar,
-    LazyTriggers,
     Rank,
     RefusalCode,
     Refused,

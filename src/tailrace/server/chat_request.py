@@ -21,7 +21,7 @@ from tailrace.chat.template import ChatTemplate
 from tailrace.chat.thinking_kwargs import ThinkingOptions
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import GenerationParams, Grammar
+from tailrace.generation_params import GenerationParams, Grammar
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 

@@ -11,8 +11,9 @@ import msgspec
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.stop_strings import StopAutomaton
+from tailrace.generation_params import seeded
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Submit, seeded
+from tailrace.protocol import Submit
 from tailrace.server.choice import Choice
 from tailrace.server.context_shift import ShiftedChoice, ShiftOwner
 from tailrace.server.generation_request import GenerationRequest

@@ -14,7 +14,8 @@ import msgspec
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.errors import GenerationFailed, RequestError
-from tailrace.protocol import Accepted, Finished, GenerationParams, Refused, TokenLogprobs, seeded
+from tailrace.generation_params import GenerationParams, seeded
+from tailrace.protocol import Accepted, Finished, Refused, TokenLogprobs
 from tailrace.server.choice import Choice, ChoiceOwner
 
 

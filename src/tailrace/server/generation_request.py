@@ -6,8 +6,9 @@ import msgspec
 
 from tailrace.chat.tools import Function
 from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
+from tailrace.generation_params import GenerationParams
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams, Refused
+from tailrace.protocol import Refused
 from tailrace.server.context_shift import ContextShift
 from tailrace.server.engine_query import too_long
 from tailrace.server.tracked_choice import TrackingOptions

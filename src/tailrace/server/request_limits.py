@@ -13,8 +13,8 @@ import msgspec
 
 from tailrace.chat.tools import Function
 from tailrace.errors import ContextLengthExceeded, InvalidRequest
+from tailrace.generation_params import Grammar
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Grammar
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 from tailrace.settings import Settings

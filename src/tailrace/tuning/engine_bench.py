@@ -17,7 +17,8 @@ from tailrace.engine.backends.base import Backend
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import TailraceError
-from tailrace.protocol import GenerationParams, Refused, Sampling, Submit
+from tailrace.generation_params import GenerationParams, Sampling
+from tailrace.protocol import Refused, Submit
 from tailrace.settings import Settings
 
 

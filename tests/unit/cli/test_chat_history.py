@@ -10,7 +10,7 @@ import pytest
 from tailrace.cli.chat_history import ChatHistory, Parameters
 from tailrace.cli.slash_commands import HELP, run_command
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import Sampling
+from tailrace.generation_params import Sampling
 
 ABOUT = "tiny (a model)"
 

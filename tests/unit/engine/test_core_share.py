@@ -14,9 +14,10 @@ from tailrace.engine.core_share import CoreShare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
+from tailrace.generation_params import GenerationParams
 from tailrace.progress_page import create_page
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import EmbeddingAnswer, GenerationParams, Heartbeat, Step, Submit
+from tailrace.protocol import EmbeddingAnswer, Heartbeat, Step, Submit
 
 
 class Engine:

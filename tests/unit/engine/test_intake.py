@@ -15,20 +15,10 @@ from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.grammar_compiler import GrammarCompiler
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.tokenizer import Tokenizer
+from tailrace.generation_params import GenerationParams, Grammar, Sampling
 from tailrace.ipc import Channel
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import (
-    Accepted,
-    Cancel,
-    Embed,
-    FromEngine,
-    GenerationParams,
-    Grammar,
-    Refused,
-    Sampling,
-    Submit,
-    ToEngine,
-)
+from tailrace.protocol import Accepted, Cancel, Embed, FromEngine, Refused, Submit, ToEngine
 
 
 class FaultyBackend(FakeBackend):

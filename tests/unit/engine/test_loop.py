@@ -19,8 +19,9 @@ from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.submission import prepare_sequence
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import EmbeddingAnswer, Finished, GenerationParams, Heartbeat, Sampling, Step, Submit
+from tailrace.protocol import EmbeddingAnswer, Finished, Heartbeat, Step, Submit
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from scarce_memory import ScarceBackend
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
-from tailrace.protocol import Failed, GenerationParams, Sampling, Submit
+from tailrace.generation_params import GenerationParams, Sampling
+from tailrace.protocol import Failed, Submit
 
 
 class Runner:

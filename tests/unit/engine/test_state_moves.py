@@ -13,8 +13,9 @@ from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.machine import free_memory
-from tailrace.protocol import GenerationParams, Sampling, Submit
+from tailrace.protocol import Submit
 
 PIECE = 24
 

@@ -9,8 +9,9 @@ import pytest
 from tailrace.engine.backends.fake import INFILL, FakeBackend
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams, Refused, Sampling, Submit
+from tailrace.protocol import Refused, Submit
 
 
 @pytest.fixture

@@ -12,19 +12,10 @@ import pytest
 
 from scripted_engine import Engine, connected
 from tailrace.errors import ContextLengthExceeded, EngineDied, SlowReader
+from tailrace.generation_params import GenerationParams
 from tailrace.observe.metrics import ModelMetrics
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import (
-    Accepted,
-    Cancel,
-    Finished,
-    GenerationParams,
-    Heartbeat,
-    Predicted,
-    Refused,
-    Started,
-    Step,
-)
+from tailrace.protocol import Accepted, Cancel, Finished, Heartbeat, Predicted, Refused, Started, Step
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.events import Event, Failure, Finish, TextDelta, Usage
 from tailrace.server.generation import Generation

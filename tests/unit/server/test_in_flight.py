@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from scripted_engine import Engine, connected
 from tailrace.errors import ContextLengthExceeded
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.observe.metrics import ModelMetrics
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import (
@@ -21,9 +22,7 @@ from tailrace.protocol import (
     EngineQuery,
     Failed,
     Finished,
-    GenerationParams,
     Refused,
-    Sampling,
     Score,
     Started,
     Step,

@@ -11,8 +11,8 @@ from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_markup import Markup
 from tailrace.chat.reply_parser import PROMPT_END, MarkupParser, ReplyParser, open_thought
 from tailrace.chat.tools import Function
+from tailrace.generation_params import Trigger
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Trigger
 
 #: Offered functions by name; empty where the reply is not searched for calls.
 Functions = Mapping[str, Function]

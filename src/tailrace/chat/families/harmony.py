@@ -20,7 +20,7 @@ from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Reasoni
 from tailrace.chat.tool_parsers.base import is_valid_name
 from tailrace.chat.tool_parsers.json_scanner import JsonScanner
 from tailrace.chat.tools import Function
-from tailrace.protocol import Trigger
+from tailrace.generation_params import Trigger
 
 _START = "<|start|>"
 _CHANNEL = "<|channel|>"

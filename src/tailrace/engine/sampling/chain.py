@@ -18,7 +18,7 @@ from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask, Probabil
 from tailrace.engine.sampling.logits_ops.interface import LogitsView
 from tailrace.engine.sampling.logits_ops.sampler_steps import STEP, SamplerKind
 from tailrace.engine.sampling.sampler_plan import LOGITS_PROCESSORS
-from tailrace.protocol import SamplerName, Sampling
+from tailrace.generation_params import SamplerName, Sampling
 
 #: Entries of ``Chain._order`` that aren't the index of a step.
 _PROCESSOR, _INFILL = -1, -2

@@ -14,7 +14,7 @@ from tailrace.engine.sampling import logits_ops
 from tailrace.engine.sampling.dry_breakers import Breakers
 from tailrace.engine.sampling.logits_ops.adjustment import LogitAdjustment
 from tailrace.engine.sampling.logits_ops.arrays import Float32Array, Int32Array, LogitsRow, TokenIds
-from tailrace.protocol import Sampling
+from tailrace.generation_params import Sampling
 
 #: llama.cpp's limit for the penalty's logarithm, so that the penalty is a finite single-precision number.
 _MAX_LOG_PENALTY = 88.7228391

@@ -16,7 +16,7 @@ import numpy as np
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.sampling.logits_ops.adjustment import LogitAdjustment
 from tailrace.engine.sampling.logits_ops.arrays import Float32Array, LogitsRow, TokenIds
-from tailrace.protocol import Sampling
+from tailrace.generation_params import Sampling
 
 
 class TokenCounts:

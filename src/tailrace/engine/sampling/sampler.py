@@ -24,7 +24,8 @@ from tailrace.engine.sampling.logits_ops.interface import LogitsView
 from tailrace.engine.sampling.penalties import Penalties
 from tailrace.engine.sampling.sampler_plan import LOGITS_PROCESSORS, plan_samplers
 from tailrace.engine.sampling.token_facts import SamplingVocabulary
-from tailrace.protocol import SamplerName, Sampling, TokenLogprobs
+from tailrace.generation_params import SamplerName, Sampling
+from tailrace.protocol import TokenLogprobs
 
 __all__ = ["Sampler", "SamplingError", "greedy_tokens", "logprobs", "logprobs_of"]
 

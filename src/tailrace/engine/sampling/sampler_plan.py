@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tailrace.engine.sampling import dry
-from tailrace.protocol import SAMPLER_ORDER, SamplerName, Sampling
+from tailrace.generation_params import SAMPLER_ORDER, SamplerName, Sampling
 
 #: Samplers that change logits: see ``LogitsProcessor``.
 LOGITS_PROCESSORS: frozenset[SamplerName] = frozenset({"penalties", "dry"})

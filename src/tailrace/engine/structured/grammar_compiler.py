@@ -35,9 +35,10 @@ from tailrace.engine.structured.sandbox_messages import TryResult
 from tailrace.engine.structured.token_index import TokenIndex
 from tailrace.engine.structured.unique_keys import KeyTokens, UniqueKeys, has_open_objects
 from tailrace.engine.tokenising.jobs import TokenizerInput
+from tailrace.generation_params import Grammar
 from tailrace.machine.thread_name import name_thread
 from tailrace.machine.thread_priority import lower_priority
-from tailrace.protocol import EngineCounters, Grammar
+from tailrace.protocol import EngineCounters
 
 #: Bytes of a grammar's text.
 MAX_GRAMMAR_BYTES = 262_144

@@ -21,8 +21,8 @@ from tailrace.engine.sandbox_process import has_ended
 from tailrace.engine.structured.grammar_error import CompilerUnavailable, GrammarError
 from tailrace.engine.structured.sandbox_messages import SandboxReady, SandboxVocabulary, TryGrammar, TryResult
 from tailrace.errors import ProtocolError
+from tailrace.generation_params import Grammar
 from tailrace.ipc import FrameDecoder, frame
-from tailrace.protocol import Grammar
 
 #: Seconds of CPU that one grammar may take.
 CPU_SECONDS = 2.0

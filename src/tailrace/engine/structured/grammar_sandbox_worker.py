@@ -36,9 +36,9 @@ from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import check, compile_grammar, make_tokenizer
 from tailrace.engine.structured.sandbox_messages import SandboxReady, SandboxVocabulary, TryGrammar, TryResult
+from tailrace.generation_params import Grammar
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.parent_death import die_with_parent
-from tailrace.protocol import Grammar
 
 #: Bytes that one grammar may take. The engine caches some grammars, and each running reply has a copy of its own.
 _MAX_MEMORY = 64 * 1024**2

@@ -15,7 +15,7 @@ from tailrace.chat.call_grammar import call_grammar
 from tailrace.chat.json_depth import is_too_deep
 from tailrace.chat.schemas.normalize import SchemaError, normalize_schema
 from tailrace.engine.structured.grammar_error import GrammarError
-from tailrace.protocol import Grammar
+from tailrace.generation_params import Grammar
 
 #: JSON is written on one line, with the separators of most JSON in training data. With free white space small models
 #: may write it without end, and nothing could be forced. A schema's own ``x-guidance`` may allow it.

@@ -11,7 +11,7 @@ from tailrace.engine.structured.matcher import check
 from tailrace.engine.structured.token_index import TokenIndex
 from tailrace.engine.structured.trigger_watcher import TriggerHit, TriggerWatcher, WatcherState
 from tailrace.engine.structured.unique_keys import KeyTokens, UniqueKeys
-from tailrace.protocol import LazyTriggers
+from tailrace.generation_params import LazyTriggers
 
 
 class LazyGrammar:

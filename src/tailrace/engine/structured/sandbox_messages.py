@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tailrace.protocol import Grammar
+from tailrace.generation_params import Grammar
 
 
 class SandboxVocabulary(msgspec.Struct, tag="vocabulary", frozen=True, array_like=True):

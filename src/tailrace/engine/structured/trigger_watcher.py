@@ -16,7 +16,7 @@ import numpy as np
 
 from tailrace.engine.structured.constraint import Mask
 from tailrace.engine.structured.token_index import TokenIndex
-from tailrace.protocol import LazyTriggers, Trigger
+from tailrace.generation_params import LazyTriggers, Trigger
 
 _SPACE = b" \t\r\n"
 #: Triggers of a mode whose states get their masks beforehand; a state takes up to a millisecond.

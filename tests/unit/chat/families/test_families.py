@@ -24,8 +24,8 @@ from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.generation_params import Grammar
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Grammar
 
 by_family = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.family)
 

@@ -15,7 +15,7 @@ from tailrace.engine.backends.fake import END, FakeBackend
 from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.protocol import Grammar
+from tailrace.generation_params import Grammar
 
 BACKEND = FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
 

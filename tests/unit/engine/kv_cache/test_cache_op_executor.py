@@ -14,8 +14,9 @@ from tailrace.engine.backends.fake import FakeBackend, Memory
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_op_executor import CacheExecutor
 from tailrace.engine.kv_cache.layout import Layout
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.machine import free_memory
-from tailrace.protocol import GenerationParams, Sampling, Submit
+from tailrace.protocol import Submit
 
 
 class Losing(FakeBackend):

@@ -21,8 +21,9 @@ from tailrace.engine.kv_cache.state_index import MIN_PREFIX, StateIndex, pack
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams, Sampling, Submit
+from tailrace.protocol import Submit
 
 
 class Tier:

@@ -16,7 +16,7 @@ from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.sampling.candidates import Candidates
 from tailrace.engine.sampling.sampler import Sampler
 from tailrace.engine.sampling.token_facts import SamplingVocabulary
-from tailrace.protocol import SAMPLER_ORDER, SamplerName, Sampling
+from tailrace.generation_params import SAMPLER_ORDER, SamplerName, Sampling
 
 LogitsRow = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]

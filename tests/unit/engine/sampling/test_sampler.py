@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from logits_ops_choice import IMPLEMENTATIONS, use_implementation
 from tailrace.engine.sampling.penalties import Penalties
 from tailrace.engine.sampling.sampler import Sampler, SamplingError, greedy_tokens, logprobs, logprobs_of
-from tailrace.protocol import Sampling
+from tailrace.generation_params import Sampling
 
 VOCABULARY = 200
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.harness.llama_samplers import LlamaChain
 from logits_ops_choice import IMPLEMENTATIONS, use_implementation
 from tailrace.engine.sampling.sampler import Sampler
-from tailrace.protocol import Sampling
+from tailrace.generation_params import Sampling
 
 LogitsRow = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]

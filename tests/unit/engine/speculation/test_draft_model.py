@@ -13,7 +13,8 @@ from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.engine.backends.base import Logits
 from tailrace.engine.speculation.draft_model import DraftModel
 from tailrace.errors import ConfigurationError
-from tailrace.protocol import GenerationParams, Sampling, Submit
+from tailrace.generation_params import GenerationParams, Sampling
+from tailrace.protocol import Submit
 
 
 def test_a_draft_model_that_is_the_model_itself_is_always_right() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from loop_runs import LoopRun, context_backend, lookup_speculator
 from simulated_passes import PassSeconds, compute_bound, memory_bound
 from tailrace.engine.backends.fake import FakeBackend
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import EngineCounters, GenerationParams, Sampling, Submit
+from tailrace.protocol import EngineCounters, Submit
 
 #: Every sampler that has state, a history, or random numbers of its own.
 SAMPLERS: list[dict[str, Any]] = [

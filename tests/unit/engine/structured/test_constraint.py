@@ -13,7 +13,7 @@ from tailrace.engine.structured.constraint import Constraint
 from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.protocol import Grammar, GrammarKind
+from tailrace.generation_params import Grammar, GrammarKind
 
 BACKEND = FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
 PERSON = {

@@ -23,20 +23,10 @@ from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.submission import prepare_sequence
 from tailrace.engine.tokenising.tokenizer import Tokenizer
+from tailrace.generation_params import GenerationParams, Grammar, Sampling
 from tailrace.ipc import Channel
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import (
-    Accepted,
-    Cancel,
-    FromEngine,
-    GenerationParams,
-    Grammar,
-    Refused,
-    Sampling,
-    Step,
-    Submit,
-    ToEngine,
-)
+from tailrace.protocol import Accepted, Cancel, FromEngine, Refused, Step, Submit, ToEngine
 
 GREEDY = Sampling(temperature=0.0)
 

@@ -19,7 +19,7 @@ from tailrace.engine.structured.grammar_compiler import (
 from tailrace.engine.structured.grammar_error import CompilerUnavailable, GrammarError
 from tailrace.engine.structured.grammar_sandbox import GrammarTooCostly, Trial, TrialCancelled
 from tailrace.engine.structured.sandbox_messages import TryResult
-from tailrace.protocol import Grammar
+from tailrace.generation_params import Grammar
 
 BACKEND = FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
 YES = Grammar(kind="choice", text='["yes"]')

@@ -16,7 +16,7 @@ from tailrace.engine.structured import grammar_sandbox_worker
 from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.grammar_sandbox import GrammarSandbox, Trial, TrialCancelled
 from tailrace.engine.structured.matcher import make_tokenizer
-from tailrace.protocol import Grammar
+from tailrace.generation_params import Grammar
 
 BACKEND = FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
 

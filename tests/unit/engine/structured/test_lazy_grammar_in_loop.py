@@ -22,8 +22,9 @@ from tailrace.engine.structured.grammar_compiler import MAX_GRAMMAR_BYTES, Gramm
 from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.lazy_grammar import LazyConstraint, LazyGrammar
 from tailrace.engine.submission import prepare_sequence
+from tailrace.generation_params import GenerationParams, Grammar, Sampling
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams, Grammar, Sampling, Step, Submit
+from tailrace.protocol import Step, Submit
 
 CITY = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]}
 WEATHER = Function(name="weather", parameters=CITY)

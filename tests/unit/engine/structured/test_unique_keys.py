@@ -16,7 +16,7 @@ from tailrace.chat.tools import Function
 from tailrace.engine.backends.fake import END, FakeBackend
 from tailrace.engine.structured.constraint import Constraint
 from tailrace.engine.structured.grammar_compiler import GrammarCompiler
-from tailrace.protocol import Grammar
+from tailrace.generation_params import Grammar
 
 INTEGER = {"type": "integer", "minimum": 0, "maximum": 9}
 #: Tokens that begin, end or hold a key, as real vocabularies have them.

@@ -9,8 +9,8 @@ import msgspec
 from tailrace.chat.thinking_kwargs import ThinkingOptions
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
+from tailrace.generation_params import GenerationParams, Grammar, Sampling
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams, Grammar, Sampling
 from tailrace.server.chat_request import FieldNames, ToolChoice, chat_request
 from tailrace.server.dialects.anthropic.messages import MessageHistory, continues, system_text
 from tailrace.server.dialects.anthropic.request import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tailrace.errors import InvalidRequest
+from tailrace.generation_params import GenerationParams, Grammar, Sampling
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams, Grammar, Sampling
 from tailrace.server.dialects.llama_server.piecewise_prompt import PieceTokenizer
 from tailrace.server.dialects.llama_server.request_fields import NativeFields
 from tailrace.server.dialects.llama_server.sampling_params import sampling_object, sampling_of

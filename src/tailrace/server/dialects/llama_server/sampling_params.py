@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.protocol import SAMPLER_ORDER, Sampling
+from tailrace.generation_params import SAMPLER_ORDER, Sampling
 from tailrace.server.dialects.llama_server.piecewise_prompt import PieceTokenizer, TextPiece
 from tailrace.server.dialects.llama_server.request_fields import NativeFields
 from tailrace.server.dialects.openai.sampler_fields import sampler_values

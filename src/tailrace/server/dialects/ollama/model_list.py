@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from tailrace.errors import ModelError
+from tailrace.generation_params import Sampling
 from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.derived_models import DerivedModel
 from tailrace.models.file_fingerprint import fingerprint
@@ -22,7 +23,7 @@ from tailrace.models.pulls.ollama_layout import ollama_folder
 from tailrace.models.shards import total_bytes
 from tailrace.models.store import Store, StoredModel, is_name
 from tailrace.models.stores.ollama_store import read_ollama_store
-from tailrace.protocol import ModelInfo, Sampling
+from tailrace.protocol import ModelInfo
 from tailrace.server.app_state import AppState
 from tailrace.server.dialects.ollama import model_names
 from tailrace.server.dialects.ollama.modelfile import quoted

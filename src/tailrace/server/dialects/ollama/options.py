@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import Sampling
+from tailrace.generation_params import Sampling
 from tailrace.server.dialects.openai.sampler_fields import LastTokens, SamplerParameters, Temperature, sampler_values
 from tailrace.server.json_body import Truncated
 from tailrace.server.stop_fields import Stops, stop_strings

@@ -12,8 +12,8 @@ from msgspec import Meta
 from tailrace.chat.messages import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
+from tailrace.generation_params import GenerationParams, Grammar
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams, Grammar
 from tailrace.server.chat_request import FieldNames, chat_request
 from tailrace.server.dialects.ollama import options as option
 from tailrace.server.dialects.ollama.keep_alive import seconds_of

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import GenerationParams, Sampling
+from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.server.dialects.openai.common_fields import CommonFields, Limit, LogitBias
 from tailrace.server.dialects.openai.grammar import GrammarParameters
 from tailrace.server.dialects.openai.llama_vllm_fields import CompatFields

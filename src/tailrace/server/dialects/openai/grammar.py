@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import Grammar
+from tailrace.generation_params import Grammar
 from tailrace.server.dialects.openai.common_fields import CommonFields
 
 GrammarText = Annotated[str, Meta(min_length=1)]

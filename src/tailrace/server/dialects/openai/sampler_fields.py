@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import SamplerName
+from tailrace.generation_params import SamplerName
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 #: Far beyond anything that is of use, and small enough that no arithmetic with it overflows.

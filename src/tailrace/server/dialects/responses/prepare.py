@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import Grammar
+from tailrace.generation_params import Grammar
 from tailrace.server.chat_request import FieldNames, chat_request
 from tailrace.server.dialects.openai.generation_params import generation_params, limit, stops
 from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar

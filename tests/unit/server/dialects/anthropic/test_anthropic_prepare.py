@@ -9,8 +9,9 @@ import pytest
 
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import InvalidRequest
+from tailrace.generation_params import Sampling
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import PROTOCOL_VERSION, Hello, Sampling
+from tailrace.protocol import PROTOCOL_VERSION, Hello
 from tailrace.server.dialects.anthropic.prepare import hides_reasoning, prepare
 from tailrace.server.dialects.anthropic.request import MessagesRequest
 from tailrace.server.generation_request import GenerationRequest
