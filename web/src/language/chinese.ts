@@ -13,7 +13,7 @@ export const chinese: Record<keyof typeof english, string> = {
   "nav.views": "视图",
   "nav.skip": "跳到内容",
   "theme.label": "外观",
-  "theme.system": "跟随系统",
+  "theme.system": "系统",
   "theme.light": "浅色",
   "theme.dark": "深色",
   "language.label": "语言",

@@ -12,7 +12,7 @@ export const english = {
   "nav.views": "Views",
   "nav.skip": "Skip to the content",
   "theme.label": "Appearance",
-  "theme.system": "As the system",
+  "theme.system": "System",
   "theme.light": "Light",
   "theme.dark": "Dark",
   "language.label": "Language",

@@ -2,12 +2,12 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useTranslate } from "../language/language";
-import { key, keyWanted, takeKey } from "../server/key";
+import { key, keyWanted, refuseKey, takeKey } from "../server/key";
 import { useStore } from "../store";
 
 export function KeyDialog() {
   const t = useTranslate();
-  const wanted = useStore(keyWanted);
+  const wanted = useStore(keyWanted).open;
   const dialog = useRef<HTMLDialogElement>(null);
   const [value, setValue] = useState("");
   const [keep, setKeep] = useState(false);
@@ -23,7 +23,7 @@ export function KeyDialog() {
     takeKey(given, keep);
   };
   return (
-    <dialog ref={dialog} aria-labelledby="key-title" onClose={() => (keyWanted.value = false)}>
+    <dialog ref={dialog} aria-labelledby="key-title" onClose={refuseKey}>
       <form class="dialog-form" onSubmit={use}>
         <h2 id="key-title">{t("key.title")}</h2>
         <p>{t(key.value === null ? "key.explain" : "key.wrong")}</p>

@@ -14,8 +14,18 @@ function initial(): string | null {
 }
 
 export const key = new Store<string | null>(initial());
-/** Whether the server has refused a request for its key: the page asks for one. */
-export const keyWanted = new Store(false);
+/** Whether the page asks for a key, because the server has refused a request; and whether the last time gave one. */
+export const keyWanted = new Store({ open: false, given: false });
+
+/** Asks the reader for a key. */
+export function wantKey(): void {
+  if (!keyWanted.value.open) keyWanted.value = { open: true, given: false };
+}
+
+/** The reader gives no key. */
+export function refuseKey(): void {
+  if (keyWanted.value.open) keyWanted.value = { open: false, given: false };
+}
 
 /** Uses this key from now on. `keep`: also at later visits. */
 export function takeKey(value: string, keep: boolean): void {
@@ -26,7 +36,7 @@ export function takeKey(value: string, keep: boolean): void {
   }
   write(NAME, keep ? value : null);
   key.value = value;
-  keyWanted.value = false;
+  keyWanted.value = { open: false, given: true };
 }
 
 /** Forgets the key, here and in the browser. */

@@ -1,7 +1,7 @@
 // Requests to the server that the page came from, with the reader's key. Errors have the server's own words.
 
 import { markLost, markReached } from "./connection";
-import { key, keyWanted } from "./key";
+import { key, wantKey } from "./key";
 
 /** An error answer. `message` is the server's; `retryAfter` has the seconds after which it can be tried again. */
 export class ServerError extends Error {
@@ -37,7 +37,7 @@ export async function send(path: string, options: RequestInit = {}): Promise<Res
   }
   markReached();
   if (response.ok) return response;
-  if (response.status === 401) keyWanted.value = true;
+  if (response.status === 401) wantKey();
   throw await serverError(response);
 }
 

@@ -17,7 +17,7 @@ from tailrace.server.page.negotiation import best_encoding, wants_html
 ASSETS = "/page/"
 
 #: The page loads nothing from elsewhere and has no inline code. A reply that a model wrote is hostile text in it, so
-#: HTML gets into it through the two named policies alone (``web/src/markdown/safe_html.ts``).
+#: HTML gets into it through the one named policy alone (``web/src/markdown/safe_html.ts``).
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -29,7 +29,7 @@ _POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "require-trusted-types-for 'script'",
-        "trusted-types dompurify tailrace",
+        "trusted-types dompurify",
     )
 )
 _SAFE = {

@@ -1,0 +1,103 @@
+// A streamed reply of /v1/chat/completions as typed pieces.
+
+import { jsonPost, ServerError, send, Unreachable } from "./request";
+
+export interface CallPiece {
+  index: number;
+  id?: string;
+  name?: string;
+  arguments?: string;
+}
+
+/** One event's news; all parts are optional. */
+export interface Piece {
+  content?: string;
+  reasoning?: string;
+  calls?: CallPiece[];
+  finish?: string;
+  model?: string;
+  usage?: { prompt: number; completion: number; cached: number };
+  /** Prompt tokens that the server has read, of all. */
+  progress?: { processed: number; total: number };
+}
+
+interface Chunk {
+  model?: string;
+  choices?: {
+    delta?: {
+      content?: string | null;
+      reasoning_content?: string | null;
+      tool_calls?: { index: number; id?: string; function?: { name?: string; arguments?: string } }[];
+    };
+    finish_reason?: string | null;
+  }[];
+  usage?: {
+    prompt_tokens: number;
+    completion_tokens: number;
+    prompt_tokens_details?: { cached_tokens?: number } | null;
+  } | null;
+  prompt_progress?: { processed: number; total: number };
+  error?: { message: string; code?: string | null };
+}
+
+/** The reply's pieces as they come. Raises ServerError and Unreachable, also in the middle of the reply; an abort passes
+ * through. */
+export async function* streamChat(body: unknown, signal: AbortSignal): AsyncGenerator<Piece> {
+  const response = await send("v1/chat/completions", { ...jsonPost(body), signal });
+  for await (const data of events(response, signal)) {
+    if (data === "[DONE]") return;
+    const chunk = JSON.parse(data) as Chunk;
+    if (chunk.error !== undefined) throw new ServerError(chunk.error.message, 500, chunk.error.code ?? null, null);
+    yield piece(chunk);
+  }
+  // A server that ends a reply says so.
+  throw new Unreachable();
+}
+
+function piece(chunk: Chunk): Piece {
+  const [choice] = chunk.choices ?? [];
+  const found: Piece = {};
+  if (chunk.model) found.model = chunk.model;
+  if (choice?.delta?.content) found.content = choice.delta.content;
+  if (choice?.delta?.reasoning_content) found.reasoning = choice.delta.reasoning_content;
+  if (choice?.delta?.tool_calls) {
+    found.calls = choice.delta.tool_calls.map(({ index, id, function: called }) => ({
+      index,
+      ...(id ? { id } : {}),
+      ...called,
+    }));
+  }
+  if (choice?.finish_reason) found.finish = choice.finish_reason;
+  if (chunk.prompt_progress) found.progress = chunk.prompt_progress;
+  if (chunk.usage) {
+    found.usage = {
+      prompt: chunk.usage.prompt_tokens,
+      completion: chunk.usage.completion_tokens,
+      cached: chunk.usage.prompt_tokens_details?.cached_tokens ?? 0,
+    };
+  }
+  return found;
+}
+
+/** The data of each server-sent event. Comments are signs of life. */
+async function* events(response: Response, signal: AbortSignal): AsyncGenerator<string> {
+  if (response.body === null) throw new Unreachable();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
+  let rest = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read().catch((error: unknown) => {
+        if (signal.aborted) throw error;
+        throw new Unreachable();
+      });
+      if (done) return;
+      const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) if (line.startsWith("data: ")) yield line.slice(6).trimEnd();
+    }
+  } finally {
+    // A reader that leaves early ends the request.
+    void reader.cancel().catch(() => undefined);
+  }
+}
