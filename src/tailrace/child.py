@@ -22,6 +22,8 @@ import structlog
 from tailrace.errors import ConfigurationError
 from tailrace.machine.binding import bind_cpus
 from tailrace.machine.plan import MachinePlan
+from tailrace.observe import logs
+from tailrace.observe.log_page import LogPage
 from tailrace.parent_death import die_with_parent
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
@@ -45,10 +47,11 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     hub_fd: int  #: its end of the socket over which connections are handed on (``ipc.connection_hub``)
     progress_fd: int  #: its page of shared memory (``progress_page``)
     log_fd: int = 2  #: where its log goes; its standard error is a pipe to the supervisor
+    log_page_fd: int = -1  #: the shared memory with the last log lines of all processes (``observe.log_page``)
     lives_fd: int = -1  #: the page of shared memory with all children's starts (HTTP process only)
     http_fd: int | None = None  #: the listening TCP socket (HTTP process only)
     cores_fd: int = -1  #: the page on which engines divide the cores (``cores_page``; engine only, with several models)
-    number: int = -1  #: its place on that page
+    number: int = -1  #: its place on pages that all children share: the HTTP process is 0; -1: it has none
     control_fd: int = -1  #: its end of the control channel (``serving.control``; HTTP process only)
     models: tuple[ModelSpec, ...] = ()  #: all models that are served (HTTP process only); the first is the default
     memory: int = 0  #: bytes that all loaded models may take together; 0 with one model (HTTP process only)
@@ -83,6 +86,12 @@ def decode_start(orders: bytes) -> Start:
     if os.getppid() != start.parent:
         raise SystemExit("the supervisor died while this process was starting")
     return start
+
+
+def record_log(start: Start) -> None:
+    """Have this process's log lines in its ring, too."""
+    if start.log_page_fd >= 0 and start.number >= 0:
+        logs.record_in(LogPage(start.log_page_fd).ring(start.number + 1))
 
 
 def settle_signals(*, ignore_hang_up: bool = True) -> None:

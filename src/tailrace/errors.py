@@ -106,6 +106,13 @@ class Forbidden(RequestError):
     code = "forbidden"
 
 
+class RequestCancelled(RequestError):
+    """The server's operator, or another request with the same key, has cancelled this one. Clients don't try again."""
+
+    status = 403
+    code = "request_cancelled"
+
+
 class NotFound(RequestError):
     """No such route."""
 

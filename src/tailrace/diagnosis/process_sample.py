@@ -30,6 +30,7 @@ class ThreadSample(msgspec.Struct, frozen=True, kw_only=True):
     wait: float  #: ready to run, without a CPU
     involuntary: int  #: times that the kernel took its CPU away
     allowed: frozenset[int]  #: CPUs that it may run on
+    cpu: int = -1  #: the CPU on which it ran last; -1: not known
 
 
 class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +110,7 @@ def _threads(tasks: str) -> dict[int, ThreadSample]:
             wait=int(wait or 0) / 1e9,
             involuntary=int(status["involuntary"] or 0),
             allowed=_cpus(status["cpus"]),
+            cpu=-1 if (stat := split_stat(read_text(f"{tasks}/{name}/stat"))) is None else stat.last_cpu,
         )
     return found
 

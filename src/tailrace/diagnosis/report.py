@@ -5,8 +5,6 @@ Parts are from 0 to 1, times are in seconds, sizes in bytes, and CPU in CPU seco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from tailrace.diagnosis.catalogue import Finding
@@ -137,7 +135,7 @@ def make_stats(before: Sample, after: Sample, oldest: Sample | None = None) -> S
             inter_token=_percentiles(server.inter_token.since(oldest.server.inter_token)),
         ),
         engines=[_engine(each) for each in interval.engines],
-        processes=[_process(pair, interval) for pair in _pairs(interval, tuple(after.processes))],
+        processes=[_process(pair, interval) for pair in interval.processes],
         bandwidth=facts.bandwidth,
     )
 
@@ -170,10 +168,6 @@ def _engine(engine: EngineInterval) -> EngineStats:
             embeddings=engine.rate("embedding_seconds"),
         ),
     )
-
-
-def _pairs(interval: Interval, pids: Sequence[int]) -> list[tuple[ProcessSample, ProcessSample]]:
-    return [pair for pid in pids if (pair := interval.process(pid)) is not None]
 
 
 def _process(pair: tuple[ProcessSample, ProcessSample], interval: Interval) -> ProcessStats:

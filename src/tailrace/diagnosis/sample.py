@@ -98,7 +98,7 @@ class Interval:
     @cached_property
     def http(self) -> tuple[ProcessSample, ProcessSample] | None:
         """The HTTP process in both samples."""
-        return next((pair for pair in self._pairs if pair[1].role == "http"), None)
+        return next((pair for pair in self.processes if pair[1].role == "http"), None)
 
     @cached_property
     def http_wait(self) -> float:
@@ -111,8 +111,9 @@ class Interval:
 
     @cached_property
     def engine_processes(self) -> list[tuple[ProcessSample, ProcessSample]]:
+        """The server's processes that were there in both samples."""
         """The engines' processes in both samples."""
-        return [pair for pair in self._pairs if pair[1].role.startswith("engine")]
+        return [pair for pair in self.processes if pair[1].role.startswith("engine")]
 
     def cpu(self, pair: tuple[ProcessSample, ProcessSample] | None) -> float:
         """CPU seconds per second of a process: 1.0 is one whole core."""
@@ -150,11 +151,12 @@ class Interval:
     def foreign_cpu(self) -> float:
         """CPU seconds per second that others than the server had on the engines' CPUs."""
         busy = busy_seconds(self.before.machine, self.after.machine, self.engine_cpus)
-        own = sum(self.cpu(pair) for pair in self._pairs if pair[1].allowed & self.engine_cpus)
+        own = sum(self.cpu(pair) for pair in self.processes if pair[1].allowed & self.engine_cpus)
         return max(0.0, busy / self.seconds - own) if self.engine_cpus else 0.0
 
     @cached_property
-    def _pairs(self) -> list[tuple[ProcessSample, ProcessSample]]:
+    def processes(self) -> list[tuple[ProcessSample, ProcessSample]]:
+        """The server's processes that were there in both samples."""
         return [pair for pid in self.after.processes if (pair := self.process(pid)) is not None]
 
 

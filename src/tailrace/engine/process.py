@@ -24,6 +24,7 @@ from tailrace.child import (
     decode_start,
     raise_oom_score,
     read_start,
+    record_log,
     settle_signals,
     unblock_signals,
 )
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     logs.configure(
         start.process_name or "engine", level=start.settings.log_level, form=start.settings.log_format, fd=start.log_fd
     )
+    record_log(start)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # OpenMP reads it when it is loaded, with the binding.
     set_spin_count(start.plan.replicas[start.replica].decode.poll)

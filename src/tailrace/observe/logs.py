@@ -1,7 +1,8 @@
 """The log of all processes: lines on standard error, each with the name of its process.
 
 No text of a client can begin a line or change a terminal: ``safe_text`` escapes it. Writing never waits: see
-``log_writer``. Lines of libraries (uvicorn, asyncio) and of uncaught exceptions have the same form.
+``log_writer``. Lines of libraries (uvicorn, asyncio) and of uncaught exceptions have the same form. A server's lines
+are also in the ring of their process (``log_page``), for its operator's page.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ import structlog
 
 from tailrace.observe import log_writer, safe_text
 from tailrace.observe.log_limit import LogLimit
+from tailrace.observe.log_page import LogRing
 
 Renderer = Callable[[object, str, structlog.typing.EventDict], str]
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+#: Fields that a ring's line leaves out: it has its own time, level and process, and no text of a prompt.
+_NOT_IN_RING = frozenset({"event", "level", "process", "exception", "prompt"})
 _COLOURS = {"debug": "32", "info": "32", "warning": "33", "error": "31", "critical": "31"}
 
 
@@ -44,8 +48,9 @@ def configure(process: str, *, level: str, form: str, fd: int = 2) -> None:
         _add_process(process),
         _add_exception,
     ]
+    to_ring = _to_ring(process)
     structlog.configure(
-        processors=[limit, *shared, render],
+        processors=[limit, *shared, to_ring, render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=log_writer.standard_error()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
@@ -54,7 +59,7 @@ def configure(process: str, *, level: str, form: str, fd: int = 2) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, to_ring, render],
         )
     )
     handler.addFilter(limit)
@@ -66,6 +71,36 @@ def configure(process: str, *, level: str, form: str, fd: int = 2) -> None:
             None, "warning", {"event": "log lines were dropped: nothing read them", "lines": lines, "process": process}
         )
     )
+
+
+_ring: LogRing | None = None
+
+
+def record_in(ring: LogRing | None) -> None:
+    """Have this process's lines in ``ring``, too, from now on; None: in none."""
+    global _ring
+    _ring = ring
+
+
+def _to_ring(process: str) -> structlog.typing.Processor:
+    def record(_: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if (ring := _ring) is not None:
+            words = [safe_text.one_line(str(event.get("event", "")))]
+            for name, value in event.items():
+                if name not in _NOT_IN_RING:
+                    words.append(_named(name, value))
+            exception = event.get("exception")
+            text = " ".join(words) if exception is None else f"{' '.join(words)}\n{exception}"
+            ring.write(time.time(), str(event.get("level", method)), process, text)
+        return event
+
+    return record
+
+
+def _named(name: str, value: object, painted: Callable[[str], str] = str) -> str:
+    """A field as ``name=value``."""
+    text = safe_text.one_line(value if isinstance(value, str) else repr(value))
+    return f"{painted(safe_text.one_line(name))}={_quoted(text)}"
 
 
 def _add_process(process: str) -> structlog.typing.Processor:
@@ -118,8 +153,7 @@ def _console(*, colours: bool) -> Renderer:
             painted(safe_text.one_line(str(event.pop("event", ""))), "1"),
         ]
         for name, value in event.items():
-            text = safe_text.one_line(value if isinstance(value, str) else repr(value))
-            parts.append(f"{painted(safe_text.one_line(name), '36')}={_quoted(text)}")
+            parts.append(_named(name, value, lambda name: painted(name, "36")))
         line = " ".join(parts)
         if exception is not None:
             line += "".join(f"\n  | {each}" for each in str(exception).split("\n"))

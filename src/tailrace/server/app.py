@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailrace.server import health, stats_routes, status_routes
 from tailrace.server.app_state import AppState
+from tailrace.server.dashboard import routes as dashboard_routes
+from tailrace.server.dashboard.running_requests import RunningRequest
 from tailrace.server.deadlines import Deadlines, deadlines_of
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
@@ -37,6 +40,16 @@ from tailrace.server.request_scope import (
 )
 from tailrace.server.waiting_stream import SEND, waiting_stream
 
+#: Each dialect's module of routes, by the name that the dashboard shows. The first one's routes come first.
+_DIALECTS = {
+    "OpenAI": openai,
+    "llama-server": llama_server,
+    "rerank": rerank,
+    "Responses": responses,
+    "Anthropic": anthropic,
+    "Ollama": ollama,
+}
+
 
 def endpoints(app: AppState) -> list[Endpoint]:
     """Every route there is."""
@@ -44,12 +57,8 @@ def endpoints(app: AppState) -> list[Endpoint]:
         *page_routes.routes(BuiltPage.find(), status_routes.root(app), enabled=app.settings.page == "on"),
         *status_routes.routes(app),
         *stats_routes.routes(app),
-        *openai.routes(app),
-        *llama_server.routes(app),
-        *rerank.routes(app),
-        *responses.routes(app),
-        *anthropic.routes(app),
-        *ollama.routes(app),
+        *dashboard_routes.routes(app),
+        *(replace(route, dialect=name) for name, dialect in _DIALECTS.items() for route in dialect.routes(app)),
     ]
 
     async def openapi(request: Request) -> Response:
@@ -84,6 +93,7 @@ def _cleaning_up(app: AppState, router: ASGIApp) -> ASGIApp:
         try:
             await router(scope, receive, send)
         finally:
+            app.dashboard.running.leave(scope)
             close_turn(scope)
             if (waiting := waiting_stream(scope)) is not None:
                 await waiting.hand_over()
@@ -97,15 +107,20 @@ def _cleaning_up(app: AppState, router: ASGIApp) -> ASGIApp:
 def _by_method(app: AppState, methods: Mapping[str, list[Endpoint]]) -> Handler:
     """The handler of a path. Requests of endpoints that compute need a place in the queue."""
     handlers = {method: _handler(group) for method, group in methods.items()}
-    admitted = {method for method, group in methods.items() if any(endpoint.computes for endpoint in group)}
+    admitted = {
+        method: endpoint for method, group in methods.items() for endpoint in reversed(group) if endpoint.computes
+    }
 
     async def handler(request: Request) -> Response:
         # The router lets a HEAD through where there is a GET.
         method = request.method if request.method in handlers else "GET"
+        running: RunningRequest | None = None
         try:
             if method not in admitted:
                 return await handlers[method](request)
             request.scope[IS_ADMITTED] = True
+            endpoint = admitted[method]
+            running = app.dashboard.running.enter(request.scope, endpoint.shown_path, endpoint.dialect)
             response = await _in_time(handlers[method], request, deadlines_of(request.headers, app.settings))
             waiting = waiting_stream(request.scope)
             return response if waiting is None else await waiting.continued(response)
@@ -113,8 +128,12 @@ def _by_method(app: AppState, methods: Mapping[str, list[Endpoint]]) -> Handler:
             # A response cancels its generation; here there is no response.
             if (generation := request.scope.get(STARTED)) is not None:
                 generation.cancel()
+            if running is not None:
+                running.raise_cancelled()
             raise
         finally:
+            if running is not None:
+                running.handled()
             release_body(request.scope)
 
     return handler

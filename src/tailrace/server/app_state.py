@@ -30,6 +30,8 @@ from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.caller import caller_of, current_caller, place_of
 from tailrace.server.choice_group import estimated_tokens
 from tailrace.server.collected_reply import CollectedReply
+from tailrace.server.dashboard.running_requests import computes_texts
+from tailrace.server.dashboard.state import Dashboard
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.engine_query import computed_tokens, texts_of
 from tailrace.server.engine_wait import wait_for_engine, while_connected
@@ -146,6 +148,7 @@ class AppState:
         replicas = 1 if plan is None else len(plan.replicas)
         services = (self._service(spec, replicas) for spec in models)
         self.abilities = FileAbilities()
+        self.dashboard = Dashboard(lambda: self.models.services, lambda: self.admission.waiting)
         self.models = ModelDirectory(services, self.derived_models, store, on_demand=orders is not None)
 
     @classmethod
@@ -331,6 +334,7 @@ class AppState:
             place=place_of(scope),
             queue_place=queue_place,
             deadlines=scope.get(DEADLINES),
+            reports_progress=self.dashboard.running.watched,
         )
         generation.at_end(scope.pop(MODEL_TURN).close)
         del scope[QUEUE_PLACE]
@@ -365,6 +369,7 @@ class AppState:
         A query whose engine dies is asked once more, of the next engine.
         """
         self.claim_texts(request, model, texts_of(make(0)), param)
+        computes_texts(request.scope)
         engine = self.models.service(model.name).engine
         try:
             return await _query(engine, request, make, answers, param)

@@ -45,8 +45,8 @@ class ChoiceOwner(Protocol):
         """The engine has checked the choice's submit."""
         ...
 
-    def on_choice_begun(self) -> None:
-        """The engine computes the choice's prompt. Comes only for a submit with ``progress``."""
+    def on_choice_begun(self, computed: int) -> None:
+        """The engine has computed so many tokens of the choice's prompt. Comes only for a submit with ``progress``."""
         ...
 
     def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
@@ -81,7 +81,7 @@ class _Ended:
     def on_choice_answer(self, choice: Choice, answer: Accepted | Refused) -> None:
         """See ``ChoiceOwner``."""
 
-    def on_choice_begun(self) -> None:
+    def on_choice_begun(self, computed: int) -> None:
         """See ``ChoiceOwner``."""
 
     def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
@@ -180,7 +180,7 @@ class Choice:
 
     def on_progress(self, progress: Progress) -> None:
         """See ``GenerationCallbacks``: a request with a deadline in the queue has it, too."""
-        self._owner.on_choice_begun()
+        self._owner.on_choice_begun(progress.processed)
 
     def on_prediction(self, predicted: Predicted) -> None:
         """See ``GenerationCallbacks``."""

@@ -57,7 +57,13 @@ class Endpoint:
     shown: str | None = None
     hidden: bool = False  #: not in the document
     header: str | None = None  #: in lower case
+    dialect: str = ""  #: the name of its dialect; empty: it has none
     fetches: bool = False  #: it works without an engine: neither the queue nor a key's limits count it
+
+    @property
+    def shown_path(self) -> str:
+        """The path as clients write it."""
+        return self.shown or f"/v1{self.path}"
 
     @property
     def computes(self) -> bool:

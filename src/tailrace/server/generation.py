@@ -65,7 +65,9 @@ class Generation:
         self._groups: list[ChoiceGroup] = []
         self._open: dict[int, Choice] = {}  #: by number; those that haven't ended
         self._unanswered = 0
-        self._has_begun = False  #: the engine computes the prompt of a choice, or has computed it
+        self.has_begun = False  #: the engine computes the prompt of a choice, or has computed it
+        self.prompt_computed = 0  #: tokens of the longest prompt of which that is reported
+        self._reports_progress = False
         self._has_restarted = False
         self._restarting: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
@@ -78,7 +80,7 @@ class Generation:
             time.monotonic(), request.params.max_tokens, sampling.temperature, sampling.top_p, request.choices
         )
         self._at_end: list[Callable[[], None]] = []
-        self._count = UsageCount(has_prediction=request.params.prediction is not None)
+        self.count = UsageCount(has_prediction=request.params.prediction is not None)
         self.emit = self._buffer.emit  #: the sink's own method: a choice calls it directly
 
     @property
@@ -114,10 +116,11 @@ class Generation:
         place: Place | None = None,
         queue_place: QueuePlace | None = None,
         deadlines: Deadlines | None = None,
+        reports_progress: bool = False,
     ) -> Generation:
         """Submit every choice, for the caller of this identity. The generation holds the ``place`` until its end, and
         charges its tokens to the allowance of the place's key. It closes the ``queue_place`` at its end, also where
-        this raises.
+        this raises. ``reports_progress``: a page shows how much of its prompt is computed.
 
         Raises RequestError when the engine refuses a choice or isn't there in time, or when the key has fewer tokens
         left than the prompts have; ClientDisconnect when ``receive``, the request's, says that its client has gone
@@ -129,12 +132,13 @@ class Generation:
         if not all(0 <= token < size for token in request.params.stop_tokens):
             raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
         generation = cls(engine, metrics, model, request, caller, place, deadlines, queue_place)
+        generation._reports_progress = reports_progress
         generation._groups = await make_groups(generation, model, request, table)
         watcher = asyncio.create_task(generation._refuse_when_gone(receive)) if receive is not None else None
         try:
             generation._submit()
             await generation._accepted
-            generation._charge.begin(generation._count.prompt, generation._done)
+            generation._charge.begin(generation.count.prompt, generation._done)
             generation._charge_key()
             generation._totals.accepted(request.choices, request.params.max_tokens)
         except BaseException as error:
@@ -162,9 +166,19 @@ class Generation:
             self._at_end.append(call)
 
     @property
+    def is_alone(self) -> bool:
+        """Whether no generation of its model waits for the engine."""
+        return not self._engine.waiting
+
+    @property
+    def reply_tokens(self) -> int:
+        """Tokens of all replies so far."""
+        return self.count.completion + sum(choice.n_tokens for choice in self._open.values())
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts."""
-        return self._count.prompt
+        return self.count.prompt
 
     def attach(self, sink: EventSink) -> None:
         """Send ``sink`` the events so far and all that follow: the last is ``Usage`` or ``Failure``, or none after a
@@ -195,7 +209,7 @@ class Generation:
         self.figures.error = error.code or error.type
         self._metrics.server.request_failed(error)
         error.counted = True
-        self.emit(Failure(error, self._count.usage))
+        self.emit(Failure(error, self.count.usage))
         self._end()
 
     def on_tick(self, seconds: float) -> None:
@@ -203,7 +217,7 @@ class Generation:
         self._charge_key()
         if self._deadlines is not None:
             late = self._deadlines.late(
-                time.monotonic(), queued=not self._has_begun, waits_for_token=self.figures.first_token_at is None
+                time.monotonic(), queued=not self.has_begun, waits_for_token=self.figures.first_token_at is None
             )
             if late is not None:
                 self.fail(late)
@@ -219,7 +233,7 @@ class Generation:
             return
         if choice.index % self._request.choices == 0:  # A prompt counts once for all its replies.
             choice.prompt_tokens = answer.prompt_tokens
-            self._count.prompt += answer.prompt_tokens
+            self.count.prompt += answer.prompt_tokens
             if self._queue_place is not None and not self._has_restarted:
                 prompt = self._groups[choice.index // self._request.choices].prompt
                 self._queue_place.correct(estimated_tokens(prompt, self._context), answer.prompt_tokens)
@@ -227,9 +241,10 @@ class Generation:
         if not self._unanswered and not self._accepted.done():
             self._accepted.set_result(None)
 
-    def on_choice_begun(self) -> None:
+    def on_choice_begun(self, computed: int) -> None:
         """See ``ChoiceOwner``."""
-        self._has_begun = True
+        self.has_begun = True
+        self.prompt_computed = max(self.prompt_computed, computed)
 
     def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``ChoiceOwner``."""
@@ -240,7 +255,7 @@ class Generation:
         if self.figures.queue_seconds is None:
             self.figures.queue_seconds, self.figures.prefill_seconds = queued, prompt_seconds
         if choice.index % self._request.choices == 0:
-            self._count.add_computed(choice.prompt_tokens, cached_tokens)
+            self.count.add_computed(choice.prompt_tokens, cached_tokens)
             self._totals.prompt_computed(choice.prompt_tokens, cached_tokens)
             if self._queue_place is not None:
                 self._queue_place.give_back(tokens=choice.prompt_tokens)
@@ -248,7 +263,7 @@ class Generation:
     def on_first_token(self) -> None:
         """See ``ChoiceOwner``."""
         if self.figures.first_token_at is None:
-            self._has_begun = True
+            self.has_begun = True
             self.figures.first_token_at = time.monotonic()
             self._totals.first_token_seconds.observe(self.figures.first_token_at - self.figures.started_at)
 
@@ -262,7 +277,7 @@ class Generation:
         if not self._open:
             self._totals.request_seconds.observe(time.monotonic() - self.figures.started_at)
             self._count_usage()
-            self.emit(self._count.usage)
+            self.emit(self.count.usage)
             self._end()
 
     def resume(self, choice: ShiftedChoice, prompt: list[int], max_tokens: int) -> None:
@@ -297,15 +312,14 @@ class Generation:
         self._totals.finished[reason] += 1
         self._totals.ended(completion_tokens, choice.prefill_seconds, None if since is None else now - since)
         self.figures.finishes.append(reason)
-        self._count.add_reply(choice, completion_tokens)
+        self.count.add_reply(choice, completion_tokens)
         if (first := self.figures.first_token_at) is not None:
             self._metrics.server.reply_ended(now - first)
 
     def _charge_key(self) -> None:
         """Charge the key for the tokens since the last time."""
         if self._charge.has_begun:
-            running = sum(choice.n_tokens for choice in self._open.values())
-            self._charge.update(self._count.prompt + self._count.completion + running)
+            self._charge.update(self.count.prompt + self.reply_tokens)
 
     async def _refuse_when_gone(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -335,9 +349,9 @@ class Generation:
 
     def _count_usage(self) -> None:
         """Count the request's usage once, at its end."""
-        self._metrics.server.count_tokens(self._count.computed)
+        self._metrics.server.count_tokens(self.count.computed)
         if self.figures.first_token_at is not None:
-            self._totals.longest_generations.observe(self._count.longest)
+            self._totals.longest_generations.observe(self.count.longest)
 
     def _end(self) -> None:
         self._charge_key()
@@ -354,8 +368,8 @@ class Generation:
             return
         self._let_go()
         figures.ended_at = time.monotonic()
-        figures.prompt_tokens, figures.cached_tokens = self._count.prompt, self._count.cached
-        figures.completion_tokens = self._count.completion
+        figures.prompt_tokens, figures.cached_tokens = self.count.prompt, self.count.cached
+        figures.completion_tokens = self.count.completion
         for call in self._at_end:
             call()
 
@@ -370,9 +384,9 @@ class Generation:
 
     def _submit(self) -> None:
         """Submit every choice. When one can't be submitted, ``start`` stops the others."""
-        queued = self._deadlines is not None and self._deadlines.queue < math.inf
+        progress = self._reports_progress or (self._deadlines is not None and self._deadlines.queue < math.inf)
         for group in self._groups:
-            group.submit(self._engine, self._request, self._caller, progress=queued)
+            group.submit(self._engine, self._request, self._caller, progress=progress)
             for choice in group.choices:
                 self._open[choice.index] = choice
                 self._unanswered += 1
@@ -395,7 +409,7 @@ class Generation:
     async def _submit_again(self) -> None:
         try:
             await self._engine.ready()
-            self._count.prompt = self._unanswered = 0
+            self.count.prompt = self._unanswered = 0
             self._restarting = None
             self._submit()
         except RequestError as error:

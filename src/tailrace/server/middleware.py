@@ -39,7 +39,7 @@ from tailrace.server.waiting_stream import waiting_stream
 #: unknown ones included.
 PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
 #: Further routes that are served while the server stops, and on connections beyond the limit.
-_ALWAYS_SERVED = frozenset({"/metrics", "/stats"})
+_ALWAYS_SERVED = frozenset({"/metrics", "/stats", "/stats/live"})
 
 _CONVERTOR = re.compile(":[a-z]+}")
 _SLASHES = re.compile("/{2,}")

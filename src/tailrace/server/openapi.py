@@ -44,7 +44,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     schema_of = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in shown:
-        path = endpoint.shown or "/v1" + endpoint.path
+        path = endpoint.shown_path
         operations = paths.setdefault(_PARAMETER.sub(r"{\1}", path), {})
         operations[endpoint.method.lower()] = _operation(endpoint, schema_of)
     return {

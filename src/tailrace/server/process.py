@@ -17,6 +17,7 @@ from tailrace.child import (
     EXIT_CONFIGURATION,
     Start,
     read_start,
+    record_log,
     settle_memory,
     settle_on,
     settle_signals,
@@ -49,6 +50,7 @@ def main() -> None:
     name_thread("tailrace-http")
     settle_signals(ignore_hang_up=False)
     logs.configure("http", level=start.settings.log_level, form=start.settings.log_format, fd=start.log_fd)
+    record_log(start)
     settle_on(start.plan.http_cpus)
     settle_allocator()
     try:
@@ -70,6 +72,8 @@ async def _serve(start: Start) -> None:
     alone = not loads_on_demand(settings, models)
     app = AppState(settings, models, orders=None if alone else link, memory=start.memory, plan=start.plan)
 
+    if start.log_page_fd >= 0:
+        app.dashboard.read_log(start.log_page_fd)
     if start.lives_fd >= 0:
         app.metrics.lives = LivesPage(start.lives_fd)
 
@@ -96,6 +100,7 @@ async def _serve(start: Start) -> None:
     def on_tick() -> None:
         page.beat(time.monotonic())
         app.gate.tick()
+        app.dashboard.history.tick()
 
     app.hub.on_tick = on_tick
     page.phase = Phase.SERVING

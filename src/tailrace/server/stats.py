@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from tailrace.diagnosis.core_use import CpuPlace
 from tailrace.diagnosis.machine_sample import OtherProcess
 from tailrace.diagnosis.measured_bandwidth import BandwidthStore
 from tailrace.diagnosis.report import Stats, make_stats
@@ -43,8 +44,10 @@ class ServerStats:
         facts: Callable[[], ServerFacts],
         *,
         bandwidth: BandwidthMeasurement,
+        places: list[CpuPlace] | None = None,
     ) -> None:
-        """``observe`` and ``facts`` are called once for each sample."""
+        """``observe`` and ``facts`` are called once for each sample. ``places``: where each CPU is."""
+        self._places = places or []
         self._sampler = sampler
         self._observe = observe
         self._facts = facts
@@ -54,15 +57,25 @@ class ServerStats:
         self._others_at = float("-inf")  #: when they were looked at
         self._sampling = asyncio.Lock()
 
+    @property
+    def places(self) -> list[CpuPlace]:
+        """Where each CPU of the machine is."""
+        return self._places
+
     async def stats(self, *, reveal: Callable[[str], bool]) -> Stats:
-        """What limits the server now. The first call, and one after a pause, takes a second.
+        """What limits the server now; see ``look``."""
+        return (await self.look(reveal=reveal))[1]
+
+    async def look(self, *, reveal: Callable[[str], bool]) -> tuple[Interval, Stats]:
+        """The two samples of now, and what limits the server. The first call, and one after a pause, takes a second.
 
         ``reveal``: whether the reader may see this client's name; asked with an empty name for other programs' names.
         """
         async with self._sampling:
             before, after = await self._pair()
         oldest = self._samples[0]
-        return make_stats(_hidden(before, reveal), _hidden(after, reveal), oldest)
+        before, after = _hidden(before, reveal), _hidden(after, reveal)
+        return Interval(before, after), make_stats(before, after, oldest)
 
     async def _pair(self) -> tuple[Sample, Sample]:
         """The newest sample, and the one to compare it with."""
@@ -122,4 +135,6 @@ def server_stats(source: StatsSource) -> ServerStats:
     measurement = BandwidthMeasurement(store, source.topology.usable, source.is_busy)
     measurement.record = store.find(source.topology)
     sampler = Sampler(os.getppid(), os.getpid())
-    return ServerStats(sampler, source.observe, lambda: source.facts(measurement.record), bandwidth=measurement)
+    return ServerStats(
+        sampler, source.observe, lambda: source.facts(measurement.record), bandwidth=measurement, places=source.places
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from tailrace.diagnosis.core_use import CpuPlace
 from tailrace.diagnosis.measured_bandwidth import MeasuredBandwidth
 from tailrace.diagnosis.server_sample import EngineSample, HistogramSample, ServerFacts, ServerSample
 from tailrace.errors import ConfigurationError
@@ -53,6 +54,16 @@ class StatsSource:
     def topology(self) -> Topology:
         """The machine, with the CPUs that the supervisor may use: this process may be bound to fewer."""
         return self._topology
+
+    @property
+    def places(self) -> list[CpuPlace]:
+        """Where each CPU of the machine is."""
+        topology = self._topology
+        return [
+            CpuPlace(cpu, number, core.node, cpu in topology.usable)
+            for number, core in enumerate(topology.cores)
+            for cpu in core.cpus
+        ]
 
     def is_busy(self) -> bool:
         """Whether requests run or wait."""

@@ -110,7 +110,7 @@ class TrackedChoice(Choice):
 
     def on_progress(self, progress: Progress) -> None:
         """See ``GenerationCallbacks``."""
-        self._owner.on_choice_begun()
+        self._owner.on_choice_begun(progress.processed)
         if not self._tracking.progress:
             return
         self.cached_tokens, self._processed = progress.cached, progress.processed

@@ -17,6 +17,8 @@ from tailrace.child import Standby, Start
 from tailrace.cores_page import CoresPage
 from tailrace.lives_page import MAX_CHILDREN, LivesPage
 from tailrace.machine.plan import MachinePlan
+from tailrace.observe import logs
+from tailrace.observe.log_page import LogPage, create_log_page
 from tailrace.progress_page import create_page
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
@@ -40,6 +42,8 @@ class ChildFactory:
         self._hubs = ipc.connection_hub()
         # Children log here; their standard error is a pipe, in which only strays arrive.
         self._log_fd = os.dup(2)
+        self._log_page_fd = create_log_page()
+        logs.record_in(LogPage(self._log_page_fd).ring(0))
         self._lives_fd = create_page()
         self.lives = LivesPage(self._lives_fd)
         # Engines of one model have cores of their own, each those of its NUMA node.
@@ -64,8 +68,9 @@ class ChildFactory:
             control_fd=control,
             models=models,
             memory=memory,
+            number=0,
         )
-        fds = (http, page, self._log_fd, control, hub)
+        fds = (http, page, self._log_fd, self._log_page_fd, control, hub)
         restarts = Restarts(self._settings.restart_limit)
         return ChildProcess("http", "tailrace.server.process", orders, fds, restarts, self._stray, 0)
 
@@ -88,7 +93,12 @@ class ChildFactory:
 
     @property
     def _engine_fds(self) -> tuple[int, ...]:
-        return (self._log_fd, self._hubs[1].fileno(), *([] if self._cores is None else [self._cores_fd]))
+        return (
+            self._log_fd,
+            self._log_page_fd,
+            self._hubs[1].fileno(),
+            *([] if self._cores is None else [self._cores_fd]),
+        )
 
     def keep_standby(self, plan: MachinePlan, *, imports_llama: bool) -> None:
         """Have a process ready for the next engine from now on (``look_at_standby``). ``plan``: the server's."""
@@ -118,6 +128,7 @@ class ChildFactory:
             hub_fd=-1,
             progress_fd=-1,
             log_fd=self._log_fd,
+            log_page_fd=self._log_page_fd,
         )
 
     def _engine_name(self, model: str, replica: int, count: int) -> str:
@@ -161,6 +172,7 @@ class ChildFactory:
         self._stray.finish()
         self.lives.close()
         os.close(self._log_fd)
+        os.close(self._log_page_fd)
         os.close(self._lives_fd)
         if self._cores is not None:
             self._cores.close()

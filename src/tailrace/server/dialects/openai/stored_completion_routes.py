@@ -18,10 +18,10 @@ from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.common_fields import Metadata
 from tailrace.server.dialects.openai.completion_store import CompletionStore, default_file
-from tailrace.server.dialects.query_params import read_query
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.events import Event
 from tailrace.server.json_response import json_response
+from tailrace.server.query_params import read_query
 from tailrace.server.stream_encoder import Encoder
 
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500, 503})

@@ -9,8 +9,8 @@ from msgspec import Meta
 from starlette.requests import Request
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.query_params import read_query
 from tailrace.server.dialects.responses.request import Includable
+from tailrace.server.query_params import read_query
 
 _LISTS = {"include": "include", "include[]": "include"}
 

@@ -1,12 +1,12 @@
-"""Who sees the names of other clients and programs in ``/stats``."""
+"""Who sees the names of other clients and programs, all requests and the log."""
 
 from __future__ import annotations
 
 import pytest
 from starlette.requests import Request
 
-from tailrace.server.caller import Caller
-from tailrace.server.stats_routes import _is_operator
+from tailrace.server.caller import Caller, set_caller
+from tailrace.server.dashboard.operator import is_operator
 
 
 @pytest.mark.parametrize(
@@ -23,5 +23,6 @@ from tailrace.server.stats_routes import _is_operator
     ],
 )
 def test_names_of_others_are_for_the_operator(caller: Caller, header: str, operator: bool) -> None:
-    request = Request({"type": "http", "headers": [(header.encode(), b"x")]})
-    assert _is_operator(caller, request) is operator
+    scope = {"type": "http", "headers": [(header.encode(), b"x")]}
+    set_caller(scope, caller)
+    assert is_operator(Request(scope)) is operator
