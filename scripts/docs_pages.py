@@ -26,6 +26,11 @@ _ELSEWHERE = {
 _NO_PAGES = frozenset({"README.md", "README.zh-CN.md"})
 #: Where a list begins right after a paragraph, which Python's Markdown takes for more of the paragraph.
 _LIST_AFTER_TEXT = re.compile(r"^((?![-*|>#] |\d+\. |\s).*\S.*)\n(?=(?:- |\d+\. ))", re.MULTILINE)
+#: A block of commands without their output: each line is one, or goes on where the line before ended with a backslash.
+_COMMANDS = re.compile(r"^```console\n((?:\$ .*\n(?:(?<=\\\n).*\n)*)+)```$", re.MULTILINE)
+#: Code in a table: GitHub wants a backslash before its pipes, and Python's Markdown would show it.
+_TABLE_ROW = re.compile(r"^\|.*$", re.MULTILINE)
+_CODE = re.compile(r"`[^`]+`")
 _PLOT = re.compile(r"^<!-- plot: ([\w-]+) -->$", re.MULTILINE)
 _TABLE_AFTER_COMMENT = re.compile(r"^(<!--.*-->)\n(?=\|)", re.MULTILINE)
 #: An indented line after a table would become a row of it.
@@ -59,6 +64,9 @@ def staged_text(document: Path, text: str, places: dict[Path, Path]) -> str:
         return f"{label} (`{target}`)"
 
     text = _PLOT.sub(_plot, replace_links(text, lead))
+    # The page's button copies a block whole, so the prompts go.
+    text = _COMMANDS.sub(lambda match: f"```sh\n{re.sub('^[$] ', '', match.group(1), flags=re.MULTILINE)}```", text)
+    text = _TABLE_ROW.sub(lambda row: _CODE.sub(lambda code: code.group().replace("\\|", "|"), row.group()), text)
     text = _LIST_AFTER_TEXT.sub(r"\1\n\n", text)
     return _COMMENT_AFTER_TABLE.sub(r"\1\n\n", _TABLE_AFTER_COMMENT.sub(r"\1\n\n", text))
 

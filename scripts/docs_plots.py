@@ -20,7 +20,9 @@ _RANGE = re.compile(r"\((\d[\d.]*) to (\d[\d.]*)\)")
 #: Okabe and Ito's colours, which stay apart for colour-blind eyes on light and on dark ground.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
 _INKS = {"": ("#1f2328", "#d0d7de"), "-dark": ("#e6e9ef", "#4a5060")}
-_WIDTH, _LEFT, _RIGHT, _BAR, _GAP = 720, 190, 70, 18, 14
+_WIDTH, _RIGHT, _BAR, _GAP = 720, 70, 18, 14
+#: Width of a character of a label, on average.
+_CHARACTER = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,8 @@ def _api() -> Chart:
     labels, model = [], ""
     for row in rows:
         model = row[0] or model
-        labels.append((f"{model.rpartition(', ')[2]}, {row[1]} streams", [bar(row[column])]))
+        streams = "1 stream" if row[1] == "1" else f"{row[1]} streams"
+        labels.append((f"{model.rpartition(', ')[2]}, {streams}", [bar(row[column])]))
     return Chart("Decode through the API ÷ the engine alone", ["API ÷ engine"], labels, "the engine alone")
 
 
@@ -106,10 +109,12 @@ def drawn(chart: Chart, ink: str, line: str) -> str:
     """The chart as an SVG document. ``ink`` is the text's colour, ``line`` the axis'."""
     bars = [bar for _, row in chart.rows for bar in row if bar]
     top = max(max(bar.high or bar.value for bar in bars), 1.0) * 1.05
-    scale = (_WIDTH - _LEFT - _RIGHT) / top
+    left = 20 + _CHARACTER * max(len(label) for label, _ in chart.rows)
+    scale = (_WIDTH - left - _RIGHT) / top
+    reference = left + scale if chart.reference else 0.0
     parts, y = [], 16.0
     if len(chart.series) > 1:
-        place = float(_LEFT)
+        place = float(left)
         for number, name in enumerate(chart.series):
             parts.append(f'<rect x="{place:.0f}" y="{y - 11:.0f}" width="12" height="12" fill="{_COLOURS[number]}"/>')
             parts.append(f'<text x="{place + 18:.0f}" y="{y:.0f}">{escape(name)}</text>')
@@ -119,29 +124,32 @@ def drawn(chart: Chart, ink: str, line: str) -> str:
     for label, row in chart.rows:
         shown = [(number, bar) for number, bar in enumerate(row) if bar]
         middle = y + len(shown) * _BAR / 2 + 4
-        parts.append(f'<text x="{_LEFT - 10}" y="{middle:.0f}" text-anchor="end">{escape(label)}</text>')
+        parts.append(f'<text x="{left - 10}" y="{middle:.0f}" text-anchor="end">{escape(label)}</text>')
         for number, one in shown:
-            end = _LEFT + one.value * scale
+            end = left + one.value * scale
             parts.append(
-                f'<rect x="{_LEFT}" y="{y + 1:.0f}" width="{one.value * scale:.1f}" height="{_BAR - 3}" rx="2"'
+                f'<rect x="{left}" y="{y + 1:.0f}" width="{one.value * scale:.1f}" height="{_BAR - 3}" rx="2"'
                 f' fill="{_COLOURS[number]}"/>'
             )
             if one.low is not None and one.high is not None:
-                x1, x2, centre = _LEFT + one.low * scale, _LEFT + one.high * scale, y + _BAR / 2 - 0.5
+                x1, x2, centre = left + one.low * scale, left + one.high * scale, y + _BAR / 2 - 0.5
                 parts.append(
                     f'<path d="M{x1:.1f} {centre}H{x2:.1f}M{x1:.1f} {centre - 4}v8M{x2:.1f} {centre - 4}v8"'
                     f' stroke="{ink}" fill="none"/>'
                 )
                 end = max(end, x2)
-            parts.append(f'<text x="{end + 8:.1f}" y="{y + _BAR - 5:.0f}">{one.value:g}{chart.unit}</text>')
+            # A figure doesn't stand on the line of the reference.
+            place = reference + 6 if end - 2 <= reference <= end + 45 else end + 8
+            parts.append(f'<text x="{place:.1f}" y="{y + _BAR - 5:.0f}">{one.value:g}{chart.unit}</text>')
             y += _BAR
         y += _GAP
     base = y - _GAP / 2
-    parts.insert(0, f'<path d="M{_LEFT} {begin - 4:.0f}V{base:.0f}" stroke="{line}"/>')
+    parts.insert(0, f'<path d="M{left} {begin - 4:.0f}V{base:.0f}" stroke="{line}"/>')
     if chart.reference:
-        x = _LEFT + scale
-        dashed = f'<path d="M{x:.1f} {begin - 4:.0f}V{base:.0f}" stroke="{ink}" stroke-dasharray="4 3"/>'
-        words = f'<text x="{x:.1f}" y="{base + 16:.0f}" text-anchor="middle">1 = {escape(chart.reference)}</text>'
+        dashed = f'<path d="M{reference:.1f} {begin - 4:.0f}V{base:.0f}" stroke="{ink}" stroke-dasharray="4 3"/>'
+        words = (
+            f'<text x="{reference:.1f}" y="{base + 16:.0f}" text-anchor="middle">1 = {escape(chart.reference)}</text>'
+        )
         parts += [dashed, words]
         base += 20
     return (

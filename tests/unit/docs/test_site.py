@@ -43,6 +43,15 @@ def test_lists_and_tables_begin_where_github_begins_them() -> None:
     )
 
 
+def test_a_pipe_in_a_table_s_code_has_no_backslash() -> None:
+    assert staged("| `<\\|a\\|>` | b \\| c |\n") == "| `<|a|>` | b \\| c |\n"
+
+
+def test_commands_have_no_prompt_where_a_button_copies_them() -> None:
+    assert staged("```console\n$ curl \\\n    -d x\n$ ls\n```\n") == "```sh\ncurl \\\n    -d x\nls\n```\n"
+    assert staged("```console\n$ ls\na file\n```\n") == "```console\n$ ls\na file\n```\n"
+
+
 def test_a_plot_s_mark_becomes_its_pictures() -> None:
     shown = staged("<!-- plot: llama-server -->", "docs/performance.md")
     assert "(plots/llama-server.svg#only-light)" in shown
