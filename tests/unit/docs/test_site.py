@@ -9,6 +9,7 @@ import pytest
 
 import docs_plots
 from client_matrix import CLIENTS
+from docs_outside import outside_resources
 from docs_pages import pages, staged_text
 from docs_plots import PLOTS, bar, drawn, plots, table
 
@@ -88,3 +89,17 @@ def test_every_client_of_the_tests_has_a_recipe() -> None:
     recipes = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "recipes").glob("*.md"))
     headings = {line.removeprefix("## ") for line in recipes.splitlines() if line.startswith("## ")}
     assert {client.title for client in CLIENTS} <= headings
+
+
+def test_what_a_page_loads_from_another_host_is_named(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(
+        '<link rel="stylesheet" href="https://fonts.example/a.css"><link rel="canonical" href="https://docs.example/">'
+        '<script src="//cdn.example/b.js"></script><img src="images/c.png"><a href="https://example.org/">d</a>',
+        encoding="utf-8",
+    )
+    (tmp_path / "site.css").write_text("@font-face { src: url(https://fonts.example/e.woff2) }", encoding="utf-8")
+    assert outside_resources(tmp_path) == [
+        "page.html loads //cdn.example/b.js",
+        "page.html loads https://fonts.example/a.css",
+        "site.css loads https://fonts.example/e.woff2",
+    ]
