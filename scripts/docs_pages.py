@@ -21,9 +21,9 @@ _ELSEWHERE = {
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/results.md": "results.md",
     "README.md": "index.md",
-    "README.zh-CN.md": "index.md",
+    "README.zh-CN.md": "zh-cn.md",
 }
-_NO_PAGES = frozenset({"README.md", "README.zh-CN.md"})
+_NO_PAGES = frozenset({"README.md"})
 #: Where a list begins right after a paragraph, which Python's Markdown takes for more of the paragraph.
 _LIST_AFTER_TEXT = re.compile(r"^((?![-*|>#] |\d+\. |\s).*\S.*)\n(?=(?:- |\d+\. ))", re.MULTILINE)
 #: A block of commands without their output: each line is one, or goes on where the line before ended with a backslash.
