@@ -1,4 +1,4 @@
-"""The reference of the command line in docs/commands.md, made of the commands' own help."""
+"""The reference of the command line in docs/options.md, made of the commands' own help."""
 
 from __future__ import annotations
 

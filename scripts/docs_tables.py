@@ -53,7 +53,7 @@ def rules_table() -> str:
 
 #: The parts by document and name. Each gets its present text, of which a table may keep what is written by hand.
 PARTS: dict[str, dict[str, Callable[[str], str]]] = {
-    "commands.md": {"commands": lambda _: commands_reference()},
+    "options.md": {"commands": lambda _: commands_reference()},
     "conformance.md": {"rules": lambda _: rules_table()},
     "diagnosis.md": {"findings": lambda _: findings_table()},
     "metrics.md": {
