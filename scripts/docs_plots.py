@@ -90,6 +90,23 @@ def _cache_types() -> Chart:
     )
 
 
+def _flood() -> Chart:
+    head, rows = table("Long prompts beside running replies")
+    row = next(row for row in rows if row[0] == "longest gap")
+    drawn: list[tuple[str, list[Bar | None]]] = []
+    for name, cell in zip(head[1:], row[1:], strict=True):
+        gaps = _milliseconds(cell)
+        drawn.append((name, [Bar(gaps[0], min(gaps), max(gaps)) if len(gaps) > 1 else Bar(gaps[0])]))
+    return Chart(
+        "Longest gap of four streams while a prompt of 4,000 tokens is read", ["longest gap"], drawn, unit=" ms"
+    )
+
+
+def _milliseconds(cell: str) -> list[float]:
+    """All durations of a cell such as ``44 ms; 251 ms in one turn of five``."""
+    return [float(number) * (1000 if unit == "s" else 1) for number, unit in re.findall(r"(\d[\d.]*) (ms|s)\b", cell)]
+
+
 PLOTS: dict[str, Callable[[], Chart]] = {
     "llama-server": lambda: _columns("tailrace ÷ llama-server", "Against llama-server", "llama-server"),
     "fast-weights": lambda: _columns(
@@ -99,64 +116,82 @@ PLOTS: dict[str, Callable[[], Chart]] = {
         "Mixtures of experts: speed of a step ÷ llama.cpp's", "Mixtures of experts", "llama.cpp"
     ),
     "api": _api,
+    "flood": _flood,
     "cache-types": _cache_types,
     "speculation": lambda: _columns("Decode with draft tokens ÷ without", "Speculation", "without"),
     "grammar": lambda: _columns("Decode with a JSON schema ÷ without", "Structured output", "without"),
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """Where values are on the paper, and what 1 is."""
+
+    left: float
+    scale: float
+    reference: float | None
+    ink: str
+
+    def at(self, value: float) -> float:
+        return self.left + value * self.scale
+
+
 def drawn(chart: Chart, ink: str, line: str) -> str:
     """The chart as an SVG document. ``ink`` is the text's colour, ``line`` the axis'."""
-    bars = [bar for _, row in chart.rows for bar in row if bar]
-    top = max(max(bar.high or bar.value for bar in bars), 1.0) * 1.05
+    top = max(1.0, *(bar.high or bar.value for _, row in chart.rows for bar in row if bar)) * 1.05
     left = 20 + _CHARACTER * max(len(label) for label, _ in chart.rows)
     scale = (_WIDTH - left - _RIGHT) / top
-    reference = left + scale if chart.reference else 0.0
-    parts, y = [], 16.0
-    if len(chart.series) > 1:
-        place = float(left)
-        for number, name in enumerate(chart.series):
-            parts.append(f'<rect x="{place:.0f}" y="{y - 11:.0f}" width="12" height="12" fill="{_COLOURS[number]}"/>')
-            parts.append(f'<text x="{place + 18:.0f}" y="{y:.0f}">{escape(name)}</text>')
-            place += 34 + 7.2 * len(name)
-        y += 18
-    begin = y
+    axis = _Axis(left, scale, left + scale if chart.reference else None, ink)
+    begin = y = 16.0 if len(chart.series) == 1 else 34.0
+    parts = _legend(chart.series, left)
     for label, row in chart.rows:
-        shown = [(number, bar) for number, bar in enumerate(row) if bar]
+        shown = [(bar, colour) for bar, colour in zip(row, _COLOURS, strict=False) if bar]
         middle = y + len(shown) * _BAR / 2 + 4
         parts.append(f'<text x="{left - 10}" y="{middle:.0f}" text-anchor="end">{escape(label)}</text>')
-        for number, one in shown:
-            end = left + one.value * scale
-            parts.append(
-                f'<rect x="{left}" y="{y + 1:.0f}" width="{one.value * scale:.1f}" height="{_BAR - 3}" rx="2"'
-                f' fill="{_COLOURS[number]}"/>'
-            )
-            if one.low is not None and one.high is not None:
-                x1, x2, centre = left + one.low * scale, left + one.high * scale, y + _BAR / 2 - 0.5
-                parts.append(
-                    f'<path d="M{x1:.1f} {centre}H{x2:.1f}M{x1:.1f} {centre - 4}v8M{x2:.1f} {centre - 4}v8"'
-                    f' stroke="{ink}" fill="none"/>'
-                )
-                end = max(end, x2)
-            # A figure doesn't stand on the line of the reference.
-            place = reference + 6 if end - 2 <= reference <= end + 45 else end + 8
-            parts.append(f'<text x="{place:.1f}" y="{y + _BAR - 5:.0f}">{one.value:g}{chart.unit}</text>')
+        for bar, colour in shown:
+            parts += _bar(bar, colour, y, axis, chart.unit)
             y += _BAR
         y += _GAP
     base = y - _GAP / 2
     parts.insert(0, f'<path d="M{left} {begin - 4:.0f}V{base:.0f}" stroke="{line}"/>')
-    if chart.reference:
-        dashed = f'<path d="M{reference:.1f} {begin - 4:.0f}V{base:.0f}" stroke="{ink}" stroke-dasharray="4 3"/>'
-        words = (
-            f'<text x="{reference:.1f}" y="{base + 16:.0f}" text-anchor="middle">1 = {escape(chart.reference)}</text>'
-        )
-        parts += [dashed, words]
+    if axis.reference is not None:
+        x = f"{axis.reference:.1f}"
+        parts.append(f'<path d="M{x} {begin - 4:.0f}V{base:.0f}" stroke="{ink}" stroke-dasharray="4 3"/>')
+        parts.append(f'<text x="{x}" y="{base + 16:.0f}" text-anchor="middle">1 = {escape(chart.reference)}</text>')
         base += 20
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {base + 6:.0f}" role="img" fill="{ink}"'
         ' font-family="system-ui, sans-serif" font-size="13">'
         f"<title>{escape(chart.title)}</title>{''.join(parts)}</svg>\n"
     )
+
+
+def _legend(series: list[str], left: float) -> list[str]:
+    """The names of the series with their colours, where there are several."""
+    if len(series) == 1:
+        return []
+    parts, x = [], left
+    for name, colour in zip(series, _COLOURS, strict=False):
+        parts.append(f'<rect x="{x:.0f}" y="5" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 18:.0f}" y="16">{escape(name)}</text>')
+        x += 34 + _CHARACTER * len(name)
+    return parts
+
+
+def _bar(bar: Bar, colour: str, y: float, axis: _Axis, unit: str) -> list[str]:
+    """One bar with its range and its figure. ``y`` is its upper edge."""
+    width, end = bar.value * axis.scale, axis.at(bar.value)
+    height = _BAR - 3
+    parts = [f'<rect x="{axis.left}" y="{y + 1:.0f}" width="{width:.1f}" height="{height}" rx="2" fill="{colour}"/>']
+    if bar.low is not None and bar.high is not None:
+        low, high, middle = axis.at(bar.low), axis.at(bar.high), y + _BAR / 2 - 0.5
+        ends = f"M{low:.1f} {middle - 4}v8M{high:.1f} {middle - 4}v8"
+        parts.append(f'<path d="M{low:.1f} {middle}H{high:.1f}{ends}" stroke="{axis.ink}" fill="none"/>')
+        end = max(end, high)
+    place = end + 8
+    if axis.reference is not None and end - 2 <= axis.reference <= end + 45:
+        place = axis.reference + 6  # not on the line of the reference
+    return [*parts, f'<text x="{place:.1f}" y="{y + _BAR - 5:.0f}">{bar.value:g}{unit}</text>']
 
 
 def plots() -> dict[str, str]:

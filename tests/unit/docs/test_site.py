@@ -62,10 +62,11 @@ def test_a_plot_s_mark_becomes_its_pictures() -> None:
 def test_every_plot_is_an_svg_with_the_figures_of_its_table() -> None:
     files = plots()
     for name, chart in PLOTS.items():
-        figures = [one for _, row in chart().rows for one in row if one]
+        made = chart()
+        figures = [one for _, row in made.rows for one in row if one]
         for file in (f"{name}.svg", f"{name}-dark.svg"):
             texts = [element.text for element in ElementTree.fromstring(files[file]).iter() if element.text]
-            assert all(f"{one.value:g}" in texts for one in figures), file
+            assert all(f"{one.value:g}{made.unit}" in texts for one in figures), file
     assert len(files) == 2 * len(PLOTS)
 
 
