@@ -34,6 +34,8 @@ test-clients:  ## Prove the server with real clients, directly and through relay
 	@$(PYTHON) scripts/setup.py --dev
 	@$(BIN)/tailrace pull
 	@$(PYTHON) scripts/setup_clients.py
+	@$(PYTHON) scripts/setup_page.py --dev
+	@TAILRACE_TEST_CLIENTS=all $(BIN)/python -m pytest tests/browser
 	@TAILRACE_TEST_CLIENTS=all TAILRACE_CLIENT_RESULTS=tests/clients/results.json $(BIN)/python -m pytest tests/clients $(ARGS)
 	@$(PYTHON) scripts/client_table.py
 
@@ -64,13 +66,14 @@ docs:  ## Build the documentation site in site/; ARGS=serve shows it, ARGS=table
 	@$(PYTHON) scripts/setup.py --dev
 	@$(BIN)/python scripts/docs.py $(ARGS)
 
-check:  ## Check format, lint, types, layers and the site; C, too, where clang-format and cppcheck are installed
+check:  ## Check format, lint, types, layers, site and page; C, too, where clang-format and cppcheck are installed
 	@$(PYTHON) scripts/setup.py --dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/lint_c.py
+	@$(PYTHON) scripts/setup_page.py --check
 	$(BIN)/python scripts/docs.py
 
 format:  ## Format the code and mend what ruff can; C, too, where clang-format is installed

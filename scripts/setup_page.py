@@ -1,4 +1,4 @@
-"""Builds the page that the server shows at ``/``: ``python3 scripts/setup_page.py``.
+"""Builds the page that the server shows at ``/``: ``python3 scripts/setup_page.py [--dev] [--check]``.
 
 Owns ``web/node_modules``, ``src/tailrace/server/page/built`` and the Node.js in the cache, which is fetched from PyPI
 where the machine has none. ``setup.py`` runs it beside the compile. The server works without the page, so a failure
@@ -8,6 +8,7 @@ are too old for tailrace itself.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -40,7 +41,7 @@ def sources_key() -> str:
     """Changes with the sources of the page."""
     digest = hashlib.sha256()
     files = {path for pattern in SOURCES for path in WEB.glob(pattern) if path.is_file()}
-    for path in sorted(files):
+    for path in sorted(path for path in files if not path.name.endswith(".test.ts")):
         digest.update(f"{path.relative_to(WEB)}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -94,8 +95,10 @@ def fetch_npm(python: Path, version: str, environment: Mapping[str, str]) -> lis
     return [str(node), str(npm)]
 
 
-def run_npm(npm: list[str], arguments: list[str], what: str, environment: Mapping[str, str]) -> None:
-    """Run npm in ``web/``. Raises SetupError with its last lines."""
+def run_npm(
+    npm: list[str], arguments: list[str], what: str, environment: Mapping[str, str], shown_lines: int = SHOWN_LINES
+) -> None:
+    """Run npm in ``web/``. Raises SetupError with its first lines, which have the reason."""
     # npm starts this Node.js by its name.
     path = os.pathsep.join((str(Path(npm[0]).parent), environment.get("PATH", os.defpath)))
     done = subprocess.run(
@@ -111,7 +114,7 @@ def run_npm(npm: list[str], arguments: list[str], what: str, environment: Mappin
     )
     if done.returncode != 0:
         lines = [line for line in done.stdout.splitlines() if line.strip() not in ("", "npm error")]
-        shown = "\n".join(f"    {line}" for line in lines[:SHOWN_LINES])
+        shown = "\n".join(f"    {line}" for line in lines[:shown_lines])
         raise SetupError(f"{what} failed:\n{shown}")
 
 
@@ -182,13 +185,21 @@ class PageBuild:
 
 
 def main() -> int:
-    """The command; its exit code. With ``--dev`` the tools for checks and tests of the page are installed, too."""
+    """The command; its exit code."""
+    # setup imports this module.
     from setup import CONSTRAINTS, PYTHON, pinned, say
 
+    parser = argparse.ArgumentParser(description="Build the page that the server shows at /.")
+    parser.add_argument("--dev", action="store_true", help="with the tools for its checks and tests")
+    parser.add_argument("--check", action="store_true", help="check its types, format and pure parts, too")
+    options = parser.parse_args()
     python = PYTHON if PYTHON.exists() else Path(sys.executable)
     version = pinned(NODE_PACKAGE, CONSTRAINTS.read_text(encoding="utf-8"))
     try:
-        build_page(python, version, say, os.environ, dev="--dev" in sys.argv[1:])
+        build_page(python, version, say, os.environ, dev=options.dev or options.check)
+        if options.check:
+            npm = find_npm(os.environ) or fetch_npm(python, version, os.environ)
+            run_npm(npm, ["run", "check"], "the page's check", os.environ, shown_lines=200)
     except (OSError, SetupError) as error:
         print(f"setup: {error}", file=sys.stderr)
         print("setup: the page needs npm's packages: check the network and npm's configuration.", file=sys.stderr)

@@ -5,7 +5,7 @@ import { useTranslate } from "../language/language";
 import { IconButton } from "../parts/Icon";
 import { Store, useStore } from "../store";
 import { openChat, running, shownMessages } from "./chats";
-import { type Message, openCalls, siblings } from "./conversation";
+import { byParent, type Message, openCalls } from "./conversation";
 import { MessageView } from "./MessageView";
 
 /** Pixels from the end within which the reader counts as there. */
@@ -23,6 +23,7 @@ export function Thread() {
   const place = useRef<HTMLDivElement>(null);
   const atEnd = useFollowing(place, chat.conversation?.id ?? null);
   useSpoken(shown);
+  const versions = useMemo(() => byParent(chat.messages), [chat.messages]);
   const open = useMemo(() => new Set(openCalls(shown).map((call) => call.id)), [shown]);
   return (
     <div class="thread-frame">
@@ -36,7 +37,7 @@ export function Thread() {
             </div>
           )}
           {shown.map((message) => (
-            <MessageView key={message.id} message={message} versions={siblings(chat.messages, message)} open={open} />
+            <MessageView key={message.id} message={message} versions={versions.get(message.parent) ?? []} open={open} />
           ))}
         </div>
       </section>

@@ -114,19 +114,25 @@ export function branch(messages: readonly Message[], leaf: string | null): Messa
   return found.reverse();
 }
 
-/** The messages that stand in the same place, oldest first. */
-export function siblings(messages: readonly Message[], message: Message): Message[] {
-  return messages.filter((other) => other.parent === message.parent).sort(byTime);
+/** The messages by their parent, oldest first: those of one parent stand in the same place. */
+export function byParent(messages: readonly Message[]): Map<string | null, Message[]> {
+  const found = new Map<string | null, Message[]>();
+  for (const message of [...messages].sort(byTime)) {
+    const siblings = found.get(message.parent);
+    if (siblings === undefined) found.set(message.parent, [message]);
+    else siblings.push(message);
+  }
+  return found;
 }
 
 /** The end of the newest branch that goes through this message. */
 export function newestLeaf(messages: readonly Message[], id: string): string {
+  const children = byParent(messages);
   let leaf = id;
   const seen = new Set<string>();
   while (!seen.has(leaf)) {
     seen.add(leaf);
-    const children = messages.filter((message) => message.parent === leaf).sort(byTime);
-    leaf = children.at(-1)?.id ?? leaf;
+    leaf = children.get(leaf)?.at(-1)?.id ?? leaf;
   }
   return leaf;
 }

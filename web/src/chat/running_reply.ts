@@ -140,8 +140,9 @@ export class RunningReply {
       return;
     }
     const message = error instanceof Error ? error.message : String(error);
-    // The server also sends the error's text as content, for clients that read nothing else.
-    if (this.content.endsWith(message)) this.content = this.content.slice(0, -message.length);
+    // The server also sends the error as content, for clients that read nothing else.
+    const shown = `[error: ${message}]`;
+    if (this.content.endsWith(shown)) this.content = this.content.slice(0, -shown.length).trimEnd();
     const code = error instanceof ServerError ? error.code : null;
     this.write({ ...this.snapshot("failed"), failure: { message, code } });
   }

@@ -9,7 +9,7 @@ import { OWN_PICTURE } from "./safe_html";
 const MAX_HIGHLIGHTED = 30_000;
 const MAX_FORMULA = 4_000;
 /** Characters in a row that open something, and the depth of quotes and lists: parsers nest as deep as the text says. */
-const TOO_DEEP = /(?:[[({<*_~`!>]\s?){100}|^[ \t]*(?:(?:>|[-+*]|\d+[.)])[ \t]*){30}/m;
+const TOO_DEEP = /(?:[[({<*_~`!>]\s?){100}|(?:<\/?\w+>\s*){100}|^[ \t]*(?:(?:>|[-+*]|\d+[.)])[ \t]*){30}/m;
 /** HTML that models write in Markdown, without attributes. All other HTML is shown as text. */
 const PLAIN_TAG = /^<\/?(?:b|br|details|em|i|kbd|mark|s|strong|sub|summary|sup|u)\s*\/?>$/i;
 

@@ -23,7 +23,7 @@ export function KeyDialog() {
     takeKey(given, keep);
   };
   return (
-    <dialog ref={dialog} aria-labelledby="key-title" onClose={refuseKey}>
+    <dialog ref={dialog} aria-labelledby="key-title" onCancel={refuseKey}>
       <form class="dialog-form" onSubmit={use}>
         <h2 id="key-title">{t("key.title")}</h2>
         <p>{t(key.value === null ? "key.explain" : "key.wrong")}</p>
@@ -42,7 +42,7 @@ export function KeyDialog() {
           {t("key.keep")}
         </label>
         <div class="dialog-actions">
-          <button type="button" class="quiet" onClick={() => dialog.current?.close()}>
+          <button type="button" class="quiet" onClick={refuseKey}>
             {t("common.cancel")}
           </button>
           <button type="submit" class="primary">

@@ -1,5 +1,6 @@
 // A streamed reply of /v1/chat/completions as typed pieces.
 
+import { markLost } from "./connection";
 import { jsonPost, ServerError, send, Unreachable } from "./request";
 
 export interface CallPiece {
@@ -51,7 +52,12 @@ export async function* streamChat(body: unknown, signal: AbortSignal): AsyncGene
     yield piece(chunk);
   }
   // A server that ends a reply says so.
-  throw new Unreachable();
+  throw broken();
+}
+
+function broken(): Unreachable {
+  markLost();
+  return new Unreachable();
 }
 
 function piece(chunk: Chunk): Piece {
@@ -81,7 +87,7 @@ function piece(chunk: Chunk): Piece {
 
 /** The data of each server-sent event. Comments are signs of life. */
 async function* events(response: Response, signal: AbortSignal): AsyncGenerator<string> {
-  if (response.body === null) throw new Unreachable();
+  if (response.body === null) throw broken();
   const reader = response.body.getReader();
   const decoder = new TextDecoder();
   let rest = "";
@@ -89,7 +95,7 @@ async function* events(response: Response, signal: AbortSignal): AsyncGenerator<
     for (;;) {
       const { done, value } = await reader.read().catch((error: unknown) => {
         if (signal.aborted) throw error;
-        throw new Unreachable();
+        throw broken();
       });
       if (done) return;
       const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
