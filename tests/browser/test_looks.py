@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import ViewportSize, expect
 
 from openai_wire import say
 from page_visit import ChatPage, Visit, violations
 from servers import ServerProcess
 
-PHONE = {"width": 375, "height": 740}
+PHONE: ViewportSize = {"width": 375, "height": 740}
 #: Something of everything that a reply may have.
 SAMPLE = """# Title
 
