@@ -65,7 +65,7 @@ _MISTAKES: tuple[tuple[Proof, tuple[str, ...], tuple[Mistake, ...]], ...] = (
             Mistake("products/repacked_neon.h", "vmull_high_s16(a, b)", "vmull_s16(vget_low_s16(a), vget_low_s16(b))"),
         ),
     ),
-    (wrong_attention, ("attention",), (Mistake("simd_neon.h", "vshr_n_u8(bytes, 4)", "vshr_n_u8(bytes, 3)"),)),
+    (wrong_attention, ("attention",), (Mistake("attention/words_neon.h", "(int16_t)-shift", "(int16_t)(1 - shift)"),)),
     (wrong_attention, ("attention",), (Mistake("simd_neon.h", "{1, 2, 4, 8, 16, 32", "{1, 2, 4, 16, 8, 32"),)),
     (wrong_recurrent, (), (Mistake("simd_neon.h", "vfmaq_f32(c, a, b)", "vfmaq_f32(b, a, c)"),)),
     (wrong_recurrent, (), (Mistake("simd_neon.h", "vshlq_n_s32(exponent, 23)", "vshlq_n_s32(exponent, 22)"),)),

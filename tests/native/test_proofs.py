@@ -75,13 +75,14 @@ MISTAKES: list[tuple[list[Mistake], set[str]]] = [
 MISTAKES_IN_ATTENTION: list[Mistake] = [
     ("to->row_sum = scratch->row_sum[r];", "to->row_sum = 1;"),
     ("if (now > before) {", "if (now < before) {"),
-    ("while (!is_quantised(type) && d < keys.dim) KEY", "if (d < keys.dim) KEY"),
+    ("while (d < keys.dim) KEY", "if (d < keys.dim) KEY"),
     ("bits >> (64 - shift)", "bits >> (63 - shift)"),
     ("sum = sum * by + 1;", "sum = sum * by;"),
     ("vf_sub(one, e), vf_add(one, e)", "vf_sub(one, e), one"),
     ("(float)(2 * (head - power) + 1) / 2", "(float)(head - power)"),
-    ("cell + 2 + i), vf_set1_f16", "cell + 2), vf_set1_f16"),
-    ("vf_mul(scale, vf_set1(-8.0f))", "vf_mul(scale, vf_set1(-7.0f))"),
+    ("type == CACHE_Q8_0 ? number : 0", "0"),
+    ("_mm512_set1_epi16(15)), _mm512_set1_epi16(8))", "_mm512_set1_epi16(15)), _mm512_set1_epi16(7))"),
+    ("_mm512_setr_epi64(4, 5, 12, 13,", "_mm512_setr_epi64(4, 5, 6, 7,"),
 ]
 #: The same in code for AMX tiles alone.
 MISTAKES_IN_TILES: list[tuple[list[Mistake], set[str]]] = [
@@ -110,6 +111,7 @@ MISTAKES_IN_AVX2: list[tuple[list[Mistake], set[str]]] = [
 MISTAKES_IN_AVX2_ATTENTION: list[Mistake] = [
     ("_mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8)", "_mm256_packs_epi16(a, b)"),
     ("expanded(scratch->keys + j * g->k_row", "expanded(scratch->keys"),
+    ("i >= 16 ? 4 : 0", "0"),
 ]
 #: Mistakes by the tier in which they are made: each in one that has the code and that is quick to compile.
 MISTAKES_OF = {"amx": MISTAKES_IN_TILES, "avx512-vnni": MISTAKES, "avx2": MISTAKES_IN_AVX2}

@@ -109,7 +109,7 @@ INLINE vf vf_mantissa(vf x) {
     return _mm256_castsi256_ps(_mm256_or_si256(fraction, _mm256_set1_epi32(0x3f800000)));
 }
 
-/* 16-bit floats and signed bytes, VF_LANES of them. */
+/* 16-bit floats, VF_LANES of them. */
 INLINE vf vf_load_f16(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 INLINE vf vf_load_bf16(const uint8_t *p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
@@ -123,17 +123,6 @@ INLINE void vf_load_bf16_pairs(const uint8_t *p, vf to[2]) {
     const __m256i pairs = _mm256_loadu_si256((const __m256i *)p);
     to[0] = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
     to[1] = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
-}
-INLINE vf vf_load_i8(const uint8_t *p) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
-}
-/* A 16-bit float in all lanes. */
-INLINE vf vf_set1_f16(const uint8_t *p) { return _mm256_cvtph_ps(_mm_set1_epi16((short)load_f16_bits(p))); }
-/* Nibbles of 0 to 15: the low ones of the bytes, or the high ones. */
-INLINE vf vf_load_u4(const uint8_t *p, bool high) {
-    const __m128i bytes = _mm_loadl_epi64((const __m128i *)p);
-    const __m128i nibbles = _mm_and_si128(high ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(nibbles));
 }
 
 INLINE vm vm_from_bits(uint32_t bits) { /* bit i is lane i */

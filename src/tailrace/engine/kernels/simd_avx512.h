@@ -98,7 +98,7 @@ INLINE void vf_load_every_4th(const float *p, vf to[4]) {
 INLINE vf vf_exponent(vf x) { return _mm512_getexp_ps(x); }
 INLINE vf vf_mantissa(vf x) { return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
 
-/* 16-bit floats and signed bytes, VF_LANES of them. */
+/* 16-bit floats, VF_LANES of them. */
 INLINE vf vf_load_f16(const uint8_t *p) { return load_f16x16(p); }
 INLINE vf vf_load_bf16(const uint8_t *p) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
@@ -117,17 +117,6 @@ INLINE void vf_load_bf16_pairs(const uint8_t *p, vf to[2]) {
     const __m512i pairs = _mm512_loadu_si512(p);
     to[0] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
     to[1] = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
-}
-INLINE vf vf_load_i8(const uint8_t *p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
-/* A 16-bit float in all lanes. */
-INLINE vf vf_set1_f16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_set1_epi16((short)load_f16_bits(p))); }
-/* Nibbles of 0 to 15: the low ones of the bytes, or the high ones. */
-INLINE vf vf_load_u4(const uint8_t *p, bool high) {
-    const __m128i bytes = _mm_loadu_si128((const __m128i *)p);
-    const __m128i nibbles = _mm_and_si128(high ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(nibbles));
 }
 
 INLINE vm vm_from_bits(uint32_t bits) { return (__mmask16)bits; } /* bit i is lane i */

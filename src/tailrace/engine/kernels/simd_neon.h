@@ -118,13 +118,6 @@ INLINE vf vf_load_u8(const uint8_t *p) { return vf_from_u8(load_four_bytes(p)); 
 INLINE vf vf_load_i8(const uint8_t *p) {
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_four_bytes(p))))));
 }
-/* A 16-bit float in all lanes. */
-INLINE vf vf_set1_f16(const uint8_t *p) { return vdupq_n_f32(load_f16(p)); }
-/* Nibbles of 0 to 15: the low ones of the bytes, or the high ones. */
-INLINE vf vf_load_u4(const uint8_t *p, bool high) {
-    const uint8x8_t bytes = load_four_bytes(p);
-    return vf_from_u8(high ? vshr_n_u8(bytes, 4) : vand_u8(bytes, vdup_n_u8(15)));
-}
 /* Half the powers of two of four E8M0 exponents, as ggml has them: those of 0 and 1 are subnormal. */
 INLINE vf load_e8m0x4(const uint8_t *p) {
     const uint32x4_t e = vmovl_u16(vget_low_u16(vmovl_u8(load_four_bytes(p))));

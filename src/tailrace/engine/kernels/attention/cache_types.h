@@ -1,9 +1,7 @@
-/* The types of the KV cache that attention reads: how keys and values are stored, and loads of them in single
- * precision.
+/* The types of the KV cache that attention reads: how keys and values are stored, and loads of floats.
  *
- * K and V may have different types. Each number is converted exactly, so results are those of the stored numbers in
- * single precision. Upstream rounds the query to 8 bits for quantised keys. Here that takes 1.1 times as long, because
- * each block's sum has to be scaled. */
+ * K and V may have different types. Floats are converted exactly. Quantised numbers stay integers: word_products.h
+ * multiplies them with queries and probabilities of 16 bits. */
 #pragma once
 #include "attention/scratch.h"
 #include "loading/ggml_api.h"
@@ -40,28 +38,22 @@ INLINE int cache_bytes(enum cache_type type, int numbers) {
     return 0;
 }
 
-/* VF_LANES numbers of a cell, from number d + i on, where d is a multiple of QUANT_BLOCK and i is below it. A scale that
- * is NaN or infinite makes them NaN or infinite. */
-INLINE vf load_numbers(enum cache_type type, const uint8_t *cell, int d, int i) {
+/* VF_LANES numbers of a cell of floats, from number d on. */
+INLINE vf load_numbers(enum cache_type type, const uint8_t *cell, int d) {
     switch (type) {
-        case CACHE_F16: return vf_load_f16(cell + 2 * (d + i));
-        case CACHE_BF16: return vf_load_bf16(cell + 2 * (d + i));
-        case CACHE_Q8_0: cell += cache_bytes(type, d); return vf_mul(vf_load_i8(cell + 2 + i), vf_set1_f16(cell));
-        case CACHE_Q4_0: {
-            /* Nibbles of 0 to 15 stand for -8 to 7. The low ones are the first 16 numbers. */
-            cell += cache_bytes(type, d);
-            const vf scale = vf_set1_f16(cell), zero = vf_mul(scale, vf_set1(-8.0f));
-            return vf_fma(vf_load_u4(cell + 2 + i % 16, i >= 16), scale, zero);
-        }
-        case TILE_F32: return vf_load((const float *)cell + d + i);
+        case CACHE_F16: return vf_load_f16(cell + 2 * d);
+        case CACHE_BF16: return vf_load_bf16(cell + 2 * d);
+        case TILE_F32: return vf_load((const float *)cell + d);
+        case CACHE_Q8_0:
+        case CACHE_Q4_0: break; /* word_products.h */
     }
     return vf_zero();
 }
 
-/* The same for the last numbers of a cell of floats, `left` of which exist, a multiple of eight: the other lanes are 0.
+/* The same for the last numbers of a cell, `left` of which exist, a multiple of eight: the other lanes are 0.
  */
 INLINE vf load_last_numbers(enum cache_type type, const uint8_t *cell, int d, int left) {
-    if (left >= VF_LANES || type == TILE_F32) return load_numbers(type, cell, d, 0); /* rows of tiles are padded */
+    if (left >= VF_LANES || type == TILE_F32) return load_numbers(type, cell, d); /* rows of tiles are padded */
     return type == CACHE_BF16 ? vf_load_bf16_eight(cell + 2 * d) : vf_load_f16_eight(cell + 2 * d);
 }
 

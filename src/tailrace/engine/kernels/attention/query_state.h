@@ -5,7 +5,7 @@
 #include <math.h>
 
 #include "attention/cache_types.h"
-#include "attention/scratch.h"
+#include "attention/word_rounding.h"
 
 #define LOG2_E 1.44269504f
 
@@ -60,6 +60,9 @@ INLINE void load_queries(struct scratch *scratch, const struct query_group *g) {
                                                      : vf_zero();
                     vf_store(to + d, vf_mul(part, vf_set1(scale)));
                 }
+                if (is_quantised(g->k_type))
+                    round_query(to, g->k_dim, scratch->query_words + row * g->k_row,
+                                scratch->query_scales + row * MAX_BLOCKS);
                 if (g->alibi_bias != 0) scratch->slope[row] = alibi_slope(g, head) * LOG2_E;
                 scratch->row_max[row] = -INFINITY;
             }

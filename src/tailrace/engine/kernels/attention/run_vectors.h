@@ -2,6 +2,7 @@
 #pragma once
 #include "attention/score_blocks.h"
 #include "attention/softmax.h"
+#include "attention/word_products.h"
 
 /* Cells whose keys in single precision fit into the first-level cache beside the queries of a row tile. */
 #define CACHED_KEY_FLOATS 4096
@@ -30,9 +31,9 @@ OUT_OF_LINE void score_few_rows(enum cache_type type, int n_rows, const float *q
     switch (type) {
         SCORE_FEW(CACHE_F16)
         SCORE_FEW(CACHE_BF16)
-        SCORE_FEW(CACHE_Q8_0)
-        SCORE_FEW(CACHE_Q4_0)
         SCORE_FEW(TILE_F32)
+        case CACHE_Q8_0:
+        case CACHE_Q4_0: break;
     }
 #undef SCORE_FEW
 #undef SCORE_ROWS
@@ -55,9 +56,9 @@ OUT_OF_LINE void score_all_rows(struct scratch *scratch, enum cache_type type, i
     switch (type) {
         SCORE_ALL(CACHE_F16)
         SCORE_ALL(CACHE_BF16)
-        SCORE_ALL(CACHE_Q8_0)
-        SCORE_ALL(CACHE_Q4_0)
-        case TILE_F32:
+        case CACHE_Q8_0:
+        case CACHE_Q4_0:
+        case TILE_F32: break;
     }
 #undef SCORE_ALL
 #undef SCORE_ALL_OF
@@ -82,9 +83,9 @@ OUT_OF_LINE void accumulate_few_rows(enum cache_type type, int n_rows, const flo
     switch (type) {
         ACCUMULATE_FEW(CACHE_F16)
         ACCUMULATE_FEW(CACHE_BF16)
-        ACCUMULATE_FEW(CACHE_Q8_0)
-        ACCUMULATE_FEW(CACHE_Q4_0)
         ACCUMULATE_FEW(TILE_F32)
+        case CACHE_Q8_0:
+        case CACHE_Q4_0: break;
     }
 #undef ACCUMULATE_FEW
 #undef ACCUMULATE_ROWS
@@ -95,21 +96,19 @@ OUT_OF_LINE void expand_tile(enum cache_type type, struct tile_cells cells, floa
     switch (type) {
         case CACHE_F16: expand_cells(CACHE_F16, cells, to, to_row); break;
         case CACHE_BF16: expand_cells(CACHE_BF16, cells, to, to_row); break;
-        case CACHE_Q8_0: expand_cells(CACHE_Q8_0, cells, to, to_row); break;
-        case CACHE_Q4_0: expand_cells(CACHE_Q4_0, cells, to, to_row); break;
+        case CACHE_Q8_0:
+        case CACHE_Q4_0:
         case TILE_F32: break;
     }
-}
-
-/* Rows of the next row tile of `left`: tiles of nearly the same size, because one row alone uses few registers. */
-INLINE int next_rows(int left) {
-    const int tiles = (left + ROW_TILE - 1) / ROW_TILE;
-    return (left + tiles - 1) / tiles;
 }
 
 /* Scores of a run's rows in one key head, from row `row` of the scratch buffers on. */
 INLINE void score_rows(struct scratch *scratch, const struct query_group *g, int n_rows, int row,
                        struct tile_cells keys, struct prefetcher *prefetcher) {
+    if (is_quantised(g->k_type)) {
+        score_quantised_rows(scratch, g, n_rows, row, keys, prefetcher);
+        return;
+    }
     const float *query = scratch->query + row * g->k_row;
     if (g->k_dim <= MAX_BLOCK_DIM) {
         score_all_rows(scratch, g->k_type, n_rows, query, g->k_row, keys, prefetcher);
@@ -117,7 +116,7 @@ INLINE void score_rows(struct scratch *scratch, const struct query_group *g, int
     }
     if (n_rows <= MAX_DIRECT_ROWS) {
         for (int r = 0, n; r < n_rows; r += n) {
-            n = next_rows(n_rows - r);
+            n = next_rows(n_rows - r, ROW_TILE);
             score_few_rows(g->k_type, n, query + r * g->k_row, g->k_row, keys, scratch->probs + r * TILE_CELLS,
                            r ? 0 : prefetcher);
         }
@@ -129,7 +128,7 @@ INLINE void score_rows(struct scratch *scratch, const struct query_group *g, int
         const int n = keys.n - j < step ? keys.n - j : step;
         const struct tile_cells some = expanded(scratch->keys + j * g->k_row, g->k_row, n, keys.dim);
         for (int r = 0, rows; r < n_rows; r += rows) {
-            rows = next_rows(n_rows - r);
+            rows = next_rows(n_rows - r, ROW_TILE);
             score_few_rows(TILE_F32, rows, query + r * g->k_row, g->k_row, some, scratch->probs + r * TILE_CELLS + j,
                            r ? 0 : prefetcher);
         }
@@ -141,9 +140,13 @@ INLINE void accumulate_rows(struct scratch *scratch, const struct query_group *g
                             struct tile_cells values, struct prefetcher *prefetcher) {
     const bool from_keys = g->values_are_keys && g->k_dim > MAX_BLOCK_DIM;
     float *acc = scratch->acc + row * g->v_row;
+    if (is_quantised(g->v_type)) {
+        accumulate_quantised_rows(scratch, g, n_rows, row, values, prefetcher);
+        return;
+    }
     if (n_rows <= MAX_DIRECT_ROWS || (g->v_dim <= MAX_BLOCK_DIM && !from_keys)) {
         for (int r = 0, n; r < n_rows; r += n) {
-            n = next_rows(n_rows - r);
+            n = next_rows(n_rows - r, ROW_TILE);
             accumulate_few_rows(g->v_type, n, scratch->probs + r * TILE_CELLS, acc + r * g->v_row, g->v_row, values,
                                 r ? 0 : prefetcher);
         }
@@ -206,11 +209,14 @@ INLINE void attend_tile(struct scratch *scratch, struct mask_run run, int tile, 
 INLINE bool plan_prefetch(struct scratch *scratch, const struct mask_run *runs, int n_runs, int round, int part,
                           int n_parts, struct prefetcher *keys, struct prefetcher *values) {
     uint32_t *end = scratch->prefetch_list;
+    const uint32_t *lists[MAX_ROWS];
+    int n_lists = 0;
+    for (int r = 0; r < n_runs; r++) {
+        const int tile = first_tile_of(runs[r], part, n_parts) + round;
+        if (tile < runs[r].n_tiles) lists[n_lists++] = runs[r].list + tile * TILE_CELLS;
+    }
     for (int j = 0; j < TILE_CELLS; j++)
-        for (int r = 0; r < n_runs; r++) {
-            const int tile = first_tile_of(runs[r], part, n_parts) + round;
-            if (tile < runs[r].n_tiles) *end++ = runs[r].list[tile * TILE_CELLS + j];
-        }
+        for (int i = 0; i < n_lists; i++) *end++ = lists[i][j];
     keys->next = values->next = scratch->prefetch_list;
     keys->end = values->end = end;
     if (runs->g->values_are_keys) values->next = end;

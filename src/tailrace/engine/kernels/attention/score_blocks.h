@@ -15,9 +15,8 @@ INLINE void score_key_block(enum cache_type type, int n_vectors, int n_rows, int
         const uint8_t *key = cell_at(type, keys, j + n) + cache_bytes(type, d);
         UNROLLED
         for (int i = 0; i < n_vectors; i++) {
-            const int within = i * VF_LANES % QUANT_BLOCK, block = i * VF_LANES - within;
             k[n][i] =
-                n_vectors > 1 ? load_numbers(type, key, block, within) : load_last_numbers(type, key, 0, keys.dim - d);
+                n_vectors > 1 ? load_numbers(type, key, i * VF_LANES) : load_last_numbers(type, key, 0, keys.dim - d);
         }
     }
     for (int r = 0; r < n_rows; r++) {
@@ -45,7 +44,7 @@ INLINE void score_by_blocks(enum cache_type type, int n_rows, const float *query
 #define KEY_BLOCK(N) score_key_block(type, N, n_rows, d, query, query_row, keys, i, parts), d += N * VF_LANES
             while (d + 4 * VF_LANES <= keys.dim) KEY_BLOCK(4);
             if (d + 2 * VF_LANES <= keys.dim) KEY_BLOCK(2);
-            while (!is_quantised(type) && d < keys.dim) KEY_BLOCK(1);
+            while (d < keys.dim) KEY_BLOCK(1);
 #undef KEY_BLOCK
         }
         for (int r = 0; r < n_rows; r++) vf_store(probs + r * TILE_CELLS + j, finish_sums_x16(parts + r * 64));

@@ -13,6 +13,7 @@
 #define MAX_STATE_ROWS 768         /* of a query group, in all its key heads */
 #define MAX_FEW_ROWS   32          /* of a run that is computed in float vectors, unless a token alone has more */
 #define QUANT_BLOCK    32          /* numbers of a block of q8_0 and q4_0: a 16-bit scale and the quantised numbers */
+#define MAX_BLOCKS     (MAX_HEAD_DIM / QUANT_BLOCK)
 #define TILE_FLOATS    (TILE_CELLS * MAX_HEAD_DIM)
 
 #if HAS_AMX
@@ -37,6 +38,8 @@ struct scratch {
     float query[STATE_FLOATS] __attribute__((aligned(64)));
     float acc[STATE_FLOATS] __attribute__((aligned(64))); /* values times probabilities */
     float row_max[MAX_STATE_ROWS], row_sum[MAX_STATE_ROWS];
+    int16_t query_words[STATE_FLOATS]; /* the query as words, over keys in blocks, with a scale for each block */
+    float query_scales[MAX_STATE_ROWS * MAX_BLOCKS];
     float slope[MAX_STATE_ROWS];   /* of ALiBi, to base 2 */
     uint16_t first_part[MAX_ROWS]; /* which part has each token's first tile */
 

@@ -1,5 +1,5 @@
-/* The two products of a tile of cells with a few query rows: scores, and values by probabilities. Both are compiled
- * for each cache type and number of rows; head dimensions are known at run time.
+/* The two products of a tile of cells in floats with a few query rows: scores, and values by probabilities. Both are
+ * compiled for each cache type and number of rows; head dimensions are known at run time.
  *
  * A register tile is ROW_TILE rows by four cells, or by four vectors of a value. More rows than that read the tile's
  * cells converted to single precision: then a cell is converted once for all of them. */
@@ -13,6 +13,12 @@
 #define ROW_TILE 4
 #endif
 
+/* Rows of the next row tile of `left`: tiles of nearly the same size, because one row alone uses few registers. */
+INLINE int next_rows(int left, int row_tile) {
+    const int tiles = (left + row_tile - 1) / row_tile;
+    return (left + tiles - 1) / tiles;
+}
+
 /* Loops over a register tile. A loop that isn't unrolled keeps the tile in memory. */
 #define UNROLLED _Pragma("GCC unroll 4")
 
@@ -22,8 +28,8 @@ struct prefetcher {
     const uint8_t *base;
     size_t cell_stride, head_stride; /* bytes */
     const uint32_t *next, *end;
+    const uint8_t *cell;    /* what was prefetched last */
     int head, heads, bytes; /* bytes of a cell in one head */
-    enum cache_type type;
 };
 
 INLINE struct prefetcher prefetcher_of(const struct ggml_tensor *t, enum cache_type type, const struct query_group *g) {
@@ -31,13 +37,14 @@ INLINE struct prefetcher prefetcher_of(const struct ggml_tensor *t, enum cache_t
                                .cell_stride = t->nb[1],
                                .head_stride = t->nb[2],
                                .heads = g->key_heads,
-                               .bytes = cache_bytes(type, (int)t->ne[0]),
-                               .type = type};
+                               .bytes = cache_bytes(type, (int)t->ne[0])};
 }
 
 INLINE void prefetch_next(struct prefetcher *p) {
     if (p->next == p->end) return;
-    prefetch_l2(p->base + *p->next * p->cell_stride + (size_t)p->head * p->head_stride, p->bytes);
+    const uint8_t *cell = p->head ? p->cell + p->head_stride : p->base + *p->next * p->cell_stride;
+    p->cell = cell;
+    prefetch_l2(cell, p->bytes);
     if (++p->head < p->heads) return;
     p->head = 0;
     p->next++;
@@ -55,15 +62,15 @@ INLINE void score_row_tile(enum cache_type type, int n_rows, const float *query,
         }
         UNROLLED for (int r = 0; r < n_rows; r++) UNROLLED for (int n = 0; n < 4; n++) sums[r][n] = vf_zero();
         int d = 0;
-        for (; d + QUANT_BLOCK <= keys.dim; d += QUANT_BLOCK) UNROLLED for (int i = 0; i < QUANT_BLOCK; i += VF_LANES) {
-                vf part[ROW_TILE];
-                UNROLLED for (int r = 0; r < n_rows; r++) part[r] = vf_load(query + r * query_row + d + i);
-                UNROLLED for (int n = 0; n < 4; n++) {
-                    const vf k = load_numbers(type, key[n], d, i);
-                    UNROLLED for (int r = 0; r < n_rows; r++) sums[r][n] = vf_fma(k, part[r], sums[r][n]);
-                }
+        for (; d + VF_LANES <= keys.dim; d += VF_LANES) {
+            vf part[ROW_TILE];
+            UNROLLED for (int r = 0; r < n_rows; r++) part[r] = vf_load(query + r * query_row + d);
+            UNROLLED for (int n = 0; n < 4; n++) {
+                const vf k = load_numbers(type, key[n], d);
+                UNROLLED for (int r = 0; r < n_rows; r++) sums[r][n] = vf_fma(k, part[r], sums[r][n]);
             }
-        for (; !is_quantised(type) && d < keys.dim; d += VF_LANES) UNROLLED for (int n = 0; n < 4; n++) {
+        }
+        for (; d < keys.dim; d += VF_LANES) UNROLLED for (int n = 0; n < 4; n++) {
                 const vf k = load_last_numbers(type, key[n], d, keys.dim - d);
                 UNROLLED for (int r = 0; r < n_rows; r++) sums[r][n] =
                     vf_fma(k, vf_load(query + r * query_row + d), sums[r][n]);
@@ -80,15 +87,12 @@ INLINE void accumulate_part(enum cache_type type, int n_rows, int n_vectors, int
     vf a[ROW_TILE][4];
     UNROLLED for (int r = 0; r < n_rows; r++) UNROLLED for (int i = 0; i < n_vectors; i++) a[r][i] =
         vf_load(acc + r * acc_row + d + i * VF_LANES);
-    /* Short vectors begin within a block. */
-    const int within = 4 * VF_LANES < QUANT_BLOCK ? d % QUANT_BLOCK : 0, offset = cache_bytes(type, d - within);
     for (int j = 0; j < values.n; j++) {
-        const uint8_t *value = cell_at(type, values, j) + offset;
+        const uint8_t *value = cell_at(type, values, j) + cache_bytes(type, d);
         if (prefetcher) prefetch_next(prefetcher);
         UNROLLED for (int i = 0; i < n_vectors; i++) {
-            const int at = within + i * VF_LANES, block = at / QUANT_BLOCK * QUANT_BLOCK;
-            const vf v = n_vectors > 1 ? load_numbers(type, value, block, at - block)
-                                       : load_last_numbers(type, value, at, values.dim - d);
+            const vf v = n_vectors > 1 ? load_numbers(type, value, i * VF_LANES)
+                                       : load_last_numbers(type, value, 0, values.dim - d);
             UNROLLED for (int r = 0; r < n_rows; r++) a[r][i] = vf_fma(v, vf_set1(probs[r * TILE_CELLS + j]), a[r][i]);
         }
     }
@@ -106,8 +110,7 @@ INLINE void accumulate_row_tile(enum cache_type type, int n_rows, const float *p
     PARTS(4)
     PARTS(2)
 #undef PARTS
-    /* The last numbers of floats. Quantised values are whole blocks. */
-    for (; !is_quantised(type) && d < values.dim; d += VF_LANES)
+    for (; d < values.dim; d += VF_LANES)
         accumulate_part(type, n_rows, 1, d, probs, acc, acc_row, values, d ? 0 : prefetcher);
 }
 
@@ -116,10 +119,6 @@ INLINE void expand_cells(enum cache_type type, struct tile_cells cells, float *t
     for (int j = 0; j < cells.n; j++, to += to_row) {
         const uint8_t *cell = cell_at(type, cells, j);
         int d = 0;
-        for (; d + QUANT_BLOCK <= cells.dim; d += QUANT_BLOCK)
-            UNROLLED for (int i = 0; i < QUANT_BLOCK; i += VF_LANES)
-                vf_store(to + d + i, load_numbers(type, cell, d, i));
-        for (; !is_quantised(type) && d < cells.dim; d += VF_LANES)
-            vf_store(to + d, load_last_numbers(type, cell, d, cells.dim - d));
+        for (; d < cells.dim; d += VF_LANES) vf_store(to + d, load_last_numbers(type, cell, d, cells.dim - d));
     }
 }
