@@ -40,7 +40,6 @@ TERNARY(fnma)
     }
 LOAD(f16, 2)
 LOAD(bf16, 2)
-LOAD(i8, 1)
 
 /* 1 where the comparison holds, else 0. */
 #define COMPARE(NAME)                                                                                                  \

@@ -209,8 +209,8 @@ def test_queries_of_any_size_over_quantised_keys(library: ctypes.CDLL, size: flo
     query, keys, values, mask = _prompt(np.random.default_rng(5), 3)
     query *= np.float32(size)
     k, v = store_cells(keys, CacheType.Q8_0), store_cells(values, CacheType.Q8_0)
-    stored = (stored_numbers(part, CacheType.Q8_0) for part in (k, v))
-    expected = attention(query, *stored, mask, 0.125 / max(size, 1.0))
+    stored_keys, stored_values = (stored_numbers(part, CacheType.Q8_0) for part in (k, v))
+    expected = attention(query, stored_keys, stored_values, mask, 0.125 / max(size, 1.0))
     found = attention_by(library, query, k, v, mask, 0.125 / max(size, 1.0), types=(CacheType.Q8_0, CacheType.Q8_0))
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 

@@ -1,32 +1,23 @@
 /* The two products of a tile of quantised cells (q8_0, q4_0) with query rows, in integers: scores, and values by
  * probabilities.
  *
- * Queries and probabilities are rounded to 16-bit words, and quantised numbers are words of the same size. A product of
- * words is exact in 32 bits within a block's scale. Conversion of quantised numbers to single precision takes longer
- * than everything else, and words of 8 bits for queries would lose more than the cache's type does. */
+ * Queries and probabilities are rounded to 16-bit words, and quantised numbers are widened to words. Sums of a block are
+ * exact in 32 bits. Converting quantised numbers to single precision takes longer than multiplying them, and queries of
+ * 8 bits, as upstream has them, would lose more than the cache's type does. */
 #pragma once
 #include "attention/tile_products.h"
-#include "attention/query_state.h"
 
-#define WORD_ROW_TILE 4 /* rows by the words of two vectors, which 16 registers hold */
+#define WORD_ROW_TILE 4 /* rows that have two vectors of sums each in 16 registers */
 
-/* Words of a block for which keys stay in registers: those of the columns of VF_LANES cells. */
+/* Numbers of a block whose words stay in registers for all rows, of VF_LANES cells at a time. */
 #if VF_REGISTERS == 32
 #define KEY_STEP QUANT_BLOCK
 #else
 #define KEY_STEP (QUANT_BLOCK / 2)
 #endif
 
-/* The scales of block b of a tile's cells. */
-INLINE void load_block_scales(enum cache_type type, const uint8_t *const *cells, int n_cells, int b, float *scales) {
-    uint16_t bits[TILE_CELLS] __attribute__((aligned(64)));
-    const int at = cache_bytes(type, b * QUANT_BLOCK);
-    for (int j = 0; j < n_cells; j += VF_LANES)
-#pragma GCC unroll 16
-        for (int n = j; n < j + VF_LANES; n++) memcpy(bits + n, cells[n] + at, 2);
-    for (int j = 0; j < n_cells; j += VF_LANES)
-        vf_store(scales + j, nan_unless_finite(vf_load_f16((const uint8_t *)(bits + j))));
-}
+/* The scales of VF_LANES cells' blocks, which are `at` bytes behind the cells' beginnings. */
+INLINE vf load_scales(const uint8_t *const *cells, int at) { return nan_unless_finite(load_f16_of_cells(cells, at)); }
 
 /* Words of VF_LANES cells' numbers from number i of a block on: pair n of KEY_STEP / 2 in vector n, a cell in a lane. */
 INLINE void load_key_pairs(enum cache_type type, const uint8_t *const *cells, int at, int i, vi to[KEY_STEP / 2]) {
@@ -52,10 +43,9 @@ INLINE void score_words(enum cache_type type, int n_rows, const int16_t *query, 
     const int prefetches = (VF_LANES * QUANT_BLOCK + keys.dim - 1) / keys.dim; /* a tile of cells, in small portions */
     for (int d = 0; d < keys.dim; d += QUANT_BLOCK) {
         const int at = cache_bytes(type, d);
-        float scales[TILE_CELLS] __attribute__((aligned(64)));
-        load_block_scales(type, cells, keys.n, d / QUANT_BLOCK, scales);
         for (int j = 0; j < keys.n; j += VF_LANES) {
             for (int n = 0; n < prefetches; n++) prefetch_next(prefetcher);
+            const vf scales = load_scales(cells + j, at);
             for (int i = 0; i < QUANT_BLOCK; i += KEY_STEP) {
                 vi pairs[KEY_STEP / 2];
                 load_key_pairs(type, cells + j, at, i, pairs);
@@ -68,7 +58,7 @@ INLINE void score_words(enum cache_type type, int n_rows, const int16_t *query, 
                         others = vi_dot_pair(others, pairs[n + 1], words + 2 * n + 2);
                     }
                     sums = vi_add(sums, others);
-                    const vf by = vf_mul(vf_load(scales + j), vf_set1(query_scales[r * MAX_BLOCKS + d / QUANT_BLOCK]));
+                    const vf by = vf_mul(scales, vf_set1(query_scales[r * MAX_BLOCKS + d / QUANT_BLOCK]));
                     float *to = probs + r * TILE_CELLS + j;
                     vf_store(to, vf_fma(vf_from_vi(sums), by, d + i ? vf_load(to) : vf_zero()));
                 }
@@ -80,13 +70,17 @@ INLINE void score_words(enum cache_type type, int n_rows, const int16_t *query, 
 /* acc[row] += probs[row] . values, for up to WORD_ROW_TILE rows. */
 INLINE void accumulate_words(enum cache_type type, int n_rows, const float *probs, float *acc, int acc_row,
                              struct tile_cells values, const uint8_t *const *cells, struct prefetcher *prefetcher) {
+    /* Cells between two prefetches, as the bits of a mask: a tile's cells are spread over all blocks. */
     const int skipped = values.dim >= 8 * WORD_LANES ? 6 : values.dim >= 4 * WORD_LANES ? 2 : 0;
     for (int d = 0; d < values.dim; d += QUANT_BLOCK) {
         float scales[TILE_CELLS] __attribute__((aligned(64))), word_scales[WORD_ROW_TILE];
         int16_t weights[WORD_ROW_TILE][TILE_CELLS] __attribute__((aligned(64)));
-        load_block_scales(type, cells, values.n, d / QUANT_BLOCK, scales);
         vm damaged = vf_is_nan(vf_zero());
-        for (int j = 0; j < values.n; j += VF_LANES) damaged = vm_or(damaged, vf_is_nan(vf_load(scales + j)));
+        for (int j = 0; j < values.n; j += VF_LANES) {
+            const vf some = load_scales(cells + j, cache_bytes(type, d));
+            damaged = vm_or(damaged, vf_is_nan(some));
+            vf_store(scales + j, some);
+        }
         for (int r = 0; r < n_rows; r++)
             word_scales[r] = round_weights(probs + r * TILE_CELLS, scales, values.n, vm_any(damaged), weights[r]);
         for (int i = 0; i < QUANT_BLOCK; i += WORD_LANES) {

@@ -33,6 +33,19 @@ INLINE void load_columns(const uint8_t *const *cells, int at, vi to[4]) {
     to[3] = _mm512_unpackhi_epi64(f, h);
 }
 
+INLINE __m128i load_f16_of_eight(const uint8_t *const *cells, int at) {
+    __m128i m = _mm_loadu_si16(cells[0] + at);
+#define INSERT(N) m = _mm_insert_epi16(m, (short)load_f16_bits(cells[N] + at), N)
+    INSERT(1), INSERT(2), INSERT(3), INSERT(4), INSERT(5), INSERT(6), INSERT(7);
+#undef INSERT
+    return m;
+}
+/* The 16-bit float of each of VF_LANES cells, `at` so many bytes behind its beginning. Scalar copies would take longer,
+ * because a load of several numbers waits until each has been stored. */
+INLINE vf load_f16_of_cells(const uint8_t *const *cells, int at) {
+    return _mm512_cvtph_ps(_mm256_set_m128i(load_f16_of_eight(cells + 8, at), load_f16_of_eight(cells, at)));
+}
+
 /* Words of the signed bytes 0 and 2 of each lane, and of 1 and 3. */
 INLINE vi even_bytes(vi x) { return _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8); }
 INLINE vi odd_bytes(vi x) { return _mm512_srai_epi16(x, 8); }

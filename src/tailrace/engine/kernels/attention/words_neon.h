@@ -25,6 +25,13 @@ INLINE void load_columns(const uint8_t *const *cells, int at, vi to[4]) {
     for (int j = 0; j < 4; j++) to[j] = vreinterpretq_s32_f32(m[j]);
 }
 
+/* The 16-bit float of each of VF_LANES cells, `at` so many bytes behind its beginning. */
+INLINE vf load_f16_of_cells(const uint8_t *const *cells, int at) {
+    float numbers[VF_LANES];
+    for (int n = 0; n < VF_LANES; n++) numbers[n] = load_f16(cells[n] + at);
+    return vld1q_f32(numbers);
+}
+
 /* Words of the signed bytes 0 and 2 of each lane, and of 1 and 3. */
 INLINE vi even_bytes(vi x) { return vreinterpretq_s32_s16(vshrq_n_s16(vshlq_n_s16(vreinterpretq_s16_s32(x), 8), 8)); }
 INLINE vi odd_bytes(vi x) { return vreinterpretq_s32_s16(vshrq_n_s16(vreinterpretq_s16_s32(x), 8)); }
