@@ -111,7 +111,7 @@ MISTAKES_IN_AVX2: list[tuple[list[Mistake], set[str]]] = [
 MISTAKES_IN_AVX2_ATTENTION: list[Mistake] = [
     ("_mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8)", "_mm256_packs_epi16(a, b)"),
     ("expanded(scratch->keys + j * g->k_row", "expanded(scratch->keys"),
-    ("i >= 16 ? 4 : 0", "0"),
+    ("(const __m128i *)p)), i >= 16 ? 4", "(const __m128i *)p)), i >= 16 ? 0"),
 ]
 #: Mistakes by the tier in which they are made: each in one that has the code and that is quick to compile.
 MISTAKES_OF = {"amx": MISTAKES_IN_TILES, "avx512-vnni": MISTAKES, "avx2": MISTAKES_IN_AVX2}

@@ -62,7 +62,7 @@ INLINE void load_queries(struct scratch *scratch, const struct query_group *g) {
                 }
                 if (is_quantised(g->k_type))
                     round_query(to, g->k_dim, scratch->query_words + row * g->k_row,
-                                scratch->query_scales + row * MAX_BLOCKS);
+                                scratch->query_scales + row * MAX_HEAD_BLOCKS);
                 if (g->alibi_bias != 0) scratch->slope[row] = alibi_slope(g, head) * LOG2_E;
                 scratch->row_max[row] = -INFINITY;
             }

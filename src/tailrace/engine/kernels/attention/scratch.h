@@ -2,19 +2,19 @@
 #pragma once
 #include "amx.h"
 
-#define TILE_CELLS     64                 /* cells that are computed together */
-#define MAX_ROWS       192                /* of a query group, in a key head */
-#define WINDOW_CELLS   4096               /* cells whose mask is read at once */
-#define LIST_CAPACITY  (4 * WINDOW_CELLS) /* cells of all runs of a window */
-#define MASK_WORDS     (WINDOW_CELLS / 64)
-#define MAX_HEAD_DIM   576         /* of keys, and of values */
-#define DIM_PADDING    16          /* rows of the state have a multiple of so many numbers */
-#define STATE_FLOATS   (128 * 576) /* of queries, and of their accumulators */
-#define MAX_STATE_ROWS 768         /* of a query group, in all its key heads */
-#define MAX_FEW_ROWS   32          /* of a run that is computed in float vectors, unless a token alone has more */
-#define QUANT_BLOCK    32          /* numbers of a block of q8_0 and q4_0: a 16-bit scale and the quantised numbers */
-#define MAX_BLOCKS     (MAX_HEAD_DIM / QUANT_BLOCK)
-#define TILE_FLOATS    (TILE_CELLS * MAX_HEAD_DIM)
+#define TILE_CELLS      64                 /* cells that are computed together */
+#define MAX_ROWS        192                /* of a query group, in a key head */
+#define WINDOW_CELLS    4096               /* cells whose mask is read at once */
+#define LIST_CAPACITY   (4 * WINDOW_CELLS) /* cells of all runs of a window */
+#define MASK_WORDS      (WINDOW_CELLS / 64)
+#define MAX_HEAD_DIM    576         /* of keys, and of values */
+#define DIM_PADDING     16          /* rows of the state have a multiple of so many numbers */
+#define STATE_FLOATS    (128 * 576) /* of queries, and of their accumulators */
+#define MAX_STATE_ROWS  768         /* of a query group, in all its key heads */
+#define MAX_FEW_ROWS    32          /* of a run that is computed in float vectors, unless a token alone has more */
+#define QUANT_BLOCK     32          /* numbers of a block of q8_0 and q4_0: a 16-bit scale and the quantised numbers */
+#define MAX_HEAD_BLOCKS (MAX_HEAD_DIM / QUANT_BLOCK)
+#define TILE_FLOATS     (TILE_CELLS * MAX_HEAD_DIM)
 
 #if HAS_AMX
 #define BLOCK_ROWS       16        /* rows that are the lanes of a vector */
@@ -39,7 +39,7 @@ struct scratch {
     float acc[STATE_FLOATS] __attribute__((aligned(64))); /* values times probabilities */
     float row_max[MAX_STATE_ROWS], row_sum[MAX_STATE_ROWS];
     int16_t query_words[STATE_FLOATS]; /* the query as words, over keys in blocks, with a scale for each block */
-    float query_scales[MAX_STATE_ROWS * MAX_BLOCKS];
+    float query_scales[MAX_STATE_ROWS * MAX_HEAD_BLOCKS];
     float slope[MAX_STATE_ROWS];   /* of ALiBi, to base 2 */
     uint16_t first_part[MAX_ROWS]; /* which part has each token's first tile */
 

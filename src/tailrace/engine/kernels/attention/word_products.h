@@ -58,7 +58,7 @@ INLINE void score_words(enum cache_type type, int n_rows, const int16_t *query, 
                         others = vi_dot_pair(others, pairs[n + 1], words + 2 * n + 2);
                     }
                     sums = vi_add(sums, others);
-                    const vf by = vf_mul(scales, vf_set1(query_scales[r * MAX_BLOCKS + d / QUANT_BLOCK]));
+                    const vf by = vf_mul(scales, vf_set1(query_scales[r * MAX_HEAD_BLOCKS + d / QUANT_BLOCK]));
                     float *to = probs + r * TILE_CELLS + j;
                     vf_store(to, vf_fma(vf_from_vi(sums), by, d + i ? vf_load(to) : vf_zero()));
                 }
@@ -123,7 +123,7 @@ OUT_OF_LINE void score_quantised_rows(struct scratch *scratch, const struct quer
                                       struct tile_cells keys, struct prefetcher *prefetcher) {
     const uint8_t *cells[TILE_CELLS];
     const int16_t *query = scratch->query_words + row * g->k_row;
-    const float *scales = scratch->query_scales + row * MAX_BLOCKS;
+    const float *scales = scratch->query_scales + row * MAX_HEAD_BLOCKS;
     find_cells(g->k_type, keys, cells);
     if (g->k_type == CACHE_Q8_0)
         score_words(CACHE_Q8_0, n_rows, query, g->k_row, scales, keys, cells, scratch->probs, prefetcher);
