@@ -136,7 +136,7 @@ def test_cells_are_read_where_llama_cpp_puts_them(
     expected = attention(query, keys, values, mask, head_dim**-0.5)
     found = attention_by(library, query, k, v, mask, head_dim**-0.5, types=types)
     words = not QUANTISED_TYPES.isdisjoint(types)
-    assert np.abs(found - expected).max() <= (1e-4 if words else 1e-5) * np.abs(expected).max()
+    assert np.abs(found - expected).max() <= (2e-4 if words else 1e-5) * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
@@ -212,7 +212,7 @@ def test_queries_of_any_size_over_quantised_keys(library: ctypes.CDLL, size: flo
     stored_keys, stored_values = (stored_numbers(part, CacheType.Q8_0) for part in (k, v))
     expected = attention(query, stored_keys, stored_values, mask, 0.125 / max(size, 1.0))
     found = attention_by(library, query, k, v, mask, 0.125 / max(size, 1.0), types=(CacheType.Q8_0, CacheType.Q8_0))
-    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(found - expected).max() <= 2e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
