@@ -54,11 +54,13 @@ class Preemption:
         counts = counts.copy()
         remaining = list(self._running)
         chosen: list[Sequence] = []
+        waits: set[int] = set()  #: of sequences that may not be paused yet
         while not self._fits(remaining, sequence):
             richer = [other for other in remaining if counts[other.caller] > counts[sequence.caller] + 1]
             candidates = [other for other in richer if _steps_left(other, step) <= 0]
+            waits.update(_steps_left(other, step) for other in richer if other not in candidates)
             if not candidates:
-                return [], min((_steps_left(other, step) for other in richer), default=0)
+                return [], min(waits, default=0)
             victim = max(
                 candidates, key=lambda other: (counts[other.caller], other.priority, -other.computed, other.id)
             )

@@ -373,3 +373,20 @@ def test_a_greedy_caller_s_prompt_ends_within_the_budget_while_another_caller_is
         machine.step()
     _add(machine, 5, "A", length=40)
     assert (5, 40) in [(sequence.id, count) for sequence, count in machine.step().scheduled]
+
+
+def test_a_plan_is_reused_only_until_the_sequence_that_makes_enough_space_may_be_paused() -> None:
+    machine = SimulatedMachine(slots=3, cells=512, fixed=True)
+    _add(machine, 1, "A", 30)
+    long = _add(machine, 2, "A", 300, priority=1)
+    machine.step()
+    _compute_prompts(machine)
+    other = _add(machine, 3, "B", 240)
+    # The short sequence alone makes too little space, and A keeps a place.
+    long.resumed_at_step = machine.scheduler._step
+    for _ in range(MIN_STEPS - 1):
+        machine.step()
+        assert other.slot == NO_SLOT
+    machine.step()  # The machine checks that plans are reused only while planning gives the same.
+    assert other.slot != NO_SLOT
+    assert machine.reused > 0
