@@ -4,14 +4,15 @@
 
 The trace (``harness/agent_script``) has tool results, replies made anew, edits of the last message, thinking that later
 turns leave out, and two branches that take turns. The server gets all messages twice: as they are, and told not to
-reuse anything (``cache_prompt`` false). The greedy replies have to be equal.
+reuse anything (``cache_prompt`` false). The greedy replies have to be equal. So it has one compute thread: with more, a
+prompt's rounding depends on its chunks, which may decide a tie.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,19 +20,21 @@ import msgspec
 from benchmarks.harness import servers
 from benchmarks.harness.agent_script import AgentScript
 from benchmarks.harness.benchmark import Benchmark, Measurements, Options, Unavailable, run_alone
-from benchmarks.harness.results import figure
+from benchmarks.harness.results import Figure, figure
 from benchmarks.llama_server import peer_server
 from benchmarks.synthetic import synthetic
 from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.loadtest.bench_client import BenchClient
 from tailrace.loadtest.load_profile import BenchRequest
 
-_TURNS = 200
+#: Hybrids and a recurrent model, with the turns of each: a run without reuse takes time by their square.
+_MODELS = {"tiny-qwen35": 200, "tiny-lfm2": 100, "tiny-granite-hybrid": 100, "tiny-mamba2": 100}
 _OPENING = 800  #: words of the system prompt
 _REPLY = 12
-#: A turn may read so much of its new tokens, and the distance of two checkpoints besides.
+#: A turn may read so much of its new tokens, and the distance of two checkpoints besides. The trace's messages are
+#: short, and checkpoints are at their borders.
 _BOUND = 1.05
-_DISTANCE = 512
+_DISTANCE = 128
 #: A turn that reads more than this part of a long prompt again, although little of it is new, has lost its prefix.
 _FULL_READ = 0.5
 
@@ -99,42 +102,55 @@ def _tokens(client: BenchClient, text: list[dict[str, Any]] | str) -> list[int]:
 
 
 def _measure(options: Options) -> Measurements:
-    # Which tokens are read doesn't depend on a model's size.
-    model = synthetic("tiny-qwen35", options.model)
-    turns, opening = (20, 100) if options.quick else (_TURNS, _OPENING)
     found = Measurements(
         notes=[
-            f"{turns} turns of one agent, replies of {_REPLY} tokens, a system prompt of about {opening} words; "
-            f"{model.name}, a hybrid with random weights."
+            f"One agent with replies of {_REPLY} tokens and a system prompt of about {_OPENING} words; models with "
+            "random weights, one compute thread."
         ]
     )
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(servers.tailrace(model, options.threads))
-        runs = {"tailrace": replay(client, client, AgentScript(opening), turns)}
-        equal = read_anew(client, AgentScript(opening), runs["tailrace"], turns)
-        try:
-            peer = stack.enter_context(peer_server(Options(model=model, threads=options.threads)))
-            runs["llama-server"] = replay(peer, client, AgentScript(opening), turns)
-        except Unavailable as error:
-            found.notes.append(f"{error}: nothing to compare with.")
-    for name, done in runs.items():
-        bound = 0 if name == "tailrace" else None
-        counts = {
-            f"more than {_BOUND} × their new tokens and {_DISTANCE}": sum(turn.is_long_read for turn in done),
-            "most of their prompt again": sum(turn.is_full_read for turn in done),
-        }
-        found.figures += [
-            figure(f"{name}: turns that read {what}", [count], unit="turns", bound=bound, is_upper_bound=True)
-            for what, count in counts.items()
-        ]
-        read, new = sum(turn.read for turn in done), sum(turn.new for turn in done)
-        most = max(turn.read - turn.new for turn in done)
-        found.figures += [
-            figure(f"{name}: prompt tokens read ÷ new ones", [read / new]),
-            figure(f"{name}: most tokens read again in one turn", [most], unit="tokens"),
-        ]
-    found.figures.append(figure("tailrace: replies that are the same without reuse", [equal / turns], bound=1.0))
+    models = dict.fromkeys(_MODELS, 20) if options.quick else _MODELS
+    for name, turns in models.items():
+        # Which tokens are read doesn't depend on a model's size.
+        _measure_model(found, synthetic(name, options.model), f"{name}, {turns} turns", turns)
+    try:
+        _measure_peer(found, synthetic("tiny-qwen35", options.model), models["tiny-qwen35"])
+    except Unavailable as error:
+        found.notes.append(f"{error}: nothing to compare with.")
     return found
+
+
+def _measure_model(found: Measurements, model: Path, what: str, turns: int) -> None:
+    with servers.tailrace(model, 1) as client:
+        done = replay(client, client, AgentScript(_OPENING), turns)
+        equal = read_anew(client, AgentScript(_OPENING), done, turns)
+    counts = {
+        f"more than {_BOUND} × their new tokens and {_DISTANCE}": sum(turn.is_long_read for turn in done),
+        "most of their prompt again": sum(turn.is_full_read for turn in done),
+    }
+    found.figures += [
+        figure(f"{what}: turns that read {which}", [count], unit="turns", bound=0, is_upper_bound=True)
+        for which, count in counts.items()
+    ]
+    found.figures += _read_figures(what, done)
+    found.figures.append(figure(f"{what}: replies that are the same without reuse", [equal / turns], bound=1.0))
+
+
+def _measure_peer(found: Measurements, model: Path, turns: int) -> None:
+    """The same trace with llama-server. Raises Unavailable."""
+    options = Options(model=model, threads=1)
+    with peer_server(options) as peer, servers.tailrace(model, 1) as client:
+        found.figures += _read_figures(
+            "llama-server, as it reports it", replay(peer, client, AgentScript(_OPENING), turns)
+        )
+
+
+def _read_figures(what: str, done: list[Turn]) -> list[Figure]:
+    read, new = sum(turn.read for turn in done), sum(turn.new for turn in done)
+    most = max(turn.read - turn.new for turn in done)
+    return [
+        figure(f"{what}: prompt tokens read ÷ new ones", [read / new]),
+        figure(f"{what}: most tokens read again in one turn", [most], unit="tokens"),
+    ]
 
 
 BENCHMARK = Benchmark("agent_trace", "How much of its prompts is read again during an agent's work?", _measure)

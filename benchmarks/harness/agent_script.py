@@ -16,7 +16,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-_WORDS = ("time", "people", "water", "light", "house", "music", "river", "garden", "paper", "story", "friend", "city")
+from tailrace.loadtest.load_profile import COMMON_WORDS
+
 #: How often each kind comes, of 100 turns.
 _WEIGHTS = {"question": 22, "tool": 56, "again": 8, "edit": 10, "branch": 4}
 #: Turns of the first conversation before there is a second one.
@@ -74,7 +75,7 @@ class AgentScript:
         return sent
 
     def _text(self, words: int) -> str:
-        return " ".join(self._random.choice(_WORDS) for _ in range(words))
+        return " ".join(self._random.choice(COMMON_WORDS) for _ in range(words))
 
 
 def _last_asked(messages: list[Message]) -> int:

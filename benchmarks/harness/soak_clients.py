@@ -19,9 +19,10 @@ from typing import Any
 
 import msgspec
 
+from tailrace.loadtest.load_profile import COMMON_WORDS
+
 #: A request that brings no byte for that long hangs.
 SILENCE_SECONDS = 120.0
-_WORDS = ("time", "people", "water", "light", "house", "music", "river", "garden", "paper", "story", "friend", "city")
 _SCHEMA = {
     "type": "object",
     "properties": {
@@ -136,7 +137,7 @@ class SoakClient:
         )
 
     def _words(self, least: int = 3, most: int = 200) -> str:
-        return " ".join(self._random.choices(_WORDS, k=self._random.randint(least, most)))
+        return " ".join(self._random.choices(COMMON_WORDS, k=self._random.randint(least, most)))
 
     def _body(self, **fields: Any) -> dict[str, Any]:
         chat = {"model": self._model, "messages": [{"role": "user", "content": self._words()}], "max_tokens": 40}

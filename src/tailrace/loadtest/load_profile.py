@@ -8,7 +8,20 @@ from typing import Any
 import msgspec
 
 #: Common words of about one token each in every usual vocabulary.
-_WORDS = ("time", "people", "water", "light", "house", "music", "river", "garden", "paper", "story", "friend", "city")
+COMMON_WORDS = (
+    "time",
+    "people",
+    "water",
+    "light",
+    "house",
+    "music",
+    "river",
+    "garden",
+    "paper",
+    "story",
+    "friend",
+    "city",
+)
 
 
 class BenchRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,5 +68,5 @@ class LoadProfile(msgspec.Struct, frozen=True, kw_only=True):
         return [self._prompt(random.Random(f"{turn}/{stream}")) for stream in range(self.streams)]
 
     def _prompt(self, source: random.Random) -> str:
-        words = " ".join(source.choice(_WORDS) for _ in range(max(1, self.prompt_tokens - 8)))
+        words = " ".join(source.choice(COMMON_WORDS) for _ in range(max(1, self.prompt_tokens - 8)))
         return f"{words}. Write a long story about it."
