@@ -101,7 +101,7 @@ def evaluate(timings: list[StreamTiming], late: int = 1) -> Flood:
 
 
 def _measure(options: Options) -> Measurements:
-    size = 400 if options.quick else _PROMPT
+    size, turns = 400 if options.quick else _PROMPT, _turns(options)
     found = Measurements()
     curves: list[Curve] = []
     with contextlib.ExitStack() as stack:
@@ -111,13 +111,15 @@ def _measure(options: Options) -> Measurements:
         except Unavailable as error:
             found.notes.append(f"{error}: nothing to compare with.")
         calls = {name: partial(flood, client, prompt_tokens=size) for name, client in clients.items()}
-        runs = run_interleaved(calls, max(3, options.turns - 2))
-        single = run_interleaved({name: partial(_single, client, size=size) for name, client in clients.items()}, 3)
-    for name, turns in runs.items():
+        runs = run_interleaved(calls, turns)
+        single = run_interleaved(
+            {name: partial(_single, client, size=size) for name, client in clients.items()}, min(turns, 3)
+        )
+    for name, done in runs.items():
         bound = _BOUND if name == "tailrace" else None
-        before = [statistics.median(turn.gaps_before) for turn in turns]
-        without = [statistics.median(turn.gaps_without) for turn in turns]
-        worst = [percentile(turn.gaps_during, 0.99) for turn in turns]
+        before = [statistics.median(turn.gaps_before) for turn in done]
+        without = [statistics.median(turn.gaps_without) for turn in done]
+        worst = [percentile(turn.gaps_during, 0.99) for turn in done]
         what = f"{name}: p99 gap while a prompt of {size} tokens is read ÷ median gap"
         found.figures += [
             figure(f"{what} before it", paired_ratios(worst, before), bound=bound, is_upper_bound=True),
@@ -127,13 +129,13 @@ def _measure(options: Options) -> Measurements:
             figure(f"{name}: median gap before it", before, unit="ms"),
             figure(f"{name}: median gap of replies as long without it", without, unit="ms"),
             # The machine's own stalls set the floor of the other gaps.
-            figure(f"{name}: p99 gap before it", [percentile(turn.gaps_before, 0.99) for turn in turns], unit="ms"),
+            figure(f"{name}: p99 gap before it", [percentile(turn.gaps_before, 0.99) for turn in done], unit="ms"),
             figure(f"{name}: p99 gap while it is read", worst, unit="ms"),
-            figure(f"{name}: longest gap", [max(turn.gaps_during) for turn in turns], unit="ms"),
-            figure(f"{name}: time to the prompt's first token", [turn.prefill_seconds for turn in turns], unit="s"),
+            figure(f"{name}: longest gap", [max(turn.gaps_during) for turn in done], unit="ms"),
+            figure(f"{name}: time to the prompt's first token", [turn.prefill_seconds for turn in done], unit="s"),
             figure(f"{name}: the same without other requests", single[name], unit="s"),
         ]
-        points = sorted(turns[-1].points)
+        points = sorted(done[-1].points)
         curves.append(Curve(label=name, x=[point[0] for point in points], y=[point[1] for point in points]))
     found.figures += _moves_figures(options, size)
     found.plots.append(
@@ -153,7 +155,7 @@ def _moves_figures(options: Options, size: int) -> list[Figure]:
     """The figures while states move. Each turn has a server of its own, whose KV cache has yet to grow."""
     flags = ("--parallel", str(_STREAMS + _CONVERSATION_SLOTS))
     turns: list[Flood] = []
-    for turn in range(max(3, options.turns - 2)):
+    for turn in range(_turns(options)):
         with servers.tailrace(options.model, options.threads, *flags) as client:
             turns.append(moves(client, turn, size))
     worst = [percentile(turn.gaps_during, 0.99) for turn in turns]
@@ -178,6 +180,11 @@ def _moves_figures(options: Options, size: int) -> list[Figure]:
         figure(f"{what}, the first one's next turn: first token", [turn.prefill_seconds for turn in turns], unit="s"),
         figure(f"{what}, its tokens from the cache", [turn.cached_tokens for turn in turns], unit="tokens"),
     ]
+
+
+def _turns(options: Options) -> int:
+    """A turn takes half a minute, so there are two fewer than usual where there are many."""
+    return min(options.turns, max(3, options.turns - 2))
 
 
 def _single(client: BenchClient, turn: int, size: int) -> float:

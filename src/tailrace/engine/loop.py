@@ -37,8 +37,6 @@ from tailrace.engine.structured.mask_threads import MaskReady
 from tailrace.progress_page import ProgressPage
 from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, Step
 
-#: Part of a step's time for which states move after it.
-_MOVE_PART = 0.25
 #: Seconds between heartbeats.
 HEARTBEAT_SECONDS = 0.5
 
@@ -188,7 +186,8 @@ class EngineLoop:
         """
         begun = time.perf_counter()
         step = self._step(publish)
-        self._move_states((time.perf_counter() - begun) * _MOVE_PART)
+        seconds = time.perf_counter() - begun
+        self._move_states(self._prefill_budget.move_seconds(self._batch.n_decoding, seconds))
         return step
 
     def _step(self, publish: Publish | None) -> Step | None:
@@ -351,7 +350,8 @@ class EngineLoop:
                 self._executor.refresh_floors()
             n_decoding = len(self._scheduler.decoding)
             plan = self._scheduler.plan(
-                self._prefill_budget.mixed(n_decoding), self._prefill_budget.last_chunk(n_decoding)
+                self._prefill_budget.mixed(n_decoding, moving=self._moving),
+                self._prefill_budget.last_chunk(n_decoding),
             )
             applied = self._executor.apply(plan.cache_ops, beside=n_decoding > 0)
             if applied.failed is None:

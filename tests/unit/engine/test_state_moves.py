@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from context_backend import ContextBackend
-from tailrace.engine import loop
 from tailrace.engine.backends.base import KVLayoutError, KVState, StateMove
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.loop import EngineLoop
+from tailrace.engine.scheduler import prefill_budget
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
 from tailrace.generation_params import GenerationParams, Sampling
@@ -23,7 +23,7 @@ PIECE = 24
 @pytest.fixture(autouse=True)
 def one_piece_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a step takes, one piece follows it."""
-    monkeypatch.setattr(loop, "_MOVE_PART", 0.0)
+    monkeypatch.setattr(prefill_budget, "_MOVE_PART", 0.0)
 
 
 class CountingBackend(ContextBackend):

@@ -10,12 +10,16 @@ from __future__ import annotations
 MIN_TOKENS = 5
 #: Prompt tokens of a step before any was measured.
 _FIRST_TOKENS = 16
-#: A step with prompts may take this many times as long as without. Smaller values made the decoding sequences' gaps
-#: hardly shorter, and the prompt up to twice as long.
-_SLOWDOWN = 3.0
+#: A gap with prompts may be this many times as long as a step without. Steps of one size differ, so that one of a
+#: hundred gaps is three times as long.
+_SLOWDOWN = 2.5
 #: How long a step may take that brings a prompt to its end: one longer gap is better than many. Without it eight short
-#: prompts at once took three times as long.
-_LAST_CHUNK_SECONDS = 0.1
+#: prompts at once took three times as long. Its estimate is rough, and no gap should be longer than 100 ms.
+_LAST_CHUNK_SECONDS = 0.07
+#: States move after a step for this part of a step without prompts.
+_MOVE_PART = 0.25
+#: What a step leaves for moves while there are any: the last piece goes beyond their time.
+_KEPT_FOR_MOVES = 0.5
 #: Weight of the newest measurement, and how far above the known value it may be. One step that touches new memory may
 #: take ten times as long: unbounded, it would slow all others down until the prompt's end.
 _WEIGHT = 0.3
@@ -59,9 +63,17 @@ class PrefillBudget:
             self._token_seconds = _blend(known, token)
             self._token_mixed = bool(n_decoding)
 
-    def mixed(self, n_decoding: int) -> int:
-        """Prompt tokens for a step in which so many sequences decode."""
-        return self._tokens_in(self._step_seconds or _SLOWDOWN * self._decode_seconds(n_decoding), n_decoding)
+    def mixed(self, n_decoding: int, *, moving: bool = False) -> int:
+        """Prompt tokens for a step in which so many sequences decode. ``moving``: states move after it."""
+        kept = _KEPT_FOR_MOVES * self._decode_seconds(n_decoding) if moving else 0.0
+        seconds = self._step_seconds or _SLOWDOWN * self._decode_seconds(n_decoding)
+        return self._tokens_in(seconds - kept, n_decoding)
+
+    def move_seconds(self, n_decoding: int, step_seconds: float) -> float:
+        """For how long states may move after a step of so many sequences, which took ``step_seconds``. A step with a
+        prompt has no more time for it than one without.
+        """
+        return _MOVE_PART * min(step_seconds, self._decode_seconds(n_decoding) or step_seconds)
 
     def last_chunk(self, n_decoding: int) -> int:
         """Prompt tokens for such a step if they bring a prompt to its end."""

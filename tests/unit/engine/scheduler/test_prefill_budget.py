@@ -22,15 +22,15 @@ def test_the_budget_is_the_step_time_that_decode_leaves() -> None:
 
 def test_without_a_step_time_it_is_in_proportion_to_a_step_without_prompts() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=None), {1: 0.1, 4: 0.2}, 0.001)
-    assert 192 <= budget.mixed(1) <= 201
-    assert 392 <= budget.mixed(4) <= 401
+    assert 142 <= budget.mixed(1) <= 151
+    assert 292 <= budget.mixed(4) <= 301
     assert budget.mixed(3) == budget.mixed(4), "the nearest number of streams that has been seen"
 
 
-def test_a_last_chunk_may_take_a_tenth_of_a_second() -> None:
+def test_a_last_chunk_may_take_longer() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=None), {1: 0.01}, 0.001)
-    assert 18 <= budget.mixed(1) <= 21
-    assert 88 <= budget.last_chunk(1) <= 91
+    assert 13 <= budget.mixed(1) <= 16
+    assert 58 <= budget.last_chunk(1) <= 61
     assert _taught(PrefillBudget(512, step_seconds=0.05), {1: 0.01}, 0.001).last_chunk(1) <= 41, "unless a time is set"
 
 
@@ -56,7 +56,7 @@ def test_a_prompt_beside_the_very_first_reply_gets_more_than_the_smallest_budget
     for _ in range(20):
         tokens = budget.mixed(3)
         budget.observe(3, tokens, 0.1 + tokens * 0.001)
-    assert 185 <= budget.mixed(3) <= 215
+    assert 135 <= budget.mixed(3) <= 165
 
 
 def test_token_times_measured_beside_decode_replace_those_measured_without() -> None:
@@ -76,3 +76,11 @@ def test_one_outlier_hardly_changes_the_budget() -> None:
     before = budget.mixed(4)
     budget.observe(4, 0, 1.5)
     assert before <= budget.mixed(4) < 1.2 * before
+
+
+def test_a_step_leaves_time_for_states_that_move_after_it() -> None:
+    budget = _taught(PrefillBudget(512, step_seconds=None), {4: 0.1}, 0.001)
+    assert 48 <= budget.mixed(4) - budget.mixed(4, moving=True) <= 52
+    assert 0.02 <= budget.move_seconds(4, 0.1) <= 0.03
+    assert budget.move_seconds(4, 0.3) == budget.move_seconds(4, 0.1), "a longer step has no more of it"
+    assert budget.move_seconds(0, 0.3) == 0.075, "no reply waits"

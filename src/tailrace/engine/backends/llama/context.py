@@ -29,7 +29,7 @@ from tailrace.models.kv_shape import CacheTypes
 #: Tokens that llama.cpp computes in one graph, at most: larger batches are split.
 _MAX_UBATCH = 512
 #: Bytes of a state that move at once, at most.
-_PIECE_BYTES = 8 << 20
+_PIECE_BYTES = 4 << 20
 #: Flags for a state with everything in it.
 _WHOLE = 0
 
