@@ -7,7 +7,7 @@ from __future__ import annotations
 
 #: Prompt tokens that any step may compute: prompts go on, however long they take. Deep in a prompt a step's time goes
 #: into its attention over the cells, once for all of its tokens, so fewer tokens save little.
-MIN_TOKENS = 5
+MIN_TOKENS = 3
 #: Prompt tokens of a step before any was measured.
 _FIRST_TOKENS = 16
 #: A gap with prompts may be this many times as long as a step without. Steps of one size differ, so that one of a
@@ -15,11 +15,15 @@ _FIRST_TOKENS = 16
 _SLOWDOWN = 2.5
 #: How long a step may take that brings a prompt to its end: one longer gap is better than many. Without it eight short
 #: prompts at once took three times as long. Its estimate is rough, and no gap should be longer than 100 ms.
-_LAST_CHUNK_SECONDS = 0.07
+_LAST_CHUNK_SECONDS = 0.09
 #: States move after a step for this part of a step without prompts.
 _MOVE_PART = 0.25
 #: What a step leaves for moves while there are any: the last piece goes beyond their time.
 _KEPT_FOR_MOVES = 0.5
+#: Prompt tokens of a step without decoding sequences from which a token's least time is learned.
+_MANY_TOKENS = 64
+#: The part of a step's time beyond its prompt's least time from which the rest is an estimate of a step without.
+_MIN_REST = 0.7
 #: Weight of the newest measurement, and how far above the known value it may be. One step that touches new memory may
 #: take ten times as long: unbounded, it would slow all others down until the prompt's end.
 _WEIGHT = 0.3
@@ -40,12 +44,18 @@ class PrefillBudget:
         self._step_seconds = step_seconds
         self._token_seconds: float | None = None  #: seconds per prompt token
         self._token_mixed = False  #: whether that was measured beside decoding sequences
+        self._alone_seconds: float | None = None  #: seconds per prompt token where no sequence decodes: the least
         self._decode: dict[int, float] = {}  #: seconds of a step without prompts, by its number of decoding sequences
+        self._estimated: set[int] = set()  #: those of ``_decode`` that no step without prompts has shown
 
     def observe(self, n_decoding: int, prompt_tokens: int, seconds: float) -> None:
         """A step of ``n_decoding`` sequences and ``prompt_tokens`` took ``seconds``."""
+        if not n_decoding and prompt_tokens >= _MANY_TOKENS:
+            self._alone_seconds = _blend(self._alone_seconds, seconds / prompt_tokens)
         if not prompt_tokens:
-            self._decode[n_decoding] = _blend(self._decode.get(n_decoding), seconds)
+            known = None if n_decoding in self._estimated else self._decode.get(n_decoding)
+            self._estimated.discard(n_decoding)
+            self._decode[n_decoding] = _blend(known, seconds)
         elif n_decoding and not self._decode:
             # Every step since the first reply began has had prompt tokens, so none has shown the time of decode alone.
             # It is estimated as the rest beyond the prompt's time.
@@ -53,7 +63,9 @@ class PrefillBudget:
             if token is None:
                 token = seconds / (n_decoding + prompt_tokens)
             self._decode[n_decoding] = max(seconds - prompt_tokens * token, 0.1 * seconds)
+            self._estimated.add(n_decoding)
         elif prompt_tokens >= MIN_TOKENS and (n_decoding or not self._token_mixed):
+            self._estimate_decode(n_decoding, prompt_tokens, seconds)
             token = (seconds - self._decode_seconds(n_decoding)) / prompt_tokens
             # Where the step was shorter than one without its prompt, the known decode time is out of date.
             token = max(token, 0.1 * seconds / prompt_tokens)
@@ -62,6 +74,22 @@ class PrefillBudget:
             known = self._token_seconds if self._token_mixed or not n_decoding else None
             self._token_seconds = _blend(known, token)
             self._token_mixed = bool(n_decoding)
+
+    def _estimate_decode(self, n_decoding: int, prompt_tokens: int, seconds: float) -> None:
+        """Where no step has shown the time of so many sequences without prompts, estimate it: what a step with few
+        prompt tokens took beyond their least time. Without that a budget that is too small would never grow.
+        """
+        is_shown = n_decoding in self._decode and n_decoding not in self._estimated
+        if not n_decoding or is_shown or self._alone_seconds is None:
+            return
+        rest = max(seconds - prompt_tokens * self._alone_seconds, 0.1 * seconds)
+        known = self._decode.get(n_decoding)
+        if known is not None and rest < known:
+            # It is an upper bound, however many tokens there were.
+            self._decode[n_decoding] = rest
+        elif rest > _MIN_REST * seconds:
+            self._estimated.add(n_decoding)
+            self._decode[n_decoding] = _blend(known, rest)
 
     def mixed(self, n_decoding: int, *, moving: bool = False) -> int:
         """Prompt tokens for a step in which so many sequences decode. ``moving``: states move after it."""

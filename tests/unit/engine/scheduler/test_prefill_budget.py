@@ -30,7 +30,7 @@ def test_without_a_step_time_it_is_in_proportion_to_a_step_without_prompts() -> 
 def test_a_last_chunk_may_take_longer() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=None), {1: 0.01}, 0.001)
     assert 13 <= budget.mixed(1) <= 16
-    assert 58 <= budget.last_chunk(1) <= 61
+    assert 78 <= budget.last_chunk(1) <= 81
     assert _taught(PrefillBudget(512, step_seconds=0.05), {1: 0.01}, 0.001).last_chunk(1) <= 41, "unless a time is set"
 
 
@@ -46,7 +46,7 @@ def test_the_budget_stays_between_its_bounds() -> None:
     assert budget.mixed(1) == 16, "nothing is known yet"
     assert _taught(budget, {1: 0.01}, 0.000001).mixed(1) == 512
     assert _taught(budget, {1: 0.5}, 0.1).mixed(1) == MIN_TOKENS
-    assert _taught(PrefillBudget(4, step_seconds=0.1), {1: 0.5}, 0.1).mixed(1) == 4
+    assert _taught(PrefillBudget(2, step_seconds=0.1), {1: 0.5}, 0.1).mixed(1) == 2
 
 
 def test_a_prompt_beside_the_very_first_reply_gets_more_than_the_smallest_budget() -> None:
@@ -84,3 +84,18 @@ def test_a_step_leaves_time_for_states_that_move_after_it() -> None:
     assert 0.02 <= budget.move_seconds(4, 0.1) <= 0.03
     assert budget.move_seconds(4, 0.3) == budget.move_seconds(4, 0.1), "a longer step has no more of it"
     assert budget.move_seconds(0, 0.3) == 0.075, "no reply waits"
+
+
+def test_a_number_of_streams_that_never_ran_without_a_prompt_gets_its_time_all_the_same() -> None:
+    budget = PrefillBudget(512, step_seconds=None)
+    for _ in range(10):
+        budget.observe(0, 512, 0.5)
+        budget.observe(1, 0, 0.01)
+    for _ in range(20):
+        tokens = budget.mixed(4)
+        budget.observe(4, tokens, 0.1 + tokens * 0.001)
+    assert 135 <= budget.mixed(4) <= 165
+    budget.observe(4, budget.mixed(4), 3.0)
+    tokens = budget.mixed(4)
+    budget.observe(4, tokens, 0.1 + tokens * 0.001)
+    assert budget.mixed(4) <= 200, "one long step hardly changes it"
