@@ -16,7 +16,9 @@ from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.engine.backends.llama import LlamaBackend, memory_budget
 from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
 from tailrace.engine.load import load_llama
+from tailrace.engine.speculation.drafter import Drafter
 from tailrace.engine.speculation.prediction_layer import PredictionLayer
+from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.models.model_header import read_header
 from tailrace.settings import Settings
@@ -49,11 +51,18 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     backend.close()
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_replies_are_the_same(backend: LlamaBackend, together: bool, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("together", "others"),
+    [(False, ()), (True, ()), (True, (LookupDrafter(),))],
+    ids=["alone", "together", "lookup too"],
+)
+def test_replies_are_the_same(
+    backend: LlamaBackend, together: bool, others: tuple[Drafter, ...], request: pytest.FixtureRequest
+) -> None:
     plain, without = replies(backend, None, together=together)
     assert backend.prediction_context is not None
-    speculator = SimulatedSpeculator(PredictionLayer(backend.prediction_context), memory_bound, n_draft_max=3)
+    layer = PredictionLayer(backend.prediction_context)
+    speculator = SimulatedSpeculator(layer, memory_bound, n_draft_max=3, others=others)
     drafted, counters = replies(backend, speculator, together=together)
     assert drafted == plain
     assert counters.draft_tokens > 0

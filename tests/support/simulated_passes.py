@@ -29,8 +29,10 @@ def compute_bound(n_tokens: int) -> float:
 class SimulatedSpeculator(Speculator):
     """A speculator with the pass times of ``pass_seconds``."""
 
-    def __init__(self, drafter: Drafter, pass_seconds: PassSeconds, *, n_draft_max: int = 16) -> None:
-        super().__init__(drafter, n_draft_max=n_draft_max)
+    def __init__(
+        self, drafter: Drafter, pass_seconds: PassSeconds, *, n_draft_max: int = 16, others: tuple[Drafter, ...] = ()
+    ) -> None:
+        super().__init__(drafter, *others, n_draft_max=n_draft_max)
         self.pass_seconds = pass_seconds
 
     def observe(self, token_counts: list[int], n_decoding: int, seconds: float) -> None:

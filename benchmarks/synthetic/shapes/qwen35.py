@@ -147,6 +147,7 @@ SHAPES: dict[str, Shape] = {
     # With a prediction layer (MTP) that is mostly right.
     "qwen35-mtp": msgspec.structs.replace(_QWEN35_1B, prediction_layers=1, layer_scale=0.03),
     "qwen35-mtp-small": msgspec.structs.replace(_QWEN35_1B, layers=8, prediction_layers=1, layer_scale=0.05),
+    "qwen35-mtp-wrong-small": msgspec.structs.replace(_QWEN35_1B, layers=8, prediction_layers=1),
     "tiny-qwen35-mtp": msgspec.structs.replace(_TINY, prediction_layers=1, layer_scale=0.05),
     "qwen35moe": _MOE,
     "qwen35moe-small": msgspec.structs.replace(_MOE, layers=4, embedding=1024, experts=32),

@@ -22,6 +22,7 @@ from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.speculation.draft_model import DraftModel, check_vocabulary
+from tailrace.engine.speculation.drafter import Drafter
 from tailrace.engine.speculation.prediction_layer import PredictionLayer
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
@@ -147,7 +148,10 @@ def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> 
     if settings.speculate == "off" or settings.backend == "fake":
         return None
     if backend.prediction_context is not None:
-        return Speculator(PredictionLayer(backend.prediction_context), n_draft_max=settings.draft_tokens)
+        drafters: list[Drafter] = [PredictionLayer(backend.prediction_context)]
+        if settings.speculate == "auto":
+            drafters.append(LookupDrafter())
+        return Speculator(*drafters, n_draft_max=settings.draft_tokens)
     if draft is None:
         return Speculator(LookupDrafter(), n_draft_max=settings.draft_tokens)
     draft.reset()

@@ -12,7 +12,7 @@ _LEVEL_STARTS = (0, 1, 2, 3, 4, 6, 9, 17, 33, 65)
 LEVELS = len(_LEVEL_STARTS)
 _LEVEL_OF_RUN = [sum(run >= start for start in _LEVEL_STARTS) - 1 for run in range(_LEVEL_STARTS[-1] + 1)]
 #: How many observations the prior weighs.
-_PRIOR_WEIGHT = 16.0
+PRIOR_WEIGHT = 16.0
 #: A level that has so many observations halves them, so that new ones count more.
 _MAX_OBSERVATIONS = 256.0
 
@@ -21,13 +21,14 @@ class Acceptance:
     """Acceptance rates by level.
 
     ``prior`` holds where there are few observations: a rate for each level, or another acceptance (of all sequences),
-    which then gets this one's observations, too.
+    which then gets this one's observations, too. It weighs as much as ``prior_weight`` observations.
     """
 
-    __slots__ = ("_n_accepted", "_n_observed", "_prior")
+    __slots__ = ("_n_accepted", "_n_observed", "_prior", "_prior_weight")
 
-    def __init__(self, prior: Acceptance | tuple[float, ...]) -> None:
+    def __init__(self, prior: Acceptance | tuple[float, ...], prior_weight: float = PRIOR_WEIGHT) -> None:
         self._prior = prior
+        self._prior_weight = prior_weight
         self._n_accepted = [0.0] * LEVELS
         self._n_observed = [0.0] * LEVELS
 
@@ -68,4 +69,4 @@ class Acceptance:
 
     def _level_rate(self, level: int) -> float:
         prior = self._prior._level_rate(level) if isinstance(self._prior, Acceptance) else self._prior[level]
-        return (self._n_accepted[level] + _PRIOR_WEIGHT * prior) / (self._n_observed[level] + _PRIOR_WEIGHT)
+        return (self._n_accepted[level] + self._prior_weight * prior) / (self._n_observed[level] + self._prior_weight)

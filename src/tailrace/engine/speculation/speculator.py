@@ -19,14 +19,13 @@ from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.acceptance import Acceptance
 from tailrace.engine.speculation.draft_rollback import DraftRollback
+from tailrace.engine.speculation.draft_source import MIN_ACCEPTANCE, DraftSource
 from tailrace.engine.speculation.drafter import Drafter
 from tailrace.engine.speculation.pass_cost import PassCost
 from tailrace.protocol import EngineCounters
 
 #: The draft lengths that are compared.
 _DRAFT_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-#: A draft is considered only if its first token has at least this acceptance rate.
-_MIN_ACCEPTANCE = 0.3
 #: The part of its speed that a sequence without a draft must keep beside the drafts of others.
 _MIN_KEPT_SPEED = 0.98
 #: The expected speedup that a draft needs: the estimates are uncertain.
@@ -47,20 +46,25 @@ _RETRY_LENGTH = 8
 _RETRY_MIN_ACCEPTANCE = 0.9
 #: For drafters that learn from drafts alone: a sequence without a draft for so many tokens isn't prepared any more.
 _PREPARE_TOKENS = 64
-#: After so many tokens (twice as many each time) it gets a short draft as a probe.
-_FIRST_PROBE_TOKENS = 128
-_MAX_PROBE_TOKENS = 4096
-_PROBE_LENGTH = 3
+#: The longest draft of a probe: one token shows whether the source is right, and costs the least.
+_PROBE_LENGTH = 1
+
+
+@dataclass(slots=True)
+class _SourceStats:
+    """How a source's drafts for one sequence have fared."""
+
+    acceptance: Acceptance
+    tokens_since_draft: int = 0  #: those that came with a draft of another source don't count
 
 
 @dataclass(slots=True)
 class _SequenceStats:
-    """How one sequence's drafts have fared."""
+    """How one sequence's drafts have fared, with stats for each source."""
 
-    acceptance: Acceptance
+    sources: list[_SourceStats]
     credit: float = 0.0  #: steps won by drafts, less the lost ones beyond the free loss; below 0 is debt
-    tokens_since_draft: int = 0
-    probe_after: int = _FIRST_PROBE_TOKENS  #: ``tokens_since_draft`` at which a probe is due
+    drafted_by: int = 0  #: the source of the present draft
 
 
 class _Draftable(NamedTuple):
@@ -68,6 +72,7 @@ class _Draftable(NamedTuple):
 
     sequence: Sequence
     stats: _SequenceStats
+    source: int
     run: int | None  #: draft tokens in a row that were right just now; None: the draft is a probe
     max_length: int
 
@@ -77,6 +82,7 @@ class _DraftCandidate:
     """A draftable sequence with its expected gain."""
 
     sequence: Sequence
+    source: int
     expected_tokens: list[float]  #: tokens that the step is expected to bring, by the draft's length
     min_speedup: float  #: expected tokens a step, divided by the step's slowdown, must reach this
     max_slowdown: float  #: how many times longer the step may take
@@ -85,19 +91,22 @@ class _DraftCandidate:
     def max_length(self) -> int:
         return len(self.expected_tokens) - 1
 
+    @property
+    def is_probe(self) -> bool:
+        return self.max_slowdown == math.inf
+
 
 class Speculator:
-    """Chooses drafts of at most ``n_draft_max`` tokens a sequence.
+    """Chooses drafts of at most ``n_draft_max`` tokens a sequence, each from the drafter that promises the most.
 
     For each step, ``propose`` sets the drafts, ``observe`` gets the step's duration, and ``learn`` its tokens.
     """
 
-    def __init__(self, drafter: Drafter, *, n_draft_max: int) -> None:
+    def __init__(self, *drafters: Drafter, n_draft_max: int) -> None:
         self.counters = EngineCounters()
-        self._drafter = drafter
+        self._sources = [DraftSource(drafter) for drafter in drafters]
         self._draft_lengths = [length for length in _DRAFT_LENGTHS if length < n_draft_max] + [n_draft_max]
         self._pass_cost = PassCost()
-        self._overall_acceptance = Acceptance(drafter.prior)
         self._stats: dict[int, _SequenceStats] = {}  #: by the sequence's id
         self._seconds_without_drafts = 0.0  #: expected for the present step; 0: it has no drafts
         self._draft_seconds = 0.0  #: expected for making the present step's drafts
@@ -108,13 +117,17 @@ class Speculator:
 
     def begin(self, sequence: Sequence) -> None:
         """A sequence has started."""
-        self._stats[sequence.id] = _SequenceStats(Acceptance(self._overall_acceptance))
-        self._drafter.begin(sequence)
+        self._stats[sequence.id] = _SequenceStats(
+            [_SourceStats(Acceptance(source.acceptance)) for source in self._sources]
+        )
+        for source in self._sources:
+            source.drafter.begin(sequence)
 
     def end(self, sequence: Sequence) -> None:
         """A sequence has ended."""
         del self._stats[sequence.id]
-        self._drafter.end(sequence)
+        for source in self._sources:
+            source.drafter.end(sequence)
 
     def propose(
         self,
@@ -136,27 +149,39 @@ class Speculator:
         self._rollback = rollback
         self._seconds_without_drafts = 0.0
         self._equal_split = equal_split
-        draftable = self._draftable(running, free_cells)
+        for source in self._sources:
+            source.note_step()
+        n_decoding = sum(sequence.decoding for sequence in running)
+        draftable = self._draftable(running, free_cells, n_decoding)
         if not draftable or not self._pass_cost.has_observations:
             return
         others = has_waiting or len(draftable) < len(running)
-        n_decoding = sum(sequence.decoding for sequence in running)
         self._seconds_without_drafts = self._pass_cost.seconds(n_decoding)
         # If the others would lose too much speed by one draft token each, they would by longer drafts, too.
         if others:
-            shortest = self._step_seconds(n_decoding, [1] * len(draftable), others)
+            shortest = self._step_seconds(n_decoding, [(one.source, 1) for one in draftable], others)
             if _MIN_KEPT_SPEED * shortest > self._seconds_without_drafts:
                 return
         candidates = [self._candidate(one) for one in draftable]
         length = self._best_length(candidates, n_decoding, others, total_free)
         if not length:
             return
-        self._draft_seconds = self._preparation_seconds(len(candidates), length)
-        self._drafter.draft([(candidate.sequence, min(length, candidate.max_length)) for candidate in candidates])
+        self._draft_seconds = self._preparation_seconds(
+            [(candidate.source, min(length, candidate.max_length)) for candidate in candidates]
+        )
+        for number, source in enumerate(self._sources):
+            own = [candidate for candidate in candidates if candidate.source == number]
+            if own:
+                for one in own:
+                    one.sequence.draft_from_prediction = False
+                source.drafter.draft([(one.sequence, min(length, one.max_length)) for one in own])
+                source.note_drafts(probes=all(one.is_probe for one in own))
 
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
         """See ``Drafter``. Called before ``observe``."""
-        self._drafter.collect(scheduled, slots)
+        for source in self._sources:
+            if source.wants_results:
+                source.drafter.collect(scheduled, slots)
 
     def observe(self, token_counts: list[int], n_decoding: int, seconds: float) -> None:
         """The step took ``seconds``. ``token_counts`` has each sequence's tokens; ``n_decoding`` of the sequences
@@ -173,57 +198,88 @@ class Speculator:
     def learn(self, sequence: Sequence, sampled: list[int]) -> None:
         """The step brought the sequence these tokens; its draft is verified."""
         stats = self._stats[sequence.id]
-        self._drafter.learn(sequence, sampled, stats.acceptance)
         stats.credit = min(_MAX_CREDIT, stats.credit + _FREE_LOSS * len(sampled))
-        stats.tokens_since_draft += len(sampled)
+        for number, (source, own) in enumerate(zip(self._sources, stats.sources, strict=True)):
+            drafted = bool(sequence.draft) and number == stats.drafted_by
+            if drafted or source.drafter.learns_without_draft:
+                source.drafter.learn(sequence, sampled, own.acceptance)
+            if drafted:
+                own.tokens_since_draft = 0
+            elif not sequence.draft:
+                own.tokens_since_draft += len(sampled)
         if not sequence.draft:
             return
+        accepted = common_prefix(sequence.draft, sampled)
+        if accepted:
+            self._sources[stats.drafted_by].note_accepted()
         self.counters.drafts += 1
         self.counters.draft_tokens += len(sequence.draft)
-        self.counters.accepted_tokens += common_prefix(sequence.draft, sampled)
+        self.counters.accepted_tokens += accepted
         slowdown = self._slowdown
         if self._rollback is not None and self._rollback.recomputes and len(sampled) <= len(sequence.draft):
             slowdown += self._recompute_seconds(1, len(sampled)) / self._pass_cost.seconds(1)
         stats.credit = min(_MAX_CREDIT, stats.credit + len(sampled) - slowdown)
-        stats.tokens_since_draft = 0
 
-    def _draftable(self, running: list[Sequence], free_cells: Callable[[Sequence], int]) -> list[_Draftable]:
+    def _draftable(
+        self, running: list[Sequence], free_cells: Callable[[Sequence], int], n_decoding: int
+    ) -> list[_Draftable]:
         """The sequences whose drafts may pay. In most steps there is none, and that is found quickly."""
         draftable: list[_Draftable] = []
-        learns_without_draft = self._drafter.learns_without_draft
         for sequence in running:
             if sequence.draft:
                 sequence.draft = []
             stats = self._stats[sequence.id]
-            is_probe = not learns_without_draft and stats.tokens_since_draft >= stats.probe_after
-            if not (learns_without_draft or is_probe or _is_prepared(stats)):
-                continue
-            run = self._drafter.prepare(sequence)
-            if run is None or sequence.pending != 1 or sequence.awaits_mask:
+            runs = self._runs(sequence, stats)
+            if not runs or sequence.pending != 1 or sequence.awaits_mask:
                 continue
             # A grammar's masks are computed for one row a step.
             if sequence.constraint is not None and not sequence.constraint.unconstrained:
-                continue
-            if not is_probe and stats.acceptance.rate(run) < _MIN_ACCEPTANCE:
                 continue
             # The reply's last token needs no draft token: it is sampled from the row of the token before it.
             tokens_left = sequence.max_length - len(sequence.tokens) - 1
             max_length = min(self._draft_lengths[-1], tokens_left, free_cells(sequence))
             if max_length <= 0:
                 continue
-            if is_probe:
-                stats.probe_after = min(_MAX_PROBE_TOKENS, 2 * stats.probe_after)
-            draftable.append(_Draftable(sequence, stats, None if is_probe else run, max_length))
+            found = [_Draftable(sequence, stats, source, run, max_length) for source, run in runs]
+            best = max(found, key=lambda one: self._promise(one, n_decoding)) if len(found) > 1 else found[0]
+            stats.drafted_by = best.source
+            draftable.append(best)
         return draftable
+
+    def _runs(self, sequence: Sequence, stats: _SequenceStats) -> list[tuple[int, int | None]]:
+        """The sources that may draft for the sequence, each with its run; None where the draft is a probe."""
+        found: list[tuple[int, int | None]] = []
+        for number, (source, own) in enumerate(zip(self._sources, stats.sources, strict=True)):
+            is_probe, prepared = source.probe_is_due, _is_prepared(own)
+            source.prepared |= prepared
+            if not (source.drafter.learns_without_draft or is_probe or prepared):
+                continue
+            run = source.drafter.prepare(sequence)
+            if run is not None and (is_probe or own.acceptance.rate(run) >= MIN_ACCEPTANCE):
+                found.append((number, None if is_probe else run))
+        return found
+
+    def _promise(self, draftable: _Draftable, n_decoding: int) -> float:
+        """Expected tokens of the sequence for each second of a step, with its best length. 0 for a probe."""
+        candidate = self._candidate(draftable)
+        if candidate.is_probe or not self._pass_cost.has_observations:
+            return 0.0
+        drafter = self._sources[draftable.source].drafter
+        return max(
+            candidate.expected_tokens[length]
+            / (self._pass_cost.seconds(n_decoding + length) + drafter.draft_seconds(1, length))
+            for length in {min(length, draftable.max_length) for length in self._draft_lengths}
+        )
 
     def _candidate(self, draftable: _Draftable) -> _DraftCandidate:
         """The expected gain of a draft. A probe has no limits."""
-        sequence, stats, run, max_length = draftable
+        sequence, stats, source, run, max_length = draftable
         if run is None:
-            return _DraftCandidate(sequence, [1e9] * (1 + min(max_length, _PROBE_LENGTH)), 0.0, math.inf)
-        expected_tokens = list(accumulate(stats.acceptance.cumulative_rates(run, max_length), initial=1.0))
+            return _DraftCandidate(sequence, source, [1e9] * (1 + min(max_length, _PROBE_LENGTH)), 0.0, math.inf)
+        acceptance = stats.sources[source].acceptance
+        expected_tokens = list(accumulate(acceptance.cumulative_rates(run, max_length), initial=1.0))
         min_speedup = _MIN_SPEEDUP if stats.credit >= 0.0 else _MIN_SPEEDUP_IN_DEBT
-        return _DraftCandidate(sequence, expected_tokens, min_speedup, 1.0 + _MAX_RISK + max(0.0, stats.credit))
+        return _DraftCandidate(sequence, source, expected_tokens, min_speedup, 1.0 + _MAX_RISK + max(0.0, stats.credit))
 
     def _best_length(self, candidates: list[_DraftCandidate], n_decoding: int, others: bool, total_free: int) -> int:
         """The draft length with the highest product of all sequences' speedups; 0 for no drafts."""
@@ -232,7 +288,8 @@ class Speculator:
             lengths = [min(length, candidate.max_length) for candidate in candidates]
             if sum(lengths) > total_free:
                 break
-            seconds = self._step_seconds(n_decoding, lengths, others)
+            drafts = [(one.source, count) for one, count in zip(candidates, lengths, strict=True)]
+            seconds = self._step_seconds(n_decoding, drafts, others)
             if self._rollback is not None and self._rollback.recomputes:
                 seconds += self._expected_recompute(candidates, lengths, n_decoding)
             slowdown = seconds / self._seconds_without_drafts
@@ -260,18 +317,23 @@ class Speculator:
         self._too_costly_steps = 0
         return min(_RETRY_LENGTH, self._draft_lengths[-1])
 
-    def _step_seconds(self, n_decoding: int, lengths: list[int], others: bool) -> float:
-        """The expected seconds of a step with drafts of these lengths beside one token of each sequence."""
-        n_draft_tokens = sum(lengths)
-        draft_seconds = self._preparation_seconds(len(lengths), max(lengths))
+    def _step_seconds(self, n_decoding: int, drafts: list[tuple[int, int]], others: bool) -> float:
+        """The expected seconds of a step with these drafts, each a source and a length, beside one token of each
+        sequence.
+        """
+        lengths = [length for _, length in drafts]
+        draft_seconds = self._preparation_seconds(drafts)
         if self._equal_split and (others or min(lengths) < max(lengths)):
-            return draft_seconds + self._pass_cost.seconds(n_decoding) + self._pass_cost.seconds(n_draft_tokens)
-        return draft_seconds + self._pass_cost.seconds(n_decoding + n_draft_tokens)
+            return draft_seconds + self._pass_cost.seconds(n_decoding) + self._pass_cost.seconds(sum(lengths))
+        return draft_seconds + self._pass_cost.seconds(n_decoding + sum(lengths))
 
-    def _preparation_seconds(self, n_sequences: int, length: int) -> float:
+    def _preparation_seconds(self, drafts: list[tuple[int, int]]) -> float:
         """The expected seconds before a step for its drafts, and for what removes them again."""
-        seconds = self._drafter.draft_seconds(n_sequences, length)
-        return seconds if self._rollback is None else seconds + self._rollback.seconds(n_sequences)
+        seconds = 0.0 if self._rollback is None else self._rollback.seconds(len(drafts))
+        for number, source in enumerate(self._sources):
+            if lengths := [length for each, length in drafts if each == number]:
+                seconds += source.drafter.draft_seconds(len(lengths), max(lengths))
+        return seconds
 
     def _expected_recompute(self, candidates: list[_DraftCandidate], lengths: list[int], n_decoding: int) -> float:
         """The expected seconds by which the next step is longer, because accepted tokens are computed again."""
@@ -286,5 +348,5 @@ class Speculator:
         return self._pass_cost.seconds(n_decoding + tokens) - self._pass_cost.seconds(n_decoding)
 
 
-def _is_prepared(stats: _SequenceStats) -> bool:
-    return stats.tokens_since_draft < _PREPARE_TOKENS and stats.acceptance.rate(0) >= _MIN_ACCEPTANCE
+def _is_prepared(stats: _SourceStats) -> bool:
+    return stats.tokens_since_draft < _PREPARE_TOKENS and stats.acceptance.rate(0) >= MIN_ACCEPTANCE

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from simulated_passes import PassSeconds, SimulatedSpeculator, compute_bound, memory_bound, slightly_compute_bound
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.acceptance import LEVELS, Acceptance
+from tailrace.engine.speculation.drafter import Drafter
+from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.protocol import Submit
 
 
@@ -32,6 +36,111 @@ class AlwaysRight:
     def learn(self, sequence: Sequence, sampled: list[int], acceptance: Acceptance) -> None: ...
 
     def end(self, sequence: Sequence) -> None: ...
+
+
+class Costly:
+    """A drafter that learns from drafts alone. Each of its tokens takes ``seconds``, and is right while ``right``."""
+
+    learns_without_draft = False
+    prior = (0.7,) * LEVELS
+
+    def __init__(self, seconds: float = 0.3, *, right: bool = False) -> None:
+        self.seconds, self.right = seconds, right
+        self.spent = 0.0
+        self.drafted = 0
+
+    def begin(self, sequence: Sequence) -> None: ...
+
+    def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None: ...
+
+    def prepare(self, sequence: Sequence) -> int | None:
+        return 0
+
+    def draft(self, requests: list[tuple[Sequence, int]]) -> None:
+        self.spent += self.draft_seconds(len(requests), max(length for _, length in requests))
+        for sequence, length in requests:
+            sequence.draft = [1 if self.right else 2] * length
+            self.drafted += length
+
+    def draft_seconds(self, n_sequences: int, length: int) -> float:
+        return self.seconds * length
+
+    def learn(self, sequence: Sequence, sampled: list[int], acceptance: Acceptance) -> None:
+        acceptance.observe_draft(0, sequence.draft, sampled)
+
+    def end(self, sequence: Sequence) -> None: ...
+
+
+class Replies:
+    """Replies of ones, in ``streams`` at a time, whose steps take ``pass_seconds`` and what drafting takes."""
+
+    def __init__(self, streams: int, pass_seconds: PassSeconds, drafter: Costly, *others: Drafter) -> None:
+        self.streams, self.pass_seconds, self.drafter = streams, pass_seconds, drafter
+        self.speculator = SimulatedSpeculator(drafter, pass_seconds, others=others)
+        self.begun = 0
+        self.sources: list[bool] = []  #: for each draft whether it is ``drafter``'s
+
+    def speed(self, tokens: int) -> float:
+        """The speed of another reply of each stream, over the speed without drafts."""
+        running = []
+        for _ in range(self.streams):
+            self.begun += 1
+            sequence = Sequence(Submit(id=self.begun, prompt=[1]), [5, 6, 7, 8], 100_000, frozenset())
+            sequence.computed = 3
+            self.speculator.begin(sequence)
+            running.append(sequence)
+        spent = -self.drafter.spent
+        brought = 0
+        while brought < tokens * self.streams:
+            drafted = self.drafter.drafted
+            self.speculator.propose(running, lambda _: 300, 300, has_waiting=False, equal_split=False)
+            counts = [1 + len(sequence.draft) for sequence in running]
+            if max(counts) > 1:
+                self.sources.append(self.drafter.drafted > drafted)
+            spent += self.pass_seconds(sum(counts))
+            self.speculator.observe(counts, self.streams, 0.0)
+            for sequence in running:
+                sampled = [1] * (1 + (len(sequence.draft) if sequence.draft[:1] == [1] else 0))
+                sequence.tokens += sampled
+                sequence.computed += len(sampled)
+                self.speculator.learn(sequence, sampled)
+                brought += len(sampled)
+        for sequence in running:
+            self.speculator.end(sequence)
+        return brought * self.pass_seconds(self.streams) / self.streams / (spent + self.drafter.spent)
+
+
+@pytest.mark.parametrize("streams", [1, 4, 8])
+@pytest.mark.parametrize("pass_seconds", [memory_bound, slightly_compute_bound, compute_bound])
+def test_a_drafter_that_is_never_right_costs_next_to_nothing(streams: int, pass_seconds: PassSeconds) -> None:
+    replies = Replies(streams, pass_seconds, Costly())
+    assert replies.speed(512) > 0.97, "its drafts have to be seen to be wrong"
+    assert min(replies.speed(512) for _ in range(6)) > 0.997
+
+
+@pytest.mark.parametrize("streams", [1, 4, 8])
+def test_a_drafter_that_is_right_pays(streams: int) -> None:
+    replies = Replies(streams, slightly_compute_bound, Costly(0.1, right=True))
+    replies.speed(512)
+    assert replies.speed(512) > 1.4
+
+
+def test_a_drafter_that_becomes_right_is_found_by_its_probes() -> None:
+    drafter = Costly(0.1)
+    replies = Replies(1, slightly_compute_bound, drafter)
+    replies.speed(2000)
+    drafter.right = True
+    replies.speed(4096)
+    assert replies.speed(512) > 1.5
+
+
+def test_each_draft_comes_from_the_source_that_promises_more() -> None:
+    cheap = Replies(1, slightly_compute_bound, Costly(0.1, right=True), LookupDrafter())
+    cheap.speed(512)
+    assert not any(cheap.sources[-20:]), "a reply that repeats itself is copied without cost"
+    alone = Replies(1, slightly_compute_bound, Costly(0.1, right=True), AlwaysRight())
+    alone.speed(512)
+    assert set(alone.sources) == {True}, "sequences with odd ids have one source"
 
 
 def draft_lengths(
