@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 import structlog
 
 from tailrace.machine.thread_name import name_thread
 from tailrace.observe import log_writer
+from tailrace.progress_page import ProgressPage
 
 #: Exit status of a process whose helper thread died: it broke and may be started again.
 EXIT_THREAD_DIED = 70
@@ -37,3 +39,10 @@ class HelperThread(threading.Thread):
             structlog.get_logger().critical("a helper thread has died", thread=self.name, exc_info=True)
             log_writer.standard_error().flush_last()
             os._exit(EXIT_THREAD_DIED)
+
+
+def report_longest(helpers: Iterable[HelperThread], page: ProgressPage) -> float:
+    """Report the item that a helper thread has worked on for the longest time. Returns these seconds."""
+    begun = min((helper.begun for helper in helpers if helper.begun), default=0.0)
+    page.helper = begun
+    return time.monotonic() - begun if begun else 0.0

@@ -17,7 +17,7 @@ from tailrace.engine.backends.base import Backend
 from tailrace.engine.core_share import CoreShare
 from tailrace.engine.embedding_queue import EmbeddingQueue
 from tailrace.engine.file_waits import FileWaits
-from tailrace.engine.helper_thread import HelperThread
+from tailrace.engine.helper_thread import HelperThread, report_longest
 from tailrace.engine.inbox import Inbox, InboxItem
 from tailrace.engine.kv_cache.cache_op_executor import Applied
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, Fetched
@@ -30,6 +30,7 @@ from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.draft_rollback import DraftRollback
 from tailrace.engine.speculation.speculator import Speculator
+from tailrace.engine.speculation.step_drafts import StepDrafts
 from tailrace.engine.step import StepBatch, sample_step
 from tailrace.engine.step_accounting import StepAccounting
 from tailrace.engine.step_masks import StepMasks
@@ -79,8 +80,7 @@ class EngineLoop:
         self._longest = LongestStep(self._page, backend, prefill_chunk)
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
-        if cache is None:
-            cache = PrefixCache.empty(backend, host_cache_tokens, disk, checkpoint_bytes)
+        cache = cache or PrefixCache.empty(backend, host_cache_tokens, disk, checkpoint_bytes)
         cache.executor.deliver_to(self.inbox.put)
         self.cache = cache  #: for the next loop; no sequence runs in it once ``run`` has ended
         self._cache, self._executor = cache
@@ -95,8 +95,9 @@ class EngineLoop:
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._batch = StepBatch([])  #: the last step's
         self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
-        self._draft_rollback = DraftRollback(backend)
-        self._accounting = StepAccounting(cache, self._prefill_budget, speculator, self._draft_rollback)
+        draft_rollback = DraftRollback(backend)
+        self._drafts = None if speculator is None else StepDrafts(speculator, backend, self._cache, draft_rollback)
+        self._accounting = StepAccounting(cache, self._prefill_budget, speculator, draft_rollback)
         self._counters = self._accounting.counters  #: those of steps
         self._masks = StepMasks(
             self._sequences,
@@ -107,7 +108,7 @@ class EngineLoop:
             can_recompute=not backend.rollback.by_checkpoints,
         )
         self._moving = False  #: whether states move in pieces, beside steps or while nothing runs
-        self._report_growth()
+        self._page.growth = cache.growth_bytes(backend.bytes_per_cell)
         self._other_counters: list[EngineCounters] = []  #: of parts beside the loop
 
     @property
@@ -132,8 +133,7 @@ class EngineLoop:
     def _run(self, publish: Publish) -> None:
         page, longest, cores = self._page, self._longest, self._core_share
         next_heartbeat = now = time.monotonic()
-        idle, quiet = True, 0
-        blocked = False  # All sequences that run await their masks.
+        idle, quiet, blocked = True, 0, False  # blocked: all sequences that run await their masks
         while True:
             waits = (idle or blocked) and not self._moving
             if not self.take(next_heartbeat - now if waits else 0.0):
@@ -192,8 +192,8 @@ class EngineLoop:
 
     def _step(self, publish: Publish | None) -> Step | None:
         planning = time.perf_counter()
-        if self._speculator is not None:
-            self._propose_drafts(self._speculator)
+        if self._drafts is not None:
+            self._drafts.propose(self._scheduler.running, has_waiting=bool(self._scheduler.waiting))
         reuse_plan = self._scheduler.can_reuse_plan()
         if not reuse_plan:
             failed = self._schedule(publish)
@@ -227,12 +227,8 @@ class EngineLoop:
             # Also where the HTTP process has gone: what the cache holds is kept for the next one.
             self._accounting.add(batch, lengths, masked - begun)
             for failure in step.failed:
-                # The sequence's own KV may be broken: no other one may find it as a prefix.
                 sequence = self._sequences[failure.id]
-                self._cache.truncate(sequence.slot, 0)
-                self._backend.kv_truncate(sequence.slot, 0)
-                if self._cache.checkpoints is not None:
-                    self._cache.checkpoints.forget(sequence.tokens)
+                self._executor.discard(sequence.slot, sequence.tokens)
                 self._drop(sequence)
             for finished in step.finished:
                 self._drop(self._sequences[finished.id])
@@ -257,7 +253,7 @@ class EngineLoop:
             counters=counters,
             step_tokens=self._accounting.step_tokens,
             longest_step=self._page.longest,
-            stuck=self._report_helpers(),
+            stuck=report_longest(self.helpers, self._page),
         )
 
     def close(self) -> None:
@@ -316,28 +312,6 @@ class EngineLoop:
         self._embeddings.clear()
 
     # Schedule
-
-    def _propose_drafts(self, speculator: Speculator) -> None:
-        """Set the drafts that the coming step checks."""
-        cache, running = self._cache, self._scheduler.running
-        shared = cache.layout.shared
-        max_batch = self._backend.max_batch
-        total = (min(max_batch, cache.free_cells(0)) if shared else max_batch) - len(running)
-        has_waiting = bool(self._scheduler.waiting)
-        speculator.propose(
-            running,
-            self._max_draft,
-            total,
-            has_waiting=has_waiting,
-            # llama.cpp splits a batch of a recurrent memory so that each part has equally many tokens of each sequence.
-            equal_split=not shared or self._backend.rollback.by_checkpoints,
-            rollback=self._draft_rollback,
-        )
-        self._draft_rollback.begin(running)
-
-    def _max_draft(self, sequence: Sequence) -> int:
-        """Tokens that may be added behind the sequence's last one."""
-        return min(self._cache.free_cells(sequence.slot) - 1, self._draft_rollback.max_draft)
 
     def _schedule(self, publish: Publish | None) -> Sequence | None:
         """Plan the coming step, apply the plan's cache ops and make its batch.
@@ -419,19 +393,7 @@ class EngineLoop:
             publish(Step([], [], [], [], {}, [answer]) if isinstance(answer, Failed) else answer)
         self._counters.embedding_seconds += time.perf_counter() - begun
 
-    def _report_helpers(self) -> float:
-        """Report the item that a helper thread has worked on for the longest time. Returns these seconds."""
-        begun = min((helper.begun for helper in self.helpers if helper.begun), default=0.0)
-        self._page.helper = begun
-        return time.monotonic() - begun if begun else 0.0
-
-    def _report_growth(self) -> None:
-        """Report how much memory the caches may still take."""
-        checkpoints = self._cache.checkpoints
-        growth = self._cache.growth_tokens * self._backend.bytes_per_cell
-        self._page.growth = growth + (checkpoints.free_bytes if checkpoints is not None else 0)
-
     def _publish_heartbeat(self, publish: Publish) -> None:
-        self._report_growth()
+        self._page.growth = self.cache.growth_bytes(self._backend.bytes_per_cell)
         self._published_queue = (len(self._scheduler.running), len(self._scheduler.waiting))
         publish(self.heartbeat())

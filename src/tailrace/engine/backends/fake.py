@@ -26,6 +26,7 @@ from tailrace.engine.backends.base import (
     RankFormat,
     StateMove,
 )
+from tailrace.engine.backends.fake_state_move import FakeStateMove
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
@@ -249,13 +250,13 @@ class FakeBackend:
         if not self.piece_tokens:
             return None
         held = self._tokens[slot]
-        return _Move(held, np.array(held, np.int32).view(np.uint8), [], len(held), self.piece_tokens)
+        return FakeStateMove(held, np.array(held, np.int32).view(np.uint8), [], len(held), self.piece_tokens)
 
     def kv_begin_load(self, slot: int, state: KVState, length: int) -> StateMove | None:
         """See ``Backend``."""
         if not self.piece_tokens:
             return None
-        return _Move(state.view(np.int32).tolist(), state, self._tokens[slot], length, self.piece_tokens)
+        return FakeStateMove(state.view(np.int32).tolist(), state, self._tokens[slot], length, self.piece_tokens)
 
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``. Raises AssertionError for a length that the imitated memory can't be reduced to."""
@@ -315,26 +316,6 @@ class FakeBackend:
 
     def close(self) -> None:
         """See ``Backend``: there is nothing to free."""
-
-
-class _Move:
-    """See ``StateMove``. Tokens go from one list to another."""
-
-    def __init__(self, source: list[int], state: KVState, target: list[int], length: int, piece_tokens: int) -> None:
-        """The first ``length`` tokens of ``source`` go to ``target``."""
-        self._source, self._target = source, target
-        self._length, self._piece_tokens = length, piece_tokens
-        self.state: KVState | None = state
-
-    @property
-    def done(self) -> bool:
-        """See ``StateMove``."""
-        return len(self._target) >= self._length
-
-    def advance(self) -> None:
-        """See ``StateMove``."""
-        begin = len(self._target)
-        self._target += self._source[begin : min(begin + self._piece_tokens, self._length)]
 
 
 class FakeEmbeddingContext:

@@ -14,32 +14,18 @@ checkpoint that is a prefix of the prompt (``checkpoints``), and a sliding windo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from tailrace.engine.kv_cache.cache_ops import Evict, Leaving, Placement, Relayout, Swap
-from tailrace.engine.kv_cache.checkpoints import Checkpoint, Checkpoints
+from tailrace.engine.kv_cache.checkpoints import Checkpoint, Checkpoints, usable_prefix
 from tailrace.engine.kv_cache.eviction import LruIndex
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
-from tailrace.engine.kv_cache.prefix_store import PrefixStore, common_prefix
+from tailrace.engine.kv_cache.prefix_store import PrefixStore
 from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
+from tailrace.engine.kv_cache.slot import Slot
 
 #: Tokens behind the last checkpoint from which one is taken where a sequence goes on: no step has to end for it.
 _MIN_CONTINUED = 16
-
-
-@dataclass(slots=True)
-class Slot:
-    """One sequence's part of the KV cache: ``tokens`` are computed and stored in it.
-
-    ``cells``: in a shared layout the cell of each token; empty in a partitioned one. ``occupied``: by a running
-    sequence. ``floor``: the smallest length above 0 to which a sliding window's cells allow it to be cut.
-    """
-
-    index: int
-    tokens: list[int] = field(default_factory=list)
-    cells: list[int] = field(default_factory=list)
-    occupied: bool = False
-    floor: int = 0
 
 
 class KVCache:
@@ -160,11 +146,11 @@ class KVCache:
         checkpoints = self._prefix_checkpoints(tokens)
         for key, stored in self.prefix_store.items():
             floor = self.rollback.state_floor(len(stored))
-            length, checkpoint = _usable(stored, tokens, longest, floor, checkpoints)
+            length, checkpoint = usable_prefix(stored, tokens, longest, floor, checkpoints)
             if length > best.prefix_len:
                 best = Placement(target.index, length, offload_key=key, checkpoint=checkpoint)
         for slot in self._loaded_slots():
-            length, checkpoint = _usable(slot.tokens, tokens, longest, self._floor(slot), checkpoints)
+            length, checkpoint = usable_prefix(slot.tokens, tokens, longest, self._floor(slot), checkpoints)
             # At equal length a slot's prefix costs less than an offloaded one.
             if length > best.prefix_len or (length == best.prefix_len > 0 and best.offload_key is not None):
                 copied = Placement(target.index, length, source_slot=slot.index, checkpoint=checkpoint)
@@ -184,7 +170,7 @@ class KVCache:
         checkpoints = self._prefix_checkpoints(tokens)
         held = [(stored, self.rollback.state_floor(len(stored))) for _, stored in self.prefix_store.items()]
         held += [(slot.tokens, self._floor(slot)) for slot in self._loaded_slots()]
-        longest = max(_usable(each, tokens, len(tokens), floor, checkpoints)[0] for each, floor in held)
+        longest = max(usable_prefix(each, tokens, len(tokens), floor, checkpoints)[0] for each, floor in held)
         return longest if self.rollback.has_cells else max(longest, *(each.length for each in checkpoints), 0)
 
     def plan_checkpoints(self, tokens: list[int], start: int) -> list[int]:
@@ -402,18 +388,3 @@ class KVCache:
         cells = self.layout.cells if self.layout.shared else 0
         self._free = list(range(cells - 1, -1, -1))
         self._references = [0] * cells
-
-
-def _usable(
-    held: list[int], tokens: list[int], longest: int, floor: int, checkpoints: list[Checkpoint]
-) -> tuple[int, Checkpoint | None]:
-    """How many of ``tokens``, ``longest`` at most, a sequence can start with that finds the tokens ``held``; and the
-    checkpoint to which it goes back for that.
-
-    ``floor``: the smallest length to which they can be cut. ``checkpoints``: the prefixes of ``tokens``, rising.
-    """
-    length = min(common_prefix(held, tokens), longest)
-    if length == len(held) or length >= floor:
-        return length, None
-    found = next((each for each in reversed(checkpoints) if each.length <= length), None)
-    return (found.length, found) if found is not None else (0, None)

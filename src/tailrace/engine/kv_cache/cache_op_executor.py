@@ -101,6 +101,13 @@ class CacheExecutor:
         for slot in slots:
             self._backend.kv_truncate(slot, 0)
 
+    def discard(self, slot: int, tokens: list[int]) -> None:
+        """Empty the slot of ``tokens``, whose content may be broken: no sequence may find it as a prefix."""
+        self._cache.truncate(slot, 0)
+        self._backend.kv_truncate(slot, 0)
+        if self._cache.checkpoints is not None:
+            self._cache.checkpoints.forget(tokens)
+
     def fetch(self, tokens: list[int], identity: int) -> bool:
         """Have the prefix of ``tokens`` read from the disk tier for the sequence ``identity``, if it is much longer
         there than in memory. Whether a ``Fetched`` will be delivered.

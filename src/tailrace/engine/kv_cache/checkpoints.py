@@ -17,6 +17,7 @@ from hashlib import blake2b
 
 from tailrace.engine.backends.base import KVState
 from tailrace.engine.kv_cache.checkpoint_positions import checkpoint_positions
+from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.engine.kv_cache.state_file import Carried
 
 #: Checkpoints, at most, however small they are: each admission of a sequence looks at all of their lengths.
@@ -137,6 +138,21 @@ class Checkpoints:
         for other in self._by_key.values():
             if other.parent is checkpoint:
                 other.parent = checkpoint.parent
+
+
+def usable_prefix(
+    held: list[int], tokens: list[int], longest: int, floor: int, checkpoints: list[Checkpoint]
+) -> tuple[int, Checkpoint | None]:
+    """How many of ``tokens``, ``longest`` at most, a sequence can start with that finds the tokens ``held``; and the
+    checkpoint to which it goes back for that.
+
+    ``floor``: the smallest length to which they can be cut. ``checkpoints``: the prefixes of ``tokens``, rising.
+    """
+    length = min(common_prefix(held, tokens), longest)
+    if length == len(held) or length >= floor:
+        return length, None
+    found = next((each for each in reversed(checkpoints) if each.length <= length), None)
+    return (found.length, found) if found is not None else (0, None)
 
 
 def _keys(tokens: list[int], lengths: list[int]) -> list[_Key]:

@@ -39,3 +39,9 @@ class PrefixCache(NamedTuple):
             piece_tokens=backend.piece_tokens,
         )
         return cls(accounting, CacheExecutor(backend, accounting, disk, lambda fetched: None))
+
+    def growth_bytes(self, bytes_per_cell: int) -> int:
+        """How much memory the caches may still take."""
+        checkpoints = self.accounting.checkpoints
+        growth = self.accounting.growth_tokens * bytes_per_cell
+        return growth + (checkpoints.free_bytes if checkpoints is not None else 0)
