@@ -102,6 +102,11 @@ def test_a_slot_that_goes_back_computes_the_same_to_the_last_bit(backend: LlamaB
 
     decode(0, 200, 0)
     checkpoint = backend.kv_checkpoint(0) if needs_checkpoints else np.empty(0, np.uint8)
+    if needs_checkpoints:
+        larger = np.full(checkpoint.size + 1000, 7, np.uint8)
+        reused = backend.kv_checkpoint(0, larger)
+        assert np.shares_memory(reused, larger)
+        assert np.array_equal(reused, checkpoint), "in memory that is a little larger"
     expected = decode(200, 300, 0)
     assert goes_back(0)
     assert np.array_equal(decode(200, 300, 0), expected), "in its slot"

@@ -291,7 +291,7 @@ class Backend(Protocol):
 
         It belongs to the slot's tokens so far, and serves each slot and layout that holds them. It is valid for the
         life of the loaded model, and in a file for any process with the same model. The cost is that of copying
-        ``rollback.checkpoint_bytes``. ``reused``: an old one that isn't needed any more and may be overwritten.
+        ``rollback.checkpoint_bytes``. ``reused``: memory that may be overwritten, of an old one say.
         Only for models that roll back by checkpoints. Raises BackendError, MemoryError.
         """
         ...

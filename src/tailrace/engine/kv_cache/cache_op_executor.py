@@ -16,6 +16,7 @@ import structlog
 from tailrace.engine.backends.base import WHOLE, Backend, KVLayoutError, KVState
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Placement, Relayout, Swap
+from tailrace.engine.kv_cache.checkpoint_memory import CheckpointMemory
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, DiskTier, Fetched, Savable
 from tailrace.engine.kv_cache.prefix_store import OffloadResult
 from tailrace.engine.kv_cache.state_file import Carried
@@ -51,6 +52,7 @@ class CacheExecutor:
         self._cache = cache
         self._gauge = MemoryGauge()
         self._moves = StateMoves(backend, cache, self._gauge)
+        self._checkpoint_memory = CheckpointMemory(cache.rollback.checkpoint_bytes, self._gauge)
         self._host_states: dict[int, KVState] = {}  #: by the prefix store's keys
         self._disk = _open_tier(disk, deliver) if disk is not None else None
 
@@ -94,6 +96,8 @@ class CacheExecutor:
         if not (moved.more or moved.ended):
             touched = _TOUCH_BYTES if beside else _IDLE_TOUCH_BYTES
             moved.more = self._backend.kv_touch_ahead(self._cache.used_cells, touched)
+            if not (moved.more or beside) and (checkpoints := self._cache.checkpoints) is not None:
+                moved.more = self._checkpoint_memory.prepare(touched, checkpoints.free_bytes)
         return moved
 
     def empty(self, slots: Iterable[int]) -> None:
@@ -199,7 +203,7 @@ class CacheExecutor:
         if missing < 0 and not self._gauge.allows(self._cache.rollback.checkpoint_bytes):
             return
         try:
-            state = self._backend.kv_checkpoint(slot)
+            state = self._backend.kv_checkpoint(slot, self._checkpoint_memory.take())
         except MemoryError:
             return
         checkpoints.add(tokens, length, state)

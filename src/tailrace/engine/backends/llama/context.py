@@ -30,6 +30,8 @@ from tailrace.models.kv_shape import CacheTypes
 _MAX_UBATCH = 512
 #: Bytes of a state that move at once, at most.
 _PIECE_BYTES = 4 << 20
+#: Bytes of reused memory that a checkpoint may leave unused.
+_WASTED_BYTES = 65_536
 #: Flags for a state with everything in it.
 _WHOLE = 0
 
@@ -274,7 +276,8 @@ class LlamaContext:
     def _read(self, slot: int, flags: int, reused: KVState | None = None) -> KVState:
         size = llama.llama_state_seq_get_size_ext(self.pointer, slot, flags)
         # Memory that is touched for the first time costs more than the copy.
-        state = reused if reused is not None and reused.size == size else allocate_state(size)
+        fits = reused is not None and size <= reused.size <= size + _WASTED_BYTES
+        state = reused[:size] if reused is not None and fits else allocate_state(size)
         written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, flags)
         if written != state.size:
             raise BackendError(f"slot {slot}'s KV can't be read out")
