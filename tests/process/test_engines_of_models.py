@@ -38,7 +38,7 @@ def asked(model: str, text: str = "<say>ok</say>", **options: object) -> dict[st
 
 def engine_of(server: ServerProcess, model: str) -> int:
     """The process of the model's engine, as the server's state has it."""
-    (state,) = server.temporary.glob("tailrace-*/state.json")
+    (state,) = server.temporary.glob("tailrace/servers/*.json")
     loaded = json.loads(state.read_bytes())["loaded"]
     pid: int = next(each["engines"][0] for each in loaded if each["name"] == model)
     return pid

@@ -217,7 +217,7 @@ def test_a_signal_lets_running_replies_finish(number: signal.Signals) -> None:
             assert chat_stream(reply).text == ["x" * 150]
         assert server.process.wait(PATIENCE) == 0
         assert not any(alive(pid) for pid in children)
-        assert not list(server.temporary.glob("tailrace-*")), "the sockets' folder is left behind"
+        assert not list(server.temporary.glob("tailrace/servers/*")), "the server's record is left behind"
         assert "Traceback" not in server.log
 
 
@@ -317,7 +317,7 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
             assert server.process.poll() is None, "it waits for the reply"
             server.process.send_signal(signal.SIGINT)
             assert server.process.wait(PATIENCE) == 128 + signal.SIGINT
-        assert not list(server.temporary.glob("tailrace-*")), "the sockets' folder is left behind"
+        assert not list(server.temporary.glob("tailrace/servers/*")), "the server's record is left behind"
         wait_for("the children to vanish", lambda: not any(alive(pid) for pid in children))
 
 

@@ -116,6 +116,7 @@ class OrderingServer:
                     **(environment or {}),
                     "TAILRACE_TEST_SOCKET": address,
                     "TMPDIR": self._folder.name,
+                    "XDG_STATE_HOME": self._folder.name,
                 },
             )
         self.news: list[dict[str, Any]] = []

@@ -17,12 +17,15 @@ from tailrace.cli.convert import convert
 from tailrace.cli.doctor import doctor
 from tailrace.cli.keys import keys
 from tailrace.cli.list import list_models
+from tailrace.cli.logs import show_logs
 from tailrace.cli.metrics import metrics
+from tailrace.cli.ps import ps
 from tailrace.cli.pull import pull_model
 from tailrace.cli.rm import remove_model
 from tailrace.cli.run import run
 from tailrace.cli.serve import serve
 from tailrace.cli.show import show
+from tailrace.cli.stop import stop
 from tailrace.cli.top import top
 from tailrace.cli.tune import tune
 from tailrace.errors import ConfigurationError, TailraceError
@@ -55,6 +58,9 @@ def options(
 
 
 app.command()(serve)
+app.command()(ps)
+app.command()(stop)
+app.command("logs")(show_logs)
 app.command()(run)
 app.command("pull")(pull_model)
 app.command("rm")(remove_model)

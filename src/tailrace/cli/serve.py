@@ -1,4 +1,4 @@
-"""``tailrace serve``: the server, in the foreground."""
+"""``tailrace serve``: the server, in the foreground, or with ``--detach`` in the background."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tailrace.cli import background_server
 from tailrace.cli.served_models import served_models
 from tailrace.errors import ConfigurationError
 from tailrace.observe import logs
@@ -16,7 +17,7 @@ from tailrace.settings import resolve
 from tailrace.supervisor import Supervisor
 
 #: Parameters of the command that are no settings.
-_NO_SETTINGS = frozenset({"config", "embeddings", "jinja", "models", "rerank"})
+_NO_SETTINGS = frozenset({"config", "detach", "embeddings", "jinja", "models", "rerank"})
 
 
 def serve(
@@ -24,6 +25,9 @@ def serve(
         list[str] | None,
         typer.Argument(metavar="[MODEL]...", help="Paths, names, hf:ORG/REPO:QUANT, ollama:MODEL:TAG."),
     ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Serve in the background: see tailrace ps, logs and stop.")
+    ] = False,
     models_dir: Annotated[str | None, typer.Option(help="Folder whose GGUF files are served, too.")] = None,
     all_models: Annotated[
         bool | None, typer.Option(help="Serve all models of this machine, too: see tailrace list [no].")
@@ -184,4 +188,7 @@ def serve(
     served = served_models(models or (), flags, config)
     check_installed(served.settings.otlp_endpoint)
     check_http_settings(served.settings)
+    if detach:
+        background_server.report(background_server.start(served))
+        return
     raise typer.Exit(Supervisor(served.settings, served.specs).run())

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.live import Live
 
 from tailrace.cli import console_output
-from tailrace.cli.stats_client import NoAnswer, StatsClient, own_server
+from tailrace.cli.server_client import NoAnswer
+from tailrace.cli.stats_client import StatsClient, own_server
 from tailrace.cli.top_screen import screen
 from tailrace.diagnosis.report import Stats
 

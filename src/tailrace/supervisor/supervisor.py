@@ -6,7 +6,6 @@ reads a page of memory for each child. With one model the server ends with it. W
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -22,7 +21,7 @@ from tailrace.machine import open_files
 from tailrace.machine.free_memory import read_memory
 from tailrace.machine.plan import MachinePlan
 from tailrace.machine.plan_wording import memory_size
-from tailrace.machine.running_servers import ServerState, StateFolder
+from tailrace.observe.log_file import LogFile
 from tailrace.serving.control import FromServer, RemoveModel, ServeModel
 from tailrace.serving.memory_share import load_bytes, memory_budget
 from tailrace.serving.model_spec import ModelSpec, loads_on_demand
@@ -39,11 +38,13 @@ from tailrace.supervisor.model_plan import PlannedModel, plan_model, plan_only_m
 from tailrace.supervisor.service_manager import ServiceManager
 from tailrace.supervisor.service_report import ServiceReport
 from tailrace.supervisor.signal_queue import SignalQueue
+from tailrace.supervisor.state_report import StateReport
 
 #: Exit status after giving up a child that has served and keeps dying.
 EXIT_GAVE_UP = 70
-#: Seconds between two looks at the children.
+#: Seconds between two looks at the children, and before the server has been ready.
 _LOOK_SECONDS = 1.0
+_STARTING_LOOK_SECONDS = 0.1
 #: Seconds that a child may take to stop beyond the drain time.
 STOP_GRACE_SECONDS = 5.0
 #: Signals that would end the supervisor before it has handlers.
@@ -62,11 +63,14 @@ class _End:
 
 @dataclass
 class Supervisor:
-    """Serves ``models``, at least one; the first is the default. ``settings`` are the server's."""
+    """Serves ``models``, at least one; the first is the default. ``settings`` are the server's.
+
+    ``log_file``: where standard error goes, where this is a server in the background.
+    """
 
     settings: Settings
     models: tuple[ModelSpec, ...]
-    _folder: StateFolder = field(default_factory=StateFolder)
+    log_file: LogFile | None = None
     _manager: ServiceManager = field(default_factory=ServiceManager)
 
     def run(self) -> int:
@@ -83,13 +87,15 @@ class Supervisor:
         self.models = tuple(self._with_disk_share(spec) for spec in self.models)
         self._plan = self._plan_start()
         self._listening = http = listen(self.settings.host, self.settings.port)
-        self._host, self._port = http.getsockname()[:2]
+        host, port = http.getsockname()[:2]
+        log = str(self.log_file.path) if self.log_file is not None else None
+        self._report = StateReport(self.settings, (host, port), self._plan.http_cpus, log)
         self._control = ControlLink(lambda name: self._groups.report(name))
         self._factory = ChildFactory(self.settings, http, self._control.server_fd, alone=self._alone)
         self._groups = ModelGroups(self._make_group, self._start_group, self._on_news)
         self._server = self._factory.http(self.models, self._plan, 0 if self._alone else self._budget)
         self._announced = False
-        self._service = ServiceReport(self._manager, self._server, lambda: self.models, self._port, alone=self._alone)
+        self._service = ServiceReport(self._manager, self._server, lambda: self.models, port, alone=self._alone)
         # A terminal that is closed stops the server, as users expect of a program in it. While it is there, SIGHUP
         # asks for files to be read again.
         stops = (*_STOPS, signal.SIGHUP) if sys.stdin is not None and sys.stdin.isatty() else _STOPS
@@ -111,7 +117,7 @@ class Supervisor:
                 http.close()
                 self._factory.close()
                 self._control.close()
-                self._folder.remove()
+                self._report.remove()
         if end.reason:
             self._log.error("the server has ended", reason=end.reason, exit_status=end.status)
         return end.status
@@ -222,13 +228,19 @@ class Supervisor:
     def _period(self) -> float:
         """Seconds between two looks."""
         watchdog = self._manager.watchdog_seconds
-        return _LOOK_SECONDS if watchdog is None else min(_LOOK_SECONDS, watchdog)
+        seconds = _LOOK_SECONDS if self._announced else _STARTING_LOOK_SECONDS
+        return seconds if watchdog is None else min(seconds, watchdog)
 
     def _seconds_until_due(self, looked: float) -> float | None:
         """Seconds until the loop has something to do without a signal; None: never."""
         due = [child.start_at for child in self._children if child.start_at is not None]
         due += [group.kill_at for group in self._groups if group.kill_at is not None]
-        if self.settings.hang_seconds or self._manager.is_there or not self._announced or not self._alone:
+        if (
+            self.settings.hang_seconds
+            or self._manager.is_there
+            or self.log_file
+            or not (self._announced and self._alone)
+        ):
             due.append(looked + self._period)
         return min(due) - time.monotonic() if due else None
 
@@ -244,6 +256,9 @@ class Supervisor:
         self._factory.look_at_standby(now, loads=loads)
         if not self._announced and self._server.page is not None and self._server.page.ready:
             self._announced = True
+            self._leave_state()
+        if self.log_file is not None:
+            self.log_file.limit()
         self._service.look(self._groups, announced=self._announced)
         if not hangs:
             self._manager.sign_of_life(now, self._period)
@@ -347,19 +362,8 @@ class Supervisor:
         self._leave_state()
 
     def _leave_state(self) -> None:
-        """For ``tailrace doctor``."""
-        self._folder.write(
-            ServerState(
-                models=tuple(spec.name for spec in self.models),
-                loaded=tuple(group.state for group in self._groups if group.is_wanted),
-                port=self._port,
-                supervisor=os.getpid(),
-                http=self._server.pid,
-                http_cpus=self._plan.http_cpus,
-                host=self._host,
-                tls=self.settings.tls_cert is not None,
-            )
-        )
+        """For ``tailrace ps``, ``stop``, ``logs`` and ``doctor``."""
+        self._report.write(self.models, self._groups, self._server.pid, ready=self._announced)
 
     # Signals
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.engine.sampling.logits_ops.native.build import LOGITS_TIERS
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
-from tailrace.machine.running_servers import LoadedModel, ServerState, find_servers, write_state
+from tailrace.machine.running_servers import LoadedModel, ServerState
 from tailrace.machine.topology import read_topology
 from tailrace.settings import Settings
 
@@ -133,38 +132,6 @@ def test_a_bound_main_thread_doesn_t_hide_where_memory_lies(tmp_path: Path) -> N
     assert plan.replicas[0].main
     shown = dict(_processes(plan))["engine"]
     assert shown.startswith("memory on node 0; main thread on CPU 4; decode and prefill: 3 threads")
-
-
-def test_servers_are_found_by_their_sockets(tmp_path: Path) -> None:
-    plan = make_plan(machine("virtual-2", tmp_path), Settings())
-    states = {port: msgspec.structs.replace(state(plan, engines=(200,)), port=port) for port in (8001, 8000)}
-    sockets = [
-        "Num       RefCount Protocol Flags    Type St Inode Path",
-        "0: 00000002 00000000 00010000 0001 01 17 @/tmp/x",
-    ]
-    for port, each in states.items():
-        (folder := tmp_path / f"run {port}").mkdir()
-        write_state(folder, each)
-        line = f"0000000000000000: 00000002 00000000 00010000 0001 01 4{port} {folder}/server.sock"
-        sockets += [line, line.replace("00010000", "00000000")]
-    (tmp_path / "gone").mkdir()
-    (tmp_path / "strange").mkdir()
-    (tmp_path / "strange/state.json").write_text('{"plan": 1}')
-    sockets += [
-        f"0: 00000002 00000000 00010000 0001 01 5 {tmp_path}/{name}/server.sock" for name in ("gone", "strange")
-    ]
-    (tmp_path / "proc/net").mkdir(parents=True)
-    (tmp_path / "proc/net/unix").write_text("\n".join(sockets) + "\n")
-    assert find_servers(tmp_path) == [states[8000], states[8001]]
-    assert find_servers(tmp_path / "gone") == []
-
-
-def test_another_user_s_folder_isn_t_believed(tmp_path: Path) -> None:
-    write_state(tmp_path, state(make_plan(machine("virtual-2", tmp_path), Settings()), engines=(200,)))
-    (tmp_path / "proc/net").mkdir(parents=True)
-    (tmp_path / "proc/net/unix").write_text(f"0: 00000002 00000000 00010000 0001 01 5 {tmp_path}/server.sock\n")
-    assert len(find_servers(tmp_path)) == 1
-    assert find_servers(tmp_path, user=os.getuid() + 1) == []
 
 
 def test_a_diagnosis_of_a_recorded_machine(tmp_path: Path) -> None:

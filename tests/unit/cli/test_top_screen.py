@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from diagnosed_server import changed
+from tailrace.cli.server_client import ServerClient
 from tailrace.cli.stats_client import StatsClient, _harmless
 from tailrace.cli.top_screen import screen
 from tailrace.diagnosis.report import Stats, make_stats
@@ -98,9 +99,8 @@ def test_names_from_the_wire_control_no_terminal() -> None:
     ],
 )
 def test_a_clients_base_url_is_as_good_as_the_root(url: str, root: str) -> None:
-    client = StatsClient(url)
-    assert client.url == root
-    assert client._path == "/stats"
+    client = ServerClient(url)
+    assert (client.url, client.root) == (root, root)
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "http://", "http://host:port"])
