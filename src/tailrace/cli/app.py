@@ -11,6 +11,7 @@ from rich.markup import escape
 from tailrace import __version__
 from tailrace.cli import console_output
 from tailrace.cli.bench import bench
+from tailrace.cli.chat import chat
 from tailrace.cli.check import check
 from tailrace.cli.config import config
 from tailrace.cli.convert import convert
@@ -62,6 +63,7 @@ app.command()(ps)
 app.command()(stop)
 app.command("logs")(show_logs)
 app.command()(run)
+app.command()(chat)
 app.command("pull")(pull_model)
 app.command("rm")(remove_model)
 app.command()(bench)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from tailrace.chat.reply_parts import TextPart
 from tailrace.cli.chat_history import ChatHistory
-from tailrace.cli.local_model import LocalModel, Stats
-from tailrace.cli.slash_commands import run_command
+from tailrace.cli.chat_model import ChatModel, Stats
+from tailrace.cli.slash_commands import MoreCommand, run_command
 from tailrace.cli.terminal import Interrupts, Terminal, history, history_file
-from tailrace.errors import RequestError
+from tailrace.errors import TailraceError
 
 
-def talk(local: LocalModel, name: str, conversation: ChatHistory, terminal: Terminal, interrupts: Interrupts) -> None:
-    """Turn by turn, until /exit or Ctrl-D."""
-    about = f"{name} ({local.info.description}), context {local.info.context} tokens"
-    terminal.say(f"{about}. /help lists the commands, Ctrl-D leaves.")
+def talk(
+    model: ChatModel,
+    conversation: ChatHistory,
+    terminal: Terminal,
+    interrupts: Interrupts,
+    *,
+    about: Callable[[], str],
+    more: Mapping[str, MoreCommand] | None = None,
+) -> None:
+    """Turn by turn, until /exit or Ctrl-D. ``about``: the model in a line; ``more``: further slash commands."""
+    terminal.say(f"{about()}. /help lists the commands, Ctrl-D leaves.")
     with history(history_file(), terminal.say):
         while (line := _line(terminal)) is not None:
             if line.startswith("/"):
-                outcome = run_command(line.rstrip(), conversation, about)
+                outcome = run_command(line.rstrip(), conversation, about(), more)
                 if outcome.action == "exit":
                     return
                 if outcome.text:
@@ -26,7 +35,7 @@ def talk(local: LocalModel, name: str, conversation: ChatHistory, terminal: Term
                     continue
                 line = _several_lines(terminal)
             if line.strip():
-                _turn(local, conversation, line.strip(), terminal, interrupts)
+                _turn(model, conversation, line.strip(), terminal, interrupts)
     terminal.say("")
 
 
@@ -51,13 +60,16 @@ def _several_lines(terminal: Terminal) -> str:
     return "\n".join(lines)
 
 
-def _turn(local: LocalModel, conversation: ChatHistory, text: str, terminal: Terminal, interrupts: Interrupts) -> None:
+def _turn(model: ChatModel, conversation: ChatHistory, text: str, terminal: Terminal, interrupts: Interrupts) -> None:
     conversation.ask(text)
     try:
-        reply, stats = show_reply(local, conversation, terminal, interrupts)
-    except RequestError as error:
+        reply, stats = show_reply(model, conversation, terminal, interrupts)
+    except TailraceError as error:
         conversation.take_back()
-        terminal.say(f"{error.message} Your message was taken back; /clear starts over.")
+        terminal.end_reply()
+        terminal.say(
+            f"{error}{'' if str(error).endswith('.') else '.'} Your message was taken back; /clear starts over."
+        )
         return
     if reply or stats.ended != "cancelled":
         conversation.answer(reply)
@@ -68,11 +80,11 @@ def _turn(local: LocalModel, conversation: ChatHistory, text: str, terminal: Ter
 
 
 def show_reply(
-    local: LocalModel, conversation: ChatHistory, terminal: Terminal, interrupts: Interrupts
+    model: ChatModel, conversation: ChatHistory, terminal: Terminal, interrupts: Interrupts
 ) -> tuple[str, Stats]:
     """Show the reply as it comes; its text without reasoning, and its figures."""
     interrupts.pending = False
-    reply = local.reply(conversation)
+    reply = model.reply(conversation)
     texts: list[str] = []
     for parts in reply:
         for part in parts:
@@ -92,7 +104,9 @@ def described(stats: Stats) -> str:
     if stats.tokens_per_second is not None:
         figures.append(f"{stats.tokens_per_second:.1f} tokens/s")
     figures.append(f"TTFT {stats.first_token:.2f} s")
-    figures.append(f"{stats.cached_tokens} of {stats.prompt_tokens} prompt tokens cached")
+    if stats.prompt_tokens is not None:
+        cached = f"{stats.cached_tokens} of " if stats.cached_tokens is not None else ""
+        figures.append(f"{cached}{stats.prompt_tokens} prompt tokens{' cached' if cached else ''}")
     why = {"max_tokens": "cut off at max_tokens", "context": "cut off: the context is full", "cancelled": "stopped"}
     if stats.ended in why:
         figures.append(why[stats.ended])

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
 from tailrace.chat.chat_format import ChatFormat
 from tailrace.chat.reply_parts import ReplyPart
 from tailrace.chat.reply_pipeline import ReplyPipeline
-from tailrace.cli.chat_history import ChatHistory
+from tailrace.cli.chat_history import ChatHistory, Parameters
+from tailrace.cli.chat_model import Stats
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.load import make_loop
 from tailrace.engine.loop import EngineLoop
@@ -26,23 +26,6 @@ from tailrace.errors import ContextLengthExceeded, GenerationFailed, InvalidRequ
 from tailrace.generation_params import GenerationParams
 from tailrace.protocol import Refused, Submit
 from tailrace.settings import Settings
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What one reply was: tokens as the engine counts them (the end token included), and seconds."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    tokens: int
-    first_token: float  #: seconds from the question to the first token
-    decoding: float  #: seconds from the first token to the last
-    ended: Literal["stop", "max_tokens", "context", "cancelled"]
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Decoding speed: the first token belongs to the prompt's time. None when there was nothing to measure."""
-        return (self.tokens - 1) / self.decoding if self.tokens > 1 and self.decoding > 0 else None
 
 
 class LocalModel:
@@ -66,6 +49,7 @@ class LocalModel:
         """
         prompt = self._format.template.render(conversation.messages)
         parameters = conversation.parameters
+        assert isinstance(parameters, Parameters)
         submit = Submit(
             id=next(self._ids),
             prompt=prompt,

@@ -16,12 +16,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tailrace.cli import console_output
-from tailrace.cli.chat_history import ChatHistory, Parameters
-from tailrace.cli.chat_session import described, show_reply, talk
+from tailrace.cli.chat_history import ChatHistory, Parameters, given_parameters
+from tailrace.cli.chat_session import talk
 from tailrace.cli.found_models import with_store_settings
 from tailrace.cli.local_model import LocalModel
 from tailrace.cli.model_argument import find_or_fetch
+from tailrace.cli.one_reply import INTERRUPTED, answer_once, read_question
 from tailrace.cli.template_check import check_chat_template
 from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.cli.tuned_settings import resolve_tuned
@@ -30,9 +30,6 @@ from tailrace.errors import ConfigurationError, InvalidRequest
 from tailrace.models.model_reference import ModelFile
 from tailrace.observe import logs
 from tailrace.settings import Resolved
-
-#: What a shell shows for a program that Ctrl-C ended.
-_INTERRUPTED = 130
 
 
 def run(
@@ -80,8 +77,8 @@ def run(
         "seed": seed,
         "max_tokens": max_tokens,
     }
-    parameters = _parameters(given)
-    question = _question(prompt)
+    parameters = given_parameters(Parameters(), given)
+    question = read_question(prompt)
     level = "warning" if resolved.origins["log_level"] == "default" else resolved.settings.log_level
     logs.configure("run", level=level, form=resolved.settings.log_format)
     file = ModelFile(path=Path(), name="fake")
@@ -99,40 +96,11 @@ def run(
     terminal = Terminal(interrupts)
     try:
         if question is not None:
-            raise typer.Exit(_one_shot(local, conversation, question, terminal, interrupts, verbose=verbose))
-        talk(local, file.name, conversation, terminal, interrupts)
+            raise typer.Exit(answer_once(local, conversation, question, terminal, interrupts, verbose=verbose))
+        about = f"{file.name} ({local.info.description}), context {local.info.context} tokens"
+        talk(local, conversation, terminal, interrupts, about=lambda: about)
     finally:
         local.close()
-
-
-def _parameters(given: Mapping[str, object]) -> Parameters:
-    parameters = Parameters()
-    for name, value in given.items():
-        if value is not None:
-            try:
-                parameters = parameters.changed(name, value)
-            except InvalidRequest as error:
-                raise ConfigurationError(f"--{name.replace('_', '-')}: {error.message}") from None
-    return parameters
-
-
-def _question(prompt: str | None) -> str | None:
-    """What is asked once: the option, the pipe, or both; None means a conversation."""
-    piped = ""
-    if sys.stdin is None or not sys.stdin.isatty():
-        data = b"" if sys.stdin is None else sys.stdin.buffer.read()
-        try:
-            piped = data.decode("utf-8").rstrip("\n")
-        except UnicodeDecodeError as error:
-            raise ConfigurationError(f"what came through the pipe isn't UTF-8 text: {error}") from None
-        if not piped and not prompt:
-            raise ConfigurationError("nothing to answer: the pipe is empty, and there is no --prompt")
-    elif prompt is None and not sys.stdout.isatty():
-        raise ConfigurationError("a conversation needs a terminal; for one reply into a file or a pipe give --prompt")
-    elif prompt is not None and not prompt.strip():
-        raise ConfigurationError("--prompt is empty")
-    texts = [text for text in (clean(prompt or ""), piped) if text]
-    return "\n\n".join(texts) if texts else None
 
 
 def _with_defaults(parameters: Parameters, given: Mapping[str, Any], sampling: Mapping[str, Any]) -> Parameters:
@@ -157,26 +125,7 @@ def _load(resolved: Resolved, path: Path) -> LocalModel:
     return LocalModel(backend, settings, load_draft(backend, settings))
 
 
-def _one_shot(
-    local: LocalModel,
-    conversation: ChatHistory,
-    question: str,
-    terminal: Terminal,
-    interrupts: Interrupts,
-    *,
-    verbose: bool,
-) -> int:
-    """Answer once; the exit status."""
-    # As with every filter: when the reader has gone (`| head`), so do we, without a word.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    conversation.ask(question)
-    _, stats = show_reply(local, conversation, terminal, interrupts)
-    if verbose:
-        console_output.stderr().print(described(stats), style="dim", soft_wrap=True)
-    return _INTERRUPTED if stats.ended == "cancelled" else 0
-
-
 def _leave(_: int, __: object) -> None:
     if sys.stderr.isatty():
         os.write(2, b"\x1b[?25h\n")  # The progress bar hides the cursor.
-    os._exit(_INTERRUPTED)
+    os._exit(INTERRUPTED)

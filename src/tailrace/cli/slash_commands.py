@@ -1,4 +1,4 @@
-"""The slash commands of ``tailrace run``: each changes the conversation or returns a text.
+"""The slash commands of ``tailrace run`` and ``chat``: each changes the conversation or returns a text.
 
 They touch no terminal: a command returns its output. ``/save`` and ``/load`` are the only ones that touch
 files.
@@ -6,7 +6,7 @@ files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from tailrace.cli.chat_history import ChatHistory
-from tailrace.errors import InvalidRequest
+from tailrace.errors import InvalidRequest, TailraceError
 
 
 @dataclass(frozen=True)
@@ -25,27 +25,38 @@ class Outcome:
     action: Literal["none", "multi", "exit"] = "none"
 
 
-def run_command(line: str, conversation: ChatHistory, about: str) -> Outcome:
-    """Run the command in ``line``, which begins with a slash. ``about`` is the model's line in ``/show``.
+@dataclass(frozen=True)
+class MoreCommand:
+    """A command of one program alone: its line of the help, and what it does with its argument."""
+
+    help: str
+    run: Callable[[str], Outcome]
+
+
+def run_command(
+    line: str, conversation: ChatHistory, about: str, more: Mapping[str, MoreCommand] | None = None
+) -> Outcome:
+    """Run the command in ``line``, which begins with a slash. ``about`` is the model's line in ``/show``, and ``more``
+    has further commands.
 
     An error in the line becomes the outcome's text: a typing error doesn't end the conversation.
     """
     word, _, argument = line.partition(" ")
-    command = _COMMANDS.get(word)
-    if command is None:
+    more = more or {}
+    if word == "/help":
+        return Outcome("\n".join([*(command.help for command in more.values()), HELP]))
+    if word not in more and word not in _COMMANDS:
         return Outcome(
             f"{word} is no command; /help lists them. Put a space before a message that begins with a slash."
         )
     try:
-        return command(conversation, argument.strip(), about)
-    except InvalidRequest as error:
-        return Outcome(error.message)
+        if word in more:
+            return more[word].run(argument.strip())
+        return _COMMANDS[word](conversation, argument.strip(), about)
+    except TailraceError as error:
+        return Outcome(str(error))
     except OSError as error:
         return Outcome(f"{argument.strip()}: {error.strerror or error}")
-
-
-def _help(_: ChatHistory, __: str, ___: str) -> Outcome:
-    return Outcome(HELP)
 
 
 def _clear(conversation: ChatHistory, _: str, __: str) -> Outcome:
@@ -64,7 +75,8 @@ def _set(conversation: ChatHistory, argument: str, _: str) -> Outcome:
     if not name or not value:
         names = ", ".join(conversation.parameters.__struct_fields__)
         raise InvalidRequest(f"Usage: /set NAME VALUE, where NAME is one of {names}")
-    conversation.parameters = conversation.parameters.changed(name, None if value == "none" else value)
+    default = getattr(type(conversation.parameters)(), name, None)
+    conversation.parameters = conversation.parameters.changed(name, default if value == "none" else value)
     return Outcome(f"{name} is {_shown(getattr(conversation.parameters, name))}")
 
 
@@ -107,7 +119,6 @@ def _shown(value: object) -> str:
 
 
 _COMMANDS: dict[str, Callable[[ChatHistory, str, str], Outcome]] = {
-    "/help": _help,
     "/clear": _clear,
     "/system": _system,
     "/set": _set,
@@ -121,7 +132,7 @@ _COMMANDS: dict[str, Callable[[ChatHistory, str, str], Outcome]] = {
 HELP = """\
 /clear            start the conversation over
 /system TEXT      set the system text; without TEXT there is none
-/set NAME VALUE   temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens; "none" takes the last two back
+/set NAME VALUE   temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens; "none" takes one back
 /show             the model, the parameters, the system text
 /save FILE        save the conversation as the body of a chat completion request
 /load FILE        go on with a saved conversation

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.cli.chat_history import ChatHistory, Parameters
-from tailrace.cli.slash_commands import HELP, run_command
+from tailrace.cli.chat_history import ChatHistory, Parameters, ServerParameters
+from tailrace.cli.slash_commands import HELP, MoreCommand, Outcome, run_command
 from tailrace.errors import InvalidRequest
 from tailrace.generation_params import Sampling
 
@@ -78,7 +78,6 @@ def test_none_takes_a_parameter_back(name: str) -> None:
     [
         ("/set temperature 300", "temperature can't be 300: Expected `float` <= 100.0"),
         ("/set temperature warm", "temperature can't be warm"),
-        ("/set temperature none", "temperature can't be None"),
         ("/set max_tokens 0", "max_tokens can't be 0"),
         ("/set colour red", "colour can't be set"),
         ("/set", "Usage: /set NAME VALUE"),
@@ -94,6 +93,32 @@ def test_a_wrong_line_is_reported_and_changes_nothing(line: str, complaint: str)
     assert complaint in outcome.text
     assert outcome.action == "none"
     assert conversation.encode() == talked().encode()
+
+
+def test_none_takes_a_parameter_back_to_its_default() -> None:
+    conversation = talked()
+    run_command("/set temperature 0.1", conversation, ABOUT)
+    assert run_command("/set temperature none", conversation, ABOUT).text == "temperature is 0.8"
+    conversation.parameters = ServerParameters(temperature=0.1)
+    assert run_command("/set temperature none", conversation, ABOUT).text == "temperature is none"
+
+
+def test_further_commands_are_listed_and_run() -> None:
+    more = {"/models": MoreCommand("/models  lists them", lambda argument: Outcome(f"got {argument}"))}
+    assert run_command("/models now", talked(), ABOUT, more).text == "got now"
+    assert run_command("/help", talked(), ABOUT, more).text == f"/models  lists them\n{HELP}"
+    assert "no command" in run_command("/models now", talked(), ABOUT).text
+
+
+def test_what_the_server_decides_is_not_saved(tmp_path: Path) -> None:
+    conversation = talked()
+    conversation.parameters = ServerParameters(top_p=0.5)
+    run_command(f"/save {tmp_path}/chat.json", conversation, ABOUT)
+    saved = json.loads((tmp_path / "chat.json").read_bytes())
+    assert {name for name in saved if name != "messages"} == {"top_p"}
+    conversation.parameters = ServerParameters()
+    run_command(f"/load {tmp_path}/chat.json", conversation, ABOUT)
+    assert conversation.parameters == ServerParameters(top_p=0.5)
 
 
 def test_clear_keeps_the_system_text_and_the_parameters() -> None:
