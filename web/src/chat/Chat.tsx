@@ -11,7 +11,7 @@ import { keptStore } from "../preferences";
 import { loadModels } from "../server/models";
 import { Store, useStore } from "../store";
 import { Composer } from "./Composer";
-import { openChat, running } from "./chats";
+import { openChat, running, shownMessages } from "./chats";
 import { attach } from "./composer_state";
 import { HistoryButton, HistoryPanel } from "./HistoryPanel";
 import { ModelChoice } from "./ModelChoice";
@@ -34,7 +34,7 @@ export function Chat() {
   const t = useTranslate();
   const chat = useStore(openChat);
   const replies = useStore(running);
-  const receiving = chat.messages.find(({ id }) => replies.has(id))?.id ?? null;
+  const receiving = shownMessages(chat).find(({ id }) => replies.has(id))?.id ?? null;
   const beside = useHistoryPanel();
   const settings = useStore(settingsShown);
   const list = useStore(listShown);

@@ -76,6 +76,11 @@ function Growing({ reply }: { reply: RunningReply }) {
       {live.content !== "" && <Markdown text={live.content} />}
       <ToolCalls calls={live.calls} open={new Set()} />
       {(!begun || live.waiting !== null) && <p class="pending">{pendingText(live, t)}</p>}
+      {live.figures && (
+        <footer class="message-foot">
+          <FiguresLine figures={live.figures} model={undefined} />
+        </footer>
+      )}
     </>
   );
 }

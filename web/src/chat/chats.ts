@@ -90,20 +90,23 @@ async function read(id: string, leaf: string | null): Promise<void> {
   if (route.value.conversation === id) openChat.value = { conversation, messages: all, leaf: end };
 }
 
-/** Writes messages to the history and to the page, where their conversation is open. */
-async function put(messages: readonly Message[], leaf?: string): Promise<void> {
-  const [{ conversation }] = messages as [Message, ...Message[]];
+/** Writes messages of one conversation to the page, where it is open, and to the history. */
+async function put(messages: readonly [Message, ...Message[]], leaf?: string): Promise<void> {
+  const [{ conversation }] = messages;
   const chat = openChat.value;
   if (chat.conversation?.id === conversation) {
-    const changed = new Map(messages.map((message) => [message.id, message]));
-    const before = chat.messages.filter((message) => !changed.has(message.id));
+    const changed = new Set(messages.map(({ id }) => id));
+    const before = chat.messages.filter(({ id }) => !changed.has(id));
     openChat.value = { ...chat, messages: [...before, ...messages], leaf: leaf ?? chat.leaf };
   }
-  const kept = await history;
-  await kept.putMessages(messages);
-  if (leaf !== undefined) await kept.changeConversation(conversation, { leaf, updated: Date.now() });
-  announce(conversation);
-  if (leaf !== undefined) await readList();
+  await keep(messages);
+  if (leaf !== undefined) await changeConversation(conversation, { leaf, updated: Date.now() });
+}
+
+/** Writes messages of one conversation to the history. */
+async function keep(messages: readonly [Message, ...Message[]]): Promise<void> {
+  await (await history).putMessages(messages);
+  announce(messages[0].conversation);
 }
 
 function newMessage(conversation: string, parent: string | null, fields: Partial<Message>): Message {
@@ -183,11 +186,14 @@ async function run(message: Message, shown: readonly Message[], continued: boole
     return;
   }
   const started = new RunningReply(message, body, (changed) => {
-    if (changed.state !== "running") {
-      const left = new Map(running.value);
-      left.delete(message.id);
-      running.value = left;
+    if (changed.state === "running") {
+      // The page follows the reply itself.
+      void keep([changed]);
+      return;
     }
+    const left = new Map(running.value);
+    left.delete(message.id);
+    running.value = left;
     void put([changed]);
   });
   running.value = new Map(running.value).set(message.id, started);

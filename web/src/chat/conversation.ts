@@ -54,10 +54,9 @@ export interface AttachedFile {
   text: string;
 }
 
-/** Measured here, with the tokens that the server has counted. */
+/** The time to the first token is measured here, from the request on; all else is the server's. */
 export interface Figures {
   firstTokenSeconds: number;
-  seconds: number;
   tokens: number | null;
   perSecond: number | null;
   promptTokens: number | null;

@@ -8,7 +8,7 @@ const HELLO: Message = {
 
 test("what isn't set is left to the server", () => {
   const body = requestBody([HELLO], NO_SETTINGS, false);
-  expect(Object.keys(body).sort()).toEqual(["messages", "return_progress", "stream", "stream_options"]);
+  expect(Object.keys(body).sort()).toEqual(["messages", "return_progress", "stream", "timings_per_token"]);
   expect(body.messages).toEqual([{ role: "user", content: "Hello" }]);
 });
 

@@ -12,9 +12,10 @@ export function requestBody(shown: readonly Message[], settings: ChatSettings, c
   const body: Body = {
     messages,
     stream: true,
-    stream_options: { include_usage: true },
     // Prompts of many tokens take their time on a CPU, so the page shows how far the server is.
     return_progress: true,
+    // A reply that is stopped has its figures, too.
+    timings_per_token: true,
     ...fields(settings),
   };
   if (continued) {

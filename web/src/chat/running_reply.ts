@@ -16,6 +16,8 @@ export interface Live {
   calls: ToolCall[];
   /** The part of the prompt that the server has read, 0 to 1; null when it is through or doesn't say. */
   progress: number | null;
+  /** Once the first token is there. */
+  figures: Figures | null;
   /** Why the request waits before it is tried again; null while it doesn't. */
   waiting: "server" | "key" | string | null;
 }
@@ -37,10 +39,9 @@ export class RunningReply {
   private progress: number | null = null;
   private model: string | undefined;
   private finish: string | null = null;
-  private usage: Piece["usage"];
+  private timings: Piece["timings"];
   private begun = 0;
   private first = 0;
-  private last = 0;
   private written = 0;
 
   /** `body` is the request's. `write` gets the message now and then and at its end, which its state says. */
@@ -123,11 +124,10 @@ export class RunningReply {
   private take(piece: Piece): void {
     if (piece.model !== undefined) this.model = piece.model;
     if (piece.progress !== undefined) this.progress = piece.progress.processed / Math.max(1, piece.progress.total);
-    if (piece.usage !== undefined) this.usage = piece.usage;
+    if (piece.timings !== undefined) this.timings = piece.timings;
     if (piece.finish !== undefined) this.finish = piece.finish;
     if (piece.content === undefined && piece.reasoning === undefined && piece.calls === undefined) return;
-    this.last = performance.now();
-    this.first ||= this.last;
+    this.first ||= performance.now();
     this.progress = null;
     this.content += piece.content ?? "";
     this.reasoning += piece.reasoning ?? "";
@@ -168,16 +168,13 @@ export class RunningReply {
   }
 
   private figures(): Figures {
-    const tokens = this.usage?.completion ?? null;
-    const seconds = (this.last - this.first) / 1000;
+    const { timings } = this;
     return {
       firstTokenSeconds: (this.first - this.begun) / 1000,
-      seconds: (this.last - this.begun) / 1000,
-      tokens,
-      // The first token costs no step of its own.
-      perSecond: tokens !== null && tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : null,
-      promptTokens: this.usage?.prompt ?? null,
-      cachedTokens: this.usage?.cached ?? null,
+      tokens: timings?.tokens ?? null,
+      perSecond: timings?.perSecond || null,
+      promptTokens: timings?.prompt ?? null,
+      cachedTokens: timings?.cached ?? null,
     };
   }
 
@@ -191,6 +188,7 @@ export class RunningReply {
       reasoning: this.reasoning,
       calls: this.calls,
       progress: this.progress,
+      figures: this.first > 0 ? this.figures() : null,
       waiting,
     };
   }

@@ -17,7 +17,8 @@ export interface Piece {
   calls?: CallPiece[];
   finish?: string;
   model?: string;
-  usage?: { prompt: number; completion: number; cached: number };
+  /** The server's figures so far. */
+  timings?: { prompt: number; cached: number; tokens: number; perSecond: number };
   /** Prompt tokens that the server has read, of all. */
   progress?: { processed: number; total: number };
 }
@@ -32,11 +33,7 @@ interface Chunk {
     };
     finish_reason?: string | null;
   }[];
-  usage?: {
-    prompt_tokens: number;
-    completion_tokens: number;
-    prompt_tokens_details?: { cached_tokens?: number } | null;
-  } | null;
+  timings?: { cache_n: number; prompt_n: number; predicted_n: number; predicted_per_second: number };
   prompt_progress?: { processed: number; total: number };
   error?: { message: string; code?: string | null };
 }
@@ -75,11 +72,12 @@ function piece(chunk: Chunk): Piece {
   }
   if (choice?.finish_reason) found.finish = choice.finish_reason;
   if (chunk.prompt_progress) found.progress = chunk.prompt_progress;
-  if (chunk.usage) {
-    found.usage = {
-      prompt: chunk.usage.prompt_tokens,
-      completion: chunk.usage.completion_tokens,
-      cached: chunk.usage.prompt_tokens_details?.cached_tokens ?? 0,
+  if (chunk.timings) {
+    found.timings = {
+      prompt: chunk.timings.prompt_n + chunk.timings.cache_n,
+      cached: chunk.timings.cache_n,
+      tokens: chunk.timings.predicted_n,
+      perSecond: chunk.timings.predicted_per_second,
     };
   }
   return found;
