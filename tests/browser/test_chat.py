@@ -248,6 +248,25 @@ def test_the_keyboard_is_enough(scripted: ServerProcess, visit: Callable[..., Vi
     }
 
 
+def test_texts_are_copied_on_pages_without_tls_too(scripted: ServerProcess, visit: Callable[..., Visit]) -> None:
+    visitor = visit(scripted.port)
+    # Browsers have the clipboard's interface on pages with TLS, and of the own machine, alone.
+    visitor.context.add_init_script(
+        """Object.defineProperty(navigator, "clipboard", {value: undefined});
+        window.copied = [];
+        document.addEventListener("copy", () => window.copied.push(document.activeElement.value));"""
+    )
+    chat = visitor.open()
+    text = "Look:\n\n```sh\nls -l\n```"
+    chat.ask(say(text))
+    chat.button("Copy code").click()
+    chat.button("Copied").wait_for()
+    chat.replies.first.get_by_role("button", name="Copy", exact=True).click()
+    chat.replies.first.get_by_role("button", name="Copied", exact=True).first.wait_for()
+    chat.page.wait_for_function("() => window.copied.length === 2")
+    assert chat.page.evaluate("() => window.copied") == ["ls -l", text]
+
+
 def _reached_by_tab(chat: ChatPage) -> set[str]:
     """The names of what the tabulator key reaches."""
     found = set()

@@ -78,7 +78,7 @@ def shown(chat: ChatPage, reply: str) -> str:
 
 def test_html_is_text(scripted: ServerProcess, visit: Callable[..., Visit]) -> None:
     chat = visit(scripted.port).open()
-    text = shown(chat, HTML)
+    text = shown(chat, f"<think>{HTML}</think>{HTML}")
     for written in ("<script>alert(1)</script>", "onerror=alert(2)", "<iframe", "<form", "over all"):
         assert written in text
 

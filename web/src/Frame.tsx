@@ -1,6 +1,8 @@
 // The frame: the bar with views, language and appearance, the notice of a lost connection, and the view.
 
+import { useEffect } from "preact/hooks";
 import { Chat } from "./chat/Chat";
+import { openChat } from "./chat/chats";
 import { Dashboard } from "./dashboard/Dashboard";
 import { LANGUAGES, type Language, language, useTranslate } from "./language/language";
 import { KeyDialog } from "./parts/KeyDialog";
@@ -14,6 +16,11 @@ const THEMES: Theme[] = ["system", "light", "dark"];
 export function Frame() {
   const t = useTranslate();
   const { view } = useStore(route);
+  const { conversation } = useStore(openChat);
+  const title = view === "machine" ? t("machine.title") : conversation?.title;
+  useEffect(() => {
+    document.title = title ? `${title} · ${t("app.name")}` : t("app.name");
+  }, [title, t]);
   return (
     <>
       <a class="skip" href="#content" onClick={skip}>

