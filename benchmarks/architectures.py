@@ -3,7 +3,7 @@
     python -m benchmarks.architectures --only experts-128,gpt-oss
 
 The models have random weights (``synthetic``). A share of the bandwidth is tokens a second × the bytes of the weights
-that a token reads ÷ the bandwidth that ``tailrace doctor`` measures.
+that a token reads ÷ the bandwidth that ``tailrace doctor`` measures, which is measured anew in each turn.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import argparse
 import contextlib
 import sys
 from dataclasses import replace
+from statistics import median
 
 from benchmarks.harness import servers
+from benchmarks.harness.bandwidth_share import bandwidth_shares, memory_bandwidth, model_touched_bytes
 from benchmarks.harness.benchmark import (
     Benchmark,
     Measurements,
@@ -22,15 +24,13 @@ from benchmarks.harness.benchmark import (
     read_options,
     run_and_save,
 )
-from benchmarks.harness.rates import decode_rates, measure
+from benchmarks.harness.rates import decode_rates
 from benchmarks.harness.results import figure
-from benchmarks.harness.touched_bytes import touched_bytes
 from benchmarks.llama_server import compare, peer_server
 from benchmarks.synthetic import synthetic
 from tailrace.errors import TailraceError
 from tailrace.loadtest.load_profile import LoadProfile
-from tailrace.machine.bandwidth import measure_bandwidth
-from tailrace.machine.topology import read_topology
+from tailrace.loadtest.load_stats import load_stats
 
 #: The bounds of each model of ``synthetic``: decoding at 1, 4 and 8 streams, and a prompt, ÷ llama-server.
 _BOUNDS: dict[str, tuple[float, float, float, float]] = {
@@ -63,7 +63,6 @@ def _measure(options: Options, names: tuple[str, ...] = tuple(_BOUNDS)) -> Measu
 
 def _compare(options: Options, name: str) -> Measurements:
     one, four, eight, prompt = _BOUNDS[name]
-    before = _bandwidth()
     with contextlib.ExitStack() as stack:
         tailrace = stack.enter_context(servers.tailrace(options.model, options.threads, "--kernels", options.kernels))
         peer = stack.enter_context(peer_server(options))
@@ -71,26 +70,22 @@ def _compare(options: Options, name: str) -> Measurements:
             tailrace, peer, options, bounds={1: one, 4: four, 8: eight}, prefill_bound=prompt, name=f"tailrace, {name}"
         )
         load = LoadProfile(streams=1, prompt_tokens=32, output_tokens=options.tokens(64))
-        alone = decode_rates(measure({name: tailrace.run}, [load], options.turns, same_prompts=True)[name][1])
-    touched, bandwidth = touched_bytes(options.model), max(before, _bandwidth())
+        tailrace.run(load, 1000)  # The prompt is in the prefix cache afterwards, which leaves almost only decoding.
+        turns = [(memory_bandwidth(), load_stats(tailrace.run(load, 1000))) for _ in range(options.turns)]
+    alone, bandwidths = decode_rates([stats for _, stats in turns]), [bandwidth for bandwidth, _ in turns]
     found.figures += [
         figure(
             f"{name}, 1 stream: part of the memory's bandwidth",
-            [rate * touched / bandwidth for rate in alone],
+            bandwidth_shares(options.model, alone, bandwidths),
             bound=_BANDWIDTH_BOUND,
         ),
         figure(f"{name}, 1 stream", alone, unit="tok/s"),
     ]
     found.notes.append(
-        f"{name}: {options.model.stat().st_size / 1e9:.2f} GB, of which a token reads {touched / 1e6:.0f} MB; "
-        f"memory is read at {bandwidth / 1e9:.1f} GB/s."
+        f"{name}: {options.model.stat().st_size / 1e9:.2f} GB, of which a token reads "
+        f"{model_touched_bytes(options.model) / 1e6:.0f} MB; memory is read at {median(bandwidths) / 1e9:.1f} GB/s."
     )
     return found
-
-
-def _bandwidth() -> float:
-    """Bytes a second of all nodes' memory."""
-    return sum(each.best for each in measure_bandwidth(read_topology()))
 
 
 BENCHMARK = Benchmark("architectures", "How fast is each modern architecture, against llama-server?", _measure)

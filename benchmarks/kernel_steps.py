@@ -1,11 +1,13 @@
 """CPU time of steps with our kernels and without, in pairs on one thread: a ratio that a busy machine changes little.
 
-    python -m benchmarks.kernel_steps experts-small [--rounds 4] [--kernels avx2] [--peer FOLDER]
+    python -m benchmarks.kernel_steps experts-small [--rounds 4] [--threads 2] [--kernels avx2] [--peer FOLDER]
 
 ``--kernels`` is the setting on our side. ``--peer`` is a folder with libraries of llama.cpp of the binding's version
 that were built for other instructions: the other side computes with them, and not with the binding's own.
-The model is one of benchmarks.synthetic, or a path. Wall time of several threads says more about a quiet machine
-(``python -m benchmarks --only kernels``); on a shared one threads that wait for each other measure the neighbours.
+The model is one of benchmarks.synthetic, or a path.
+
+With more than one thread, time is wall time, and the last line has the share of the memory's bandwidth at one stream.
+That is for a quiet machine: on a shared one threads that wait for each other measure the neighbours.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.harness.bandwidth_share import bandwidth_shares, memory_bandwidth, model_touched_bytes
 from benchmarks.synthetic import SHAPES, synthetic
 from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL, Settings
@@ -30,7 +33,7 @@ _PROMPT = 128
 _STEPS = 8
 
 
-def _serve(path: Path, choice: str) -> None:
+def _serve(path: Path, choice: str, threads: int) -> None:
     """Measure for each line of standard input: milliseconds of a step of each number of streams, and of a prompt."""
     from tailrace.engine.kernels import loader
     from tailrace.observe import logs
@@ -40,14 +43,17 @@ def _serve(path: Path, choice: str) -> None:
     # Here, because kernels become active before llama.cpp is loaded.
     from tailrace.engine.backends.create_llama import create_llama
 
-    settings = Settings(ctx=1024, parallel=max(_STREAMS), threads=1, threads_prefill=1, prefill_chunk=_PROMPT)
+    settings = Settings(
+        ctx=1024, parallel=max(_STREAMS), threads=threads, threads_prefill=threads, prefill_chunk=_PROMPT
+    )
     backend = create_llama(path, settings)
+    clock = time.process_time if threads == 1 else time.perf_counter
     tokens = [100 + 7919 * index % 40_000 for index in range(max(_PROMPT, _STEPS * max(_STREAMS)))]
 
     def timed(what: Callable[[], object]) -> float:
-        started_at = time.process_time()
+        started_at = clock()
         what()
-        return 1e3 * (time.process_time() - started_at)
+        return 1e3 * (clock() - started_at)
 
     def step(streams: int, number: int) -> float:
         slots = list(range(streams))
@@ -72,9 +78,10 @@ def _serve(path: Path, choice: str) -> None:
 class _Side:
     """A process that measures with one choice of kernels."""
 
-    def __init__(self, path: Path, choice: str, peer: Path | None) -> None:
+    def __init__(self, path: Path, choice: str, threads: int, peer: Path | None) -> None:
         environment = dict(os.environ) if peer is None else {**os.environ, "LLAMA_CPP_LIB_PATH": str(peer.resolve())}
-        command = [sys.executable, "-m", "benchmarks.kernel_steps", str(path), "--measure", choice]
+        command = [sys.executable, "-m", "benchmarks.kernel_steps", str(path), "--threads", str(threads)]
+        command += ["--measure", choice]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -97,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_steps", description="Time steps' CPU.")
     parser.add_argument("model", help=f"{', '.join(SHAPES)}, a name in the store, or a path")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1, help="with more than one, times are wall time [1]")
     parser.add_argument("--kernels", default="on", choices=("on", "avx512", "avx2"), help="the setting on our side")
     parser.add_argument("--peer", type=Path, help="a folder with libraries of llama.cpp for the other side")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -104,13 +112,19 @@ def main() -> None:
     named = options.model in SHAPES
     path = synthetic(options.model, locate_model(STARTER_MODEL).path) if named else locate_model(options.model).path
     if options.measure:
-        _serve(path, options.measure)
+        _serve(path, options.measure, options.threads)
         return
-    sides = {"on": _Side(path, options.kernels, None), "off": _Side(path, "off", options.peer)}
+    sides = {
+        "on": _Side(path, options.kernels, options.threads, None),
+        "off": _Side(path, "off", options.threads, options.peer),
+    }
     found: dict[str, list[list[float]]] = {"on": [], "off": []}
+    bandwidths: list[float] = []
     for number in range(options.rounds):
         for choice in ("on", "off") if number % 2 else ("off", "on"):
             found[choice].append(sides[choice].measure())
+        if options.threads > 1:
+            bandwidths.append(memory_bandwidth())
     for side in sides.values():
         side.close()
     for index, what in enumerate([*(f"{streams} streams" for streams in _STREAMS), f"a prompt of {_PROMPT}"]):
@@ -119,6 +133,10 @@ def main() -> None:
         print(
             f"{what:>16}: on {statistics.median(on):8.1f} ms, off {statistics.median(off):8.1f} ms, speed {ratio:.2f}"
         )
+    if bandwidths:
+        shares = bandwidth_shares(path, [1e3 / each[0] for each in found["on"]], bandwidths)
+        touched, share = model_touched_bytes(path) / 1e6, statistics.median(shares)
+        print(f"1 stream: {touched:.0f} MB a token, {share:.2f} of {statistics.median(bandwidths) / 1e9:.1f} GB/s")
 
 
 if __name__ == "__main__":

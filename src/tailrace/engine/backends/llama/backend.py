@@ -15,7 +15,6 @@ from tailrace.engine.backends.llama import memory_budget
 from tailrace.engine.backends.llama.batch import make_batch
 from tailrace.engine.backends.llama.context import LlamaContext
 from tailrace.engine.backends.llama.embedding_context import LlamaEmbeddingContext
-from tailrace.engine.backends.llama.kernel_assignment import is_experts, tensor_bytes
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab
 from tailrace.engine.backends.llama.model_loader import LogSink, Progress, load_model, redirect_log
 from tailrace.engine.backends.llama.model_metadata import (
@@ -31,6 +30,7 @@ from tailrace.engine.backends.llama.prediction_context import LlamaPredictionCon
 from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
 from tailrace.engine.backends.llama.result_rows import get_logits, rows_at
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
+from tailrace.engine.backends.llama.touched_bytes import touched_bytes
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.build import TIERS_OF_CHOICE, cpu_tiers
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
@@ -236,12 +236,8 @@ class LlamaBackend:
         return "probability" if architecture in _RANK_PROBABILITIES else "logit"
 
     def _pass_bytes(self) -> int:
-        """Weights that a pass with one token reads. Of experts, these are the ones that a token is sent to."""
-        used, count = (self._metadata.of_architecture(f"expert_{name}") for name in ("used_count", "count"))
-        part = int(used) / int(count) if used and count and int(count) else 1.0
-        return sum(
-            round(tensor_bytes(tensor) * (part if is_experts(tensor) else 1.0)) for tensor, *_ in self.assignments
-        )
+        """Weights that a pass with one token reads."""
+        return touched_bytes((tensor for tensor, *_ in self.assignments), self._metadata.number)
 
     def warm_up(self) -> None:
         """Compute a token twice. That loads the weights, repacks them and starts the threads before the first request,

@@ -33,6 +33,11 @@ class Metadata:
         """As ``value``, of a key whose name begins with the model's architecture."""
         return self.value(f"{self.value('general.architecture')}.{key}")
 
+    def number(self, key: str) -> int:
+        """As ``of_architecture``, of a key that counts something; 0 where the model doesn't have it."""
+        text = self.of_architecture(key)
+        return int(text) if text is not None and text.isdecimal() else 0
+
 
 def _as_text(value: float | bool | str) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
