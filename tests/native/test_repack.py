@@ -11,7 +11,8 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import quantize
 
-from tailrace.engine.kernels.proofs.repacked_products import Numbers, multiply
+from tailrace.engine.kernels.proofs.random_weights import block_weights, random_weights
+from tailrace.engine.kernels.proofs.repacked_products import Numbers, multiply, repacked_types, repacking
 from tailrace.engine.kernels.proofs.row_maxima import take_row_maxima
 from tailrace.engine.kernels.proofs.stand_in import stand_in_pool
 from tailrace.engine.kernels.proofs.tensors import (
@@ -85,6 +86,28 @@ def test_another_model_can_have_weights_at_the_same_address(repacking_library: c
     found = load(repacking_library, 1, 1 << 20, place)
     assert np.array_equal(found, other[:, ::-1])
     assert np.array_equal(product(repacking_library, kept), other)
+
+
+@pytest.fixture
+def prefetching(repacking_library: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
+    """Kernels whose prefetching can be chosen."""
+    yield repacking_library
+    repacking_library.tailrace_kernels_prefetch_as_from(-1)
+
+
+def test_results_do_not_depend_on_where_weights_are_prefetched_from(prefetching: ctypes.CDLL) -> None:
+    random = np.random.default_rng(6)
+    for kind in repacked_types(prefetching):
+        columns = 3 * block_weights(kind)
+        weights, inputs = random_weights(kind, random, 32, columns), random.standard_normal((9, columns), np.float32)
+        with repacking(prefetching, 2 * weights.nbytes):
+            for tokens in (1, 4, 5, 9):
+                found = []
+                for source in range(-1, 3):
+                    prefetching.tailrace_kernels_prefetch_as_from(source)
+                    found.append(multiply(prefetching, kind, weights, inputs[:tokens], threads=1))
+                assert np.isfinite(found[0]).all()
+                assert all(np.array_equal(each, found[0]) for each in found), (kind, tokens)
 
 
 def test_row_maxima_are_recorded_of_logits_without_nan(repacking_library: ctypes.CDLL) -> None:

@@ -13,7 +13,7 @@
 #include "products/panels.h"
 
 #define MAX_SUMS          64   /* vectors of a matrix: 4 KB, which stay in the first-level cache */
-#define PREFETCH_FIRST    4096 /* bytes of each matrix in a thread's next chunk */
+#define PREFETCH_FIRST    4096 /* bytes of the panels that a thread reads next, where they lie elsewhere */
 #define CHUNKS_PER_THREAD 8
 #define MAX_CHUNK_BYTES   (1 << 20)
 /* Tokens of each expert from which upstream's tiles for super-blocks in file order are faster. */
@@ -147,8 +147,10 @@ static const uint8_t *panel_at(const struct product *p, int m, int64_t expert, i
            ((expert * matrix->expert_rows + matrix->first_row) / GROUP_ROWS + panel) * p->panel_bytes;
 }
 
-static void prefetch_panel(const struct product *p, int64_t expert, int64_t panel) {
-    for (int m = 0; m < p->op->n_matrices; m++) prefetch_l2(panel_at(p, m, expert, panel), PREFETCH_FIRST);
+/* The first weights of a work chunk. */
+static const uint8_t *start_of(const struct product *p, int64_t number) {
+    const struct chunk chunk = chunk_of(p, number);
+    return panel_at(p, 0, chunk.expert, chunk.begin);
 }
 
 /* Add the bias of rows `begin` to `begin` + `n_rows` of the result to the sums of each token. */
@@ -182,23 +184,29 @@ static void apply_gate(const struct expert_op *op, int64_t n, float *gate, const
 }
 
 /* Panels `begin` to `end` by pairs `first` to `first` + `count`, whose sums fit into MAX_SUMS vectors. All panels of a
- * matrix come before those of the other: memory that is read in order is 1.2 times as fast at one stream. */
+ * matrix come before those of the other: memory that is read in order is 1.2 times as fast at one stream. Before the last
+ * panel of each, the start of what is read next is prefetched; `following` is read after all of these. */
 static void compute_panels(const struct product *p, panel_function *function, int64_t expert, int64_t begin,
-                           int64_t end, int64_t first, int64_t count) {
+                           int64_t end, int64_t first, int64_t count, const uint8_t *following) {
     float sums[2][MAX_SUMS * GROUP_ROWS];
     const struct expert_op *op = p->op;
     const int64_t row = begin * GROUP_ROWS, left = op->result->ne[0] - row;
     const int64_t n_rows = left < (end - begin) * GROUP_ROWS ? left : (end - begin) * GROUP_ROWS;
     const uint8_t *activations = p->quantised + first * p->act_bytes;
     for (int m = 0; m < op->n_matrices; m++) {
-        if (p->in_file_order)
+        const uint8_t *next = m + 1 < op->n_matrices ? panel_at(p, m + 1, expert, begin) : following;
+        if (p->in_file_order) {
+            if (next) prefetch_l2(next, PREFETCH_FIRST);
             multiply_file_order(p->format, p->n_blocks, panel_at(p, m, expert, begin),
                                 (int64_t)op->matrices[m].weights->nb[1], n_rows, activations, p->act_bytes, count,
                                 sums[m], n_rows);
-        else
-            for (int64_t panel = begin; panel < end; panel++)
+        } else {
+            for (int64_t panel = begin; panel < end; panel++) {
+                if (panel + 1 == end && next) prefetch_l2(next, PREFETCH_FIRST);
                 function(p->n_blocks, panel_at(p, m, expert, panel), activations, count,
                          sums[m] + (panel - begin) * GROUP_ROWS, n_rows);
+            }
+        }
         if (op->matrices[m].bias) add_bias(op->matrices + m, expert, row, n_rows, count, sums[m]);
     }
     if (op->gate != NO_GATE) apply_gate(op, count * n_rows, sums[0], sums[1]);
@@ -207,29 +215,29 @@ static void compute_panels(const struct product *p, panel_function *function, in
                (size_t)n_rows * sizeof(float));
 }
 
-static void compute_chunk(const struct product *p, panel_function *function, struct chunk chunk) {
+/* A work chunk; `following` is the start of the thread's next one, or 0. */
+static void compute_chunk(const struct product *p, panel_function *function, struct chunk chunk,
+                          const uint8_t *following) {
     const int64_t first = p->routing.begins[chunk.expert], last = p->routing.begins[chunk.expert + 1];
     const int64_t n_panels = last - first < MAX_SUMS ? MAX_SUMS / (last - first) : 1;
     for (int64_t begin = chunk.begin; begin < chunk.end; begin += n_panels) {
         const int64_t end = begin + n_panels < chunk.end ? begin + n_panels : chunk.end;
+        const uint8_t *next = end < chunk.end ? panel_at(p, 0, chunk.expert, end) : following;
         for (int64_t j = first; j < last; j += MAX_SUMS)
-            compute_panels(p, function, chunk.expert, begin, end, j, last - j < MAX_SUMS ? last - j : MAX_SUMS);
+            compute_panels(p, function, chunk.expert, begin, end, j, last - j < MAX_SUMS ? last - j : MAX_SUMS, next);
     }
 }
 
 /* Work chunks of this thread until none is left. */
 static void compute_chunks(const struct ggml_compute_params *params, const struct product *p) {
+    const int64_t mean_tokens = p->routing.begins[p->op->n_experts] / p->routing.n_chosen;
     panel_function *function =
-        p->in_file_order ? 0 : panel_functions_of(p->format)->panel[repacked_is_cached(p->format) ? CACHE : MEMORY];
+        p->in_file_order ? 0 : panel_functions_of(p->format)->panel[repacked_come_from(p->format, mean_tokens)];
     const int64_t n_chunks = p->routing.n_chosen * p->n_parts;
     for (int64_t number = params->ith; number < n_chunks;) {
         struct chunk chunk = chunk_of(p, number);
         number = params->nth > 1 ? upstream.ggml_threadpool_chunk_add(params->threadpool, 1) : number + 1;
-        if (number < n_chunks) {
-            const struct chunk next = chunk_of(p, number);
-            prefetch_panel(p, next.expert, next.begin);
-        }
-        compute_chunk(p, function, chunk);
+        compute_chunk(p, function, chunk, number < n_chunks ? start_of(p, number) : 0);
     }
 }
 
@@ -268,10 +276,7 @@ void compute_expert_op(const struct ggml_compute_params *params, const struct ex
     p.routing = group_pairs(op->ids, op->n_experts, work);
     if (p.routing.n_chosen) {
         p.n_parts = parts_of_expert(&p, params->nth);
-        if (params->ith < p.routing.n_chosen * p.n_parts) {
-            const struct chunk first = chunk_of(&p, params->ith);
-            prefetch_panel(&p, first.expert, first.begin);
-        }
+        if (params->ith < p.routing.n_chosen * p.n_parts) prefetch_l2(start_of(&p, params->ith), PREFETCH_FIRST);
         quantise_share(params, &p);
     }
     if (params->ith == 0 && params->nth > 1) upstream.ggml_threadpool_chunk_set(params->threadpool, params->nth);

@@ -2,6 +2,7 @@
 #pragma once
 #include "loading/ggml_api.h"
 #include "loading/repack_layout.h"
+#include "products/panels.h"
 
 /* The repacked form of a product's weights, or 0 where there is none. The matrices of experts lie one after the other.
  *
@@ -13,7 +14,6 @@ const struct repacked *find_repacked(const struct ggml_compute_params *params, c
 /* The same of weights that have been repacked; it repacks none. */
 const struct repacked *repacked_of(const struct ggml_tensor *weights);
 
-/* Whether weights of this format are to be prefetched as from the last-level cache: all repacked weights may still be
- * there when they are read again, a step later. Blocks of 32 are prefetched so up to a larger size. From memory, Q5_K
- * takes 1.2 times as long that way, and the starter model 0.93. */
-bool repacked_is_cached(enum format format);
+/* Where all repacked weights come from when they are read again, a step later; a product of a format with so many tokens
+ * prefetches its weights accordingly. */
+enum weights_from repacked_come_from(enum format format, int64_t n_tokens);

@@ -5,7 +5,8 @@
 FLOAT_FORMATS(PANEL_FUNCTIONS)
 
 #if HAS_AVX512
-static const struct panel_functions functions_dots = {round_to_pairs, {dots_panel_CACHE, dots_panel_MEMORY}};
+static const struct panel_functions functions_dots = {round_to_pairs,
+                                                      {dots_panel_CACHE, dots_panel_MEMORY, dots_panel_MEMORY}};
 const struct panel_functions *functions_of_dots(void) {
     return __builtin_cpu_supports("avx512bf16") ? &functions_dots : 0;
 }

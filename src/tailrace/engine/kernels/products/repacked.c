@@ -9,7 +9,7 @@
 #include "products/row_maxima.h"
 #include "products/work_chunks.h"
 
-#define PREFETCH_FIRST  4096                       /* bytes of a thread's weights, before activations are quantised */
+#define PREFETCH_FIRST  4096                       /* bytes of a thread's first weights, and of its next work chunk */
 #define MAXIMA_PANELS   (MAXIMA_ROWS / GROUP_ROWS) /* of a work chunk whose row maxima are recorded */
 #define MAX_CHUNK_BYTES (1 << 20)                  /* of any other: 80 ms a step of 2.4 GB, with 147 KB 84 */
 /* Up to this many numbers, each thread quantises all activations for itself. It takes less time than waiting for the
@@ -88,11 +88,15 @@ bool repacked_product(const struct ggml_compute_params *params, const struct rep
 
     const int64_t out_stride = (int64_t)result->nb[1] / 4;
     const int64_t chunk_panels = records ? MAXIMA_PANELS : panels_of_chunk(n_panels, panel_bytes, params->nth);
-    panel_function *panel = panel_functions_of(format)->panel[repacked_is_cached(format) ? CACHE : MEMORY];
+    panel_function *panel = panel_functions_of(format)->panel[repacked_come_from(format, n_tokens)];
     int64_t begin = chunked ? params->ith * chunk_panels : share_begin,
             end = chunked ? begin + chunk_panels : share_end;
     while (begin < n_panels) {
-        for (int64_t p = begin; p < end && p < n_panels; p++) {
+        /* Where threads are equally fast, this one takes the chunk behind those of all others. */
+        const int64_t last = (end < n_panels ? end : n_panels) - 1, next = begin + params->nth * chunk_panels;
+        for (int64_t p = begin; p <= last; p++) {
+            if (p == last && chunked && next < n_panels)
+                prefetch_l2(weights->data + next * panel_bytes, PREFETCH_FIRST);
             float *out = (float *)result->data + p * GROUP_ROWS;
             panel(n_blocks, weights->data + p * panel_bytes, quantised, n_tokens, out, out_stride);
             if (records) record_row_maxima(out, out_stride, n_tokens, p * GROUP_ROWS);
