@@ -30,6 +30,7 @@ export function Thread() {
       {/* Keys scroll it, so it can be focused. */}
       <section ref={place} class="thread" tabIndex={0} aria-label={t("chat.messages")}>
         <div class="thread-inside">
+          {shown.length > 0 && <h1 class="visually-hidden">{chat.conversation?.title || t("chat.title")}</h1>}
           {shown.length === 0 && (
             <div class="welcome">
               <h1>{t("chat.welcome")}</h1>

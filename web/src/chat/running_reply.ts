@@ -74,7 +74,7 @@ export class RunningReply {
           return;
         }
         try {
-          if (this.first > 0 || tries > MAX_TRIES || !(await this.mayTryAgain(error))) {
+          if (tries > MAX_TRIES || !(await this.mayTryAgain(error))) {
             this.fail(error);
             return;
           }
@@ -90,6 +90,8 @@ export class RunningReply {
   private async mayTryAgain(error: unknown): Promise<boolean> {
     const { signal } = this.abort;
     if (error instanceof Unreachable) {
+      // The server may have worked on the prompt for long, and would again.
+      if (error.begun) return false;
       this.live.value = this.shown("server");
       // The server may have closed the connection just now, and answer the next one.
       await pause(0.5, signal);
@@ -98,7 +100,7 @@ export class RunningReply {
       this.live.value = this.shown("key");
       await until(keyWanted, (wanted) => !wanted.open, signal);
       if (!keyWanted.value.given) return false;
-    } else if (error instanceof ServerError && error.code !== null && PASSING.has(error.code)) {
+    } else if (error instanceof ServerError && this.first === 0 && error.code !== null && PASSING.has(error.code)) {
       this.live.value = this.shown(error.message);
       await pause(error.retryAfter ?? 2, signal);
     } else {
@@ -139,6 +141,7 @@ export class RunningReply {
       this.end("cut");
       return;
     }
+    this.frames.cancel();
     const message = error instanceof Error ? error.message : String(error);
     // The server also sends the error as content, for clients that read nothing else.
     const shown = `[error: ${message}]`;

@@ -52,9 +52,10 @@ export async function* streamChat(body: unknown, signal: AbortSignal): AsyncGene
   throw broken();
 }
 
+/** The connection broke in the middle. */
 function broken(): Unreachable {
   markLost();
-  return new Unreachable();
+  return new Unreachable(true);
 }
 
 function piece(chunk: Chunk): Piece {

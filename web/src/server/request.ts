@@ -15,8 +15,12 @@ export class ServerError extends Error {
   }
 }
 
-/** The server couldn't be reached, or the connection broke. */
-export class Unreachable extends Error {}
+/** The server couldn't be reached, or the connection broke: `begun` says whether the answer had begun by then. */
+export class Unreachable extends Error {
+  constructor(readonly begun: boolean) {
+    super();
+  }
+}
 
 interface ErrorBody {
   error?: { message?: string; code?: string | null } | string;
@@ -33,7 +37,7 @@ export async function send(path: string, options: RequestInit = {}): Promise<Res
   } catch (error) {
     if (options.signal?.aborted) throw error;
     markLost();
-    throw new Unreachable();
+    throw new Unreachable(false);
   }
   markReached();
   if (response.ok) return response;
