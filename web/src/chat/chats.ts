@@ -9,6 +9,7 @@ import {
   type ChatSettings,
   type Conversation,
   type Message,
+  merged,
   NO_SETTINGS,
   newestLeaf,
   newestOf,
@@ -57,7 +58,7 @@ export function startChats(): void {
   route.subscribe(() => void openAddressed());
   onAnnounced((id) => {
     void readList();
-    if (openChat.value.conversation?.id === id) void read(id, openChat.value.leaf);
+    if (openChat.value.conversation?.id === id) void read(id);
   });
 }
 
@@ -70,24 +71,29 @@ async function openAddressed(): Promise<void> {
   const { view, conversation } = route.value;
   if (view !== "chat" || conversation === (openChat.value.conversation?.id ?? null)) return;
   if (conversation === null) openChat.value = NEW;
-  else await read(conversation, null);
+  else await read(conversation);
 }
 
-/** Shows a conversation as the history has it, on the branch that ends with `leaf` where there is such a message. */
-async function read(id: string, leaf: string | null): Promise<void> {
+/** Shows a conversation as the history and this tab have it: what was written here just now may not be there yet. */
+async function read(id: string): Promise<void> {
   const kept = await history;
   const [found, messages] = await Promise.all([kept.conversations(), kept.messages(id)]);
+  if (route.value.conversation !== id) return;
   const conversation = found.find((one) => one.id === id);
   if (conversation === undefined) {
-    if (route.value.conversation === id) go(chatAddress(null), true);
+    go(chatAddress(null), true);
     return;
   }
-  // What this tab receives is newer here than there.
-  const own = new Map(openChat.value.messages.map((message) => [message.id, message]));
-  const all = messages.map((message) => (running.value.has(message.id) ? (own.get(message.id) ?? message) : message));
-  const known = (wanted: string | null) => all.some((message) => message.id === wanted);
-  const end = [leaf, conversation.leaf].find(known) ?? newestOf(all);
-  if (route.value.conversation === id) openChat.value = { conversation, messages: all, leaf: end };
+  const chat = openChat.value;
+  const own = chat.conversation?.id === id ? chat.conversation : null;
+  const all = own === null ? messages : merged(messages, chat.messages);
+  const known = (leaf: string | null) => all.some((message) => message.id === leaf);
+  openChat.value = {
+    // The fields that are being filled in are this tab's.
+    conversation: { ...conversation, settings: own?.settings ?? conversation.settings },
+    messages: all,
+    leaf: [own === null ? null : chat.leaf, conversation.leaf].find(known) ?? newestOf(all),
+  };
 }
 
 /** Writes messages of one conversation to the page, where it is open, and to the history. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { branch, byParent, type Message, newestLeaf, openCalls, present, titleOf } from "./conversation";
+import { branch, byParent, type Message, merged, newestLeaf, openCalls, present, titleOf } from "./conversation";
 
 function message(id: string, parent: string | null, created: number, fields: Partial<Message> = {}): Message {
   return { id, conversation: "c", parent, role: "user", content: id, created, state: "complete", ...fields };
@@ -28,6 +28,15 @@ describe("the tree of messages", () => {
     expect(newestLeaf(TREE, "a")).toBe("d");
     expect(newestLeaf(TREE, "b")).toBe("c");
   });
+});
+
+test("each message counts as it was written last", () => {
+  const [older, newer] = [1, 2].map((updated) => message("r", "a", 1, { updated, content: String(updated) }));
+  if (older === undefined || newer === undefined) throw new Error("there are two");
+  const only = message("new", "r", 5);
+  expect(merged([older], [newer, only])).toEqual([newer, only]);
+  expect(merged([newer], [older])).toEqual([newer]);
+  expect(merged([only], [])).toEqual([only]);
 });
 
 test("a running reply whose tab has gone is cut", () => {

@@ -124,6 +124,16 @@ export function byParent(messages: readonly Message[]): Map<string | null, Messa
   return found;
 }
 
+/** The messages of the history and of this tab together, each as it was written last. */
+export function merged(kept: readonly Message[], own: readonly Message[]): Message[] {
+  const found = new Map(own.map((message) => [message.id, message]));
+  for (const message of kept) {
+    const here = found.get(message.id);
+    if (here === undefined || (message.updated ?? 0) > (here.updated ?? 0)) found.set(message.id, message);
+  }
+  return [...found.values()];
+}
+
 /** The end of the newest branch that goes through this message. */
 export function newestLeaf(messages: readonly Message[], id: string): string {
   const children = byParent(messages);
