@@ -5,7 +5,7 @@ import { useTranslate } from "../language/language";
 import { Markdown } from "../markdown/Markdown";
 import { copyText } from "../parts/copy";
 import { IconButton } from "../parts/Icon";
-import { useStore } from "../store";
+import { Store, useStore } from "../store";
 import { choose, continueReply, editMessage, regenerate, running } from "./chats";
 import type { Message } from "./conversation";
 import { FiguresLine } from "./FiguresLine";
@@ -35,8 +35,7 @@ export function MessageView({ message, versions, open }: MessageProps) {
     >
       {own && editing && <Editor message={message} onClose={() => setEditing(false)} />}
       {own && !editing && <OwnText message={message} />}
-      {!own && reply !== undefined && <Growing reply={reply} />}
-      {!own && reply === undefined && <Whole message={message} open={open} />}
+      {!own && <Reply message={message} reply={reply} open={open} />}
       {!editing && reply === undefined && (
         <footer class="message-foot">
           <Versions message={message} versions={versions} />
@@ -65,16 +64,35 @@ function OwnText({ message }: { message: Message }) {
   );
 }
 
-/** A reply that comes: it follows the running request. */
-function Growing({ reply }: { reply: RunningReply }) {
+const NOT_RUNNING = new Store<Live | null>(null);
+
+interface ReplyProps {
+  message: Message;
+  /** The running request, while this tab receives the reply. */
+  reply: RunningReply | undefined;
+  open: ReadonlySet<string>;
+}
+
+/** A reply: one component while it comes and when it is whole, so that its end renders nothing again. */
+function Reply({ message, reply, open }: ReplyProps) {
+  const live = useStore<Live | null>(reply?.live ?? NOT_RUNNING);
+  const { content, reasoning, calls } = live ?? message;
+  return (
+    <>
+      <Reasoning text={reasoning ?? ""} running={live !== null && content === ""} />
+      {content !== "" && <Markdown text={content} />}
+      <ToolCalls calls={calls ?? []} open={open} />
+      {live === null ? <Ending message={message} /> : <Coming live={live} />}
+    </>
+  );
+}
+
+/** What is said of a reply that comes: why nothing is there yet, and its figures so far. */
+function Coming({ live }: { live: Live }) {
   const t = useTranslate();
-  const live = useStore(reply.live);
   const begun = live.content !== "" || live.reasoning !== "" || live.calls.length > 0;
   return (
     <>
-      <Reasoning text={live.reasoning} running={live.content === ""} />
-      {live.content !== "" && <Markdown text={live.content} />}
-      <ToolCalls calls={live.calls} open={new Set()} />
       {(!begun || live.waiting !== null) && <p class="pending">{pendingText(live, t)}</p>}
       {live.figures && (
         <footer class="message-foot">
@@ -91,18 +109,6 @@ function pendingText(live: Live, t: ReturnType<typeof useTranslate>): string {
   if (live.waiting !== null) return t("message.wait.other", { reason: live.waiting });
   if (live.progress !== null) return t("message.reading", { percent: Math.round(live.progress * 100) });
   return t("message.queued");
-}
-
-/** A reply that this tab doesn't receive, most often because it has ended. */
-function Whole({ message, open }: { message: Message; open: ReadonlySet<string> }) {
-  return (
-    <>
-      <Reasoning text={message.reasoning ?? ""} running={false} />
-      {message.content !== "" && <Markdown text={message.content} />}
-      <ToolCalls calls={message.calls ?? []} open={open} />
-      <Ending message={message} />
-    </>
-  );
 }
 
 function Ending({ message }: { message: Message }) {
