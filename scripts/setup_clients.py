@@ -1,8 +1,8 @@
 """Makes the clients ready that ``make test-clients`` starts: ``python3 scripts/setup_clients.py``.
 
-Owns ``.venv-clients``, ``.venv-agents``, ``.venv-open-webui`` and ``tests/clients/node/node_modules``, each made from
-a lock file, and anew when that changes. What it can't install itself (Node.js, Chromium) it looks for, and says how to
-get it.
+Owns ``.venv-clients``, ``.venv-agents``, ``.venv-aider``, ``.venv-open-webui`` and ``tests/clients/node/node_modules``,
+each made from a lock file, and anew when that changes. What it can't install itself (Node.js, Chromium) it looks for,
+and says how to get it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ NODE = CLIENTS / "node"
 VENVS = {
     ROOT / ".venv-clients": (CLIENTS / "requirements-python.txt", ["--no-deps"]),
     ROOT / ".venv-agents": (CLIENTS / "requirements-agents.txt", ["--no-deps"]),
+    ROOT / ".venv-aider": (CLIENTS / "requirements-aider.txt", ["--no-deps"]),
     ROOT / ".venv-open-webui": (CLIENTS / "requirements-open-webui.txt", []),
 }
 OLDEST_NODE = 20

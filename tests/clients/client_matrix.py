@@ -22,11 +22,13 @@ PYTHON_VENV = ROOT / ".venv-clients"
 OPEN_WEBUI_VENV = ROOT / ".venv-open-webui"
 #: Agent frameworks, which need other versions of the clients' shared packages.
 AGENTS_VENV = ROOT / ".venv-agents"
+AIDER_VENV = ROOT / ".venv-aider"
 #: The lock file of each environment.
 LOCKS = {
     "dev": ROOT / "constraints.txt",
     "python": HERE / "requirements-python.txt",
     "agents": HERE / "requirements-agents.txt",
+    "aider": HERE / "requirements-aider.txt",
     "open-webui": HERE / "requirements-open-webui.txt",
     "node": NODE / "package-lock.json",
 }
@@ -186,7 +188,7 @@ CLIENTS = (
         "@anthropic-ai/claude-code",
         "node",
         "Anthropic messages",
-        asked=("text", "tool-call", "answer", "switching"),
+        asked=("text", "tool-call", "answer", "switching", "launch"),
         lacks={"relay switching": _SLOW_START},
         ways=("direct", "relay", "litellm"),
     ),
@@ -196,7 +198,7 @@ CLIENTS = (
         "@openai/codex",
         "node",
         "responses",
-        asked=("text", "tool-call", "answer"),
+        asked=("text", "tool-call", "answer", "launch"),
         ways=("direct", "relay", "litellm"),
     ),
     Client(
@@ -205,7 +207,7 @@ CLIENTS = (
         "opencode-ai",
         "node",
         "chat completions",
-        asked=("text", "tool-call", "answer"),
+        asked=("text", "tool-call", "answer", "launch"),
     ),
     Client(
         "qwen-code",
@@ -213,8 +215,9 @@ CLIENTS = (
         "@qwen-code/qwen-code",
         "node",
         "chat completions",
-        asked=("text", "tool-call", "answer"),
+        asked=("text", "tool-call", "answer", "launch"),
     ),
+    Client("aider", "aider", "aider-chat", "aider", "chat completions", ways=("direct",), asked=("launch",)),
     Client(
         "openai-agents",
         "openai-agents",
@@ -257,13 +260,13 @@ CLIENTS = (
         "open-webui",
         "open-webui",
         "chat completions",
-        asked=("first-message", "second-message", "titles", "tags", "follow-ups", "switching"),
+        asked=("first-message", "second-message", "titles", "tags", "follow-ups", "switching", "launch"),
         lacks={"relay switching": _SLOW_START},
     ),
 )
 LIGHT = ("openai-python", "openai-python-responses")
-#: one-api reads an upstream's reply to its end whatever becomes of the client.
-DIRECT_ALONE = ("leaving",)
+#: one-api reads an upstream's reply to its end whatever becomes of the client. ``tailrace launch`` leads to a server.
+DIRECT_ALONE = ("leaving", "launch")
 #: Its proxy has names of its own for models, each of which leads to one server.
 NOT_BY_LITELLM = ("switching",)
 

@@ -17,6 +17,7 @@ from tailrace.cli.config import config
 from tailrace.cli.convert import convert
 from tailrace.cli.doctor import doctor
 from tailrace.cli.keys import keys
+from tailrace.cli.launch import LaunchCommand, launch
 from tailrace.cli.list import list_models
 from tailrace.cli.logs import show_logs
 from tailrace.cli.metrics import metrics
@@ -64,6 +65,7 @@ app.command()(stop)
 app.command("logs")(show_logs)
 app.command()(run)
 app.command()(chat)
+app.command(cls=LaunchCommand)(launch)
 app.command("pull")(pull_model)
 app.command("rm")(remove_model)
 app.command()(bench)

@@ -30,6 +30,11 @@ def complete(beginning: str) -> list[str]:
     return sorted(word for word in words if word.startswith(beginning))
 
 
+def complete_model(beginning: str) -> list[str]:
+    """The names of served models that begin so."""
+    return sorted(name for server in find_servers() for name in server.models if name.startswith(beginning))
+
+
 def _words(server: ServerState) -> tuple[str, ...]:
     return (str(server.port), str(server.supervisor), *server.models)
 
