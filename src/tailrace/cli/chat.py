@@ -13,7 +13,7 @@ from tailrace.cli.listed_models import listed_models, listed_with_key
 from tailrace.cli.one_reply import answer_once, read_question
 from tailrace.cli.ps import own_key
 from tailrace.cli.remote_model import RemoteModel
-from tailrace.cli.server_client import Refused, ServerClient
+from tailrace.cli.server_client import Refused, ServerClient, WrongKey
 from tailrace.cli.slash_commands import MoreCommand, Outcome
 from tailrace.cli.stats_client import own_server
 from tailrace.cli.terminal import Interrupts, Terminal, clean, harmless
@@ -60,7 +60,7 @@ def chat(
     # A server of one's own on this machine has a certificate for another name than 127.0.0.1.
     key = next((key for name in _KEYS if (key := os.environ.get(name))), None) or (own_key() if url is None else None)
     client = ServerClient(url or own_server(), key=key, verify=url is not None and not insecure)
-    remote = RemoteModel(client, model or _first_model(client))
+    remote = RemoteModel(client, _model(client, model))
     conversation = ChatHistory(clean(system) if system else None, parameters)
     interrupts = Interrupts()
     interrupts.install()
@@ -78,12 +78,19 @@ def _about(client: ServerClient, remote: RemoteModel) -> str:
     return f"{remote.name} on {client.root}"
 
 
-def _first_model(client: ServerClient) -> str:
-    """The first model of the server's list. Asks for a key where the server wants one and a person is there."""
-    names = [entry["id"] for entry in listed_with_key(client, _KEYS)]
-    if not names:
+def _model(client: ServerClient, wanted: str | None) -> str:
+    """The model to begin with. Asks for a key where the server wants one and a person is there."""
+    try:
+        names = [entry["id"] for entry in listed_with_key(client, _KEYS)]
+    except WrongKey:
+        raise
+    except Refused:
+        if wanted is None:
+            raise
+        return wanted  # A server without a list.
+    if wanted is None and not names:
         raise Refused(f"{client.url} lists no model; name one with --model")
-    return str(names[0])
+    return wanted or str(names[0])
 
 
 def _list(client: ServerClient, remote: RemoteModel) -> Outcome:

@@ -99,7 +99,8 @@ class ServerClient:
         except (OSError, http.client.HTTPException) as error:
             raise self.no_answer(error) from error
         if response.status in {401, 403}:
-            raise WrongKey(f"{self.url} wants another API key: set --key or TAILRACE_API_KEY")
+            which = "another" if self.key else "an"
+            raise WrongKey(f"{self.url} wants {which} API key: set TAILRACE_API_KEY")
         return response
 
     def no_answer(self, error: Exception) -> TailraceError:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from tailrace.cli.server_client import NoAnswer, Refused, ServerClient, reason
+from tailrace.cli.server_client import NoAnswer, Refused, ServerClient, WrongKey, reason
 from tailrace.cli.terminal import harmless
 from tailrace.diagnosis.catalogue import Finding
 from tailrace.diagnosis.report import Stats
@@ -27,7 +27,10 @@ class StatsClient:
 
     def read(self) -> Stats:
         """The statistics now. Raises NoAnswer and Refused."""
-        status, body = self._client.get("/stats")
+        try:
+            status, body = self._client.get("/stats")
+        except WrongKey as error:
+            raise Refused(f"{self.url} wants another API key: set --key or TAILRACE_API_KEY") from error
         if status != 200:
             raise Refused(f"{self.url} has no statistics (status {status}): {reason(body) or _GUESS}")
         try:
