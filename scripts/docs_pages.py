@@ -23,6 +23,7 @@ _ELSEWHERE = {
     "README.md": "index.md",
     "README.zh-CN.md": "zh-cn.md",
 }
+#: Documents whose page is made of another one.
 _NO_PAGES = frozenset({"README.md"})
 #: Where a list begins right after a paragraph, which Python's Markdown takes for more of the paragraph.
 _LIST_AFTER_TEXT = re.compile(r"^((?![-*|>#] |\d+\. |\s).*\S.*)\n(?=(?:- |\d+\. ))", re.MULTILINE)
@@ -31,9 +32,10 @@ _COMMANDS = re.compile(r"^```console\n((?:\$ .*\n(?:(?<=\\\n).*\n)*)+)```$", re.
 #: Code in a table: GitHub wants a backslash before its pipes, and Python's Markdown would show it.
 _TABLE_ROW = re.compile(r"^\|.*$", re.MULTILINE)
 _CODE = re.compile(r"`[^`]+`")
+#: The place of a plot in a document.
 _PLOT = re.compile(r"^<!-- plot: ([\w-]+) -->$", re.MULTILINE)
+#: Python's Markdown wants an empty line between a table and a comment: it takes the one for a part of the other.
 _TABLE_AFTER_COMMENT = re.compile(r"^(<!--.*-->)\n(?=\|)", re.MULTILINE)
-#: An indented line after a table would become a row of it.
 _COMMENT_AFTER_TABLE = re.compile(r"^(\|.*)\n(?=<!--)", re.MULTILINE)
 
 
@@ -88,8 +90,7 @@ def stage() -> None:
         content = (ROOT / source).read_bytes()
         if source.suffix == ".md":
             content = staged_text(source, content.decode(), places).encode()
-        target = STAGED / page
-        _write(target, content)
+        _write(STAGED / page, content)
     for name, plot in plots().items():
         _write(STAGED / "plots" / name, plot.encode())
     for path in STAGED.rglob("*.md"):
@@ -98,6 +99,7 @@ def stage() -> None:
 
 
 def _write(target: Path, content: bytes) -> None:
+    """Write a file of the folder where its content has changed."""
     if not target.exists() or target.read_bytes() != content:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
