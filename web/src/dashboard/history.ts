@@ -30,10 +30,8 @@ export function merged(known: History, added: History): History {
   const from = added.time.findIndex((time) => time > last);
   if (from < 0) return known;
   const oldest = (added.time.at(-1) ?? 0) - SHOWN_SECONDS - GAP_SECONDS;
-  const start = Math.max(
-    0,
-    known.time.findIndex((time) => time >= oldest),
-  );
+  const shown = known.time.findIndex((time) => time >= oldest);
+  const start = shown < 0 ? known.time.length : shown;
   const join = (name: keyof History) => [...known[name].slice(start), ...added[name].slice(from)];
   return Object.fromEntries(COLUMNS.map((name) => [name, join(name)])) as unknown as History;
 }
