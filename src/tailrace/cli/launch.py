@@ -20,9 +20,10 @@ from typer.core import TyperCommand
 
 from tailrace.cli import background_server, server_choice
 from tailrace.cli.launch_clients import CLIENTS, FOLDER, Client, Launch, Target
-from tailrace.cli.launch_target import check_suitable, find_model, own_server, start_server
+from tailrace.cli.launch_target import NotSuitable, check_suitable, find_model, own_server, start_server
 from tailrace.cli.ps import own_key
 from tailrace.cli.server_client import ServerClient
+from tailrace.cli.stop import stop_server
 from tailrace.errors import ConfigurationError, TailraceError
 from tailrace.folders import state_folder
 from tailrace.settings import resolve
@@ -107,6 +108,7 @@ def _server(
     client: Client, model: str | None, url: str | None, context: int | None, *, anyway: bool, show: bool, verify: bool
 ) -> tuple[ServerClient | None, Target]:
     """The server with its key, and the model there. With ``show`` none is started. Raises TailraceError."""
+    started = None
     if url is not None:
         server = ServerClient(url, key=os.environ.get("TAILRACE_API_KEY") or None, verify=verify)
     else:
@@ -121,7 +123,7 @@ def _server(
             if show:
                 return None, _planned(model, context)
             print(f"Serving {model} in the background ...", file=sys.stderr)
-            state = start_server(model, context)
+            state = started = start_server(model, context)
             background_server.report(state, file=sys.stderr)
             model = state.models[0]
         else:
@@ -135,7 +137,13 @@ def _server(
         server = ServerClient(state.url, key=own_key(), verify=False)
     found = find_model(server, model)
     if not anyway:
-        check_suitable(client, found)
+        try:
+            check_suitable(client, found)
+        except NotSuitable:
+            if started is not None:
+                stop_server(started)
+                print("The server was stopped again.", file=sys.stderr)
+            raise
     if found.target.context is None:
         print(f"{server.url} doesn't say its context; {client.title} needs {client.context:,} tokens.", file=sys.stderr)
     return server, found.target

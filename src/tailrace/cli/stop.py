@@ -50,6 +50,12 @@ def stop(
         typer.echo(f"Stopped {', '.join(server.models[:3])} on port {server.port} (process {server.supervisor}).")
 
 
+def stop_server(server: ServerState) -> None:
+    """Stop one server, and return when it has ended. Raises TailraceError."""
+    _signal(server, signal.SIGTERM)
+    _wait(server, now=False)
+
+
 def _wait(server: ServerState, *, now: bool) -> None:
     """Return when the server has ended; with ``now`` ask for haste until then."""
     began = time.monotonic()
