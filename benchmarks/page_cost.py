@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.harness import servers
+from benchmarks.harness import cpu_time, servers
 from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
 from benchmarks.harness.paired_runs import paired_ratios
 from benchmarks.harness.rates import decode_rates, measure, total_rates
@@ -35,6 +35,8 @@ _BOUND = 0.98
 _LIVE_SECONDS, _MODELS_SECONDS, _LOG_SECONDS = 1.0, 2.0, 2.0
 #: Seconds for which the first page may load.
 _START_SECONDS = 20.0
+#: Seconds over which CPU time is counted.
+_CPU_SECONDS = 6.0
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -43,6 +45,12 @@ def _measure(options: Options) -> Measurements:
     start = functools.partial(servers.tailrace, options.model, options.threads, "--parallel", str(max(streams)))
     browser = next((path for name in _CHROMIUMS if (path := shutil.which(name))), None)
     found = Measurements()
+    if cpu_time.available():
+        with start() as server:
+            values = [_page_cpu(server.port, 1.0 if options.quick else _CPU_SECONDS) for _ in range(options.turns)]
+        found.figures.append(
+            figure("HTTP process's CPU time in each second of an open page", values, unit="ms", is_upper_bound=True)
+        )
     with contextlib.ExitStack() as stack:
         closed, opened = stack.enter_context(start()), stack.enter_context(start())
         sides = {"closed": closed.run, "requests": _with(opened, lambda: _requesting(opened.port))}
@@ -65,6 +73,20 @@ def _measure(options: Options) -> Measurements:
                 found.figures.append(figure(f"{name}, {shown}, whole time", values, bound=bound))
     found.notes.append("Each side has a server of its own; the others are idle while one is measured.")
     return found
+
+
+def _page_cpu(port: int, seconds: float) -> float:
+    """Milliseconds of CPU time that the HTTP process needs in each second for a page on an idle server."""
+    (http_process,) = cpu_time.descendants("tailrace.server.process")
+
+    def spent() -> float:
+        before = cpu_time.seconds([http_process])
+        time.sleep(seconds)
+        return cpu_time.seconds([http_process]) - before
+
+    without = spent()
+    with _requesting(port):
+        return 1e3 * (spent() - without) / seconds
 
 
 def _with(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,3 +185,52 @@ def test_models_and_cores_are_shown(keyed_server: Keyed) -> None:
     assert live["machine"]["memory"] >= live["machine"]["available"] > 0
     assert any(core["usable"] for core in live["cores"])
     assert all(sum(core["use"].values()) <= 1.01 for core in live["cores"])
+
+
+def test_the_progress_of_a_prompt_is_shown(slow: ServerProcess) -> None:
+    url = f"http://127.0.0.1:{slow.port}"
+
+    def rows() -> list[Any]:
+        return list(httpx.get(f"{url}/stats/live", timeout=60.0).json()["requests"])
+
+    # Prompts are reported from the first look on.
+    assert rows() == []
+    body = {"model": "fake", "prompt": "y" * 7000, "stream": True, "max_tokens": 1}
+    seen: set[int] = set()
+
+    def is_half_way() -> bool:
+        for row in rows():
+            if row["state"] == "prompt":
+                seen.add(row["prompt_computed"])
+                assert row["prompt_computed"] <= row["prompt_tokens"]
+        return any(0 < computed < 7000 for computed in seen)
+
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60.0) as response:
+        wait_for("a prompt that is computed in part", is_half_way)
+        response.read()
+
+
+def test_a_request_for_embeddings_is_shown_and_cancelled() -> None:
+    """The engine is stopped meanwhile, so the request can't end by itself."""
+    with fake() as server:
+        url = f"http://127.0.0.1:{server.port}"
+        engine = server.engine
+        os.kill(engine, signal.SIGSTOP)
+        answers: list[httpx.Response] = []
+        body = {"model": "fake", "input": "hello"}
+        thread = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{url}/v1/embeddings", json=body, timeout=60.0))
+        )
+        thread.start()
+        try:
+            wait_for("the request", lambda: _states(url) == ["computing"])
+            (row,) = httpx.get(f"{url}/stats/live", timeout=60.0).json()["requests"]
+            assert httpx.delete(f"{url}/stats/requests/{row['number']}").status_code == 200
+            thread.join(60.0)
+        finally:
+            os.kill(engine, signal.SIGCONT)
+        assert answers[0].json()["error"]["code"] == "request_cancelled"
+
+
+def _states(url: str) -> list[str]:
+    return [row["state"] for row in httpx.get(f"{url}/stats/live", timeout=60.0).json()["requests"]]

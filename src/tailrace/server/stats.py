@@ -30,6 +30,8 @@ _MIN_SECONDS = 1.0
 _MAX_SECONDS = 10.0
 #: Seconds for which a sample is shared by all that ask.
 _SHARED_SECONDS = 0.5
+#: Seconds for which the names of other programs are shown before all processes are looked at again.
+_NAMED_SECONDS = 4.0
 #: Seconds of samples that are remembered, for latencies.
 _REMEMBERED_SECONDS = 60.0
 
@@ -106,6 +108,8 @@ class ServerStats:
 
     async def _name_others(self, before: Sample, after: Sample) -> tuple[OtherProcess, ...]:
         """The other programs on the engine's CPUs. Every process of the machine is read for it, on a thread."""
+        if time.monotonic() - self._others_at < _NAMED_SECONDS:
+            return self._others
         cpus = Interval(before, after).engine_cpus
         found = await asyncio.to_thread(self._sampler.name_others, cpus)
         if found is None and time.monotonic() - self._others_at > _MAX_SECONDS:
