@@ -7,23 +7,23 @@ ARGS ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-clients test-faults test-peers test-numa test-arm bench docs check format clean
+.PHONY: help setup serve wheel test test-wheel test-clients test-faults test-peers test-numa test-arm bench docs check format clean
 
 help:  ## Show this list
 	@echo "tailrace: make TARGET [ARGS=\"...\"] [PYTHON=python3.12]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup:  ## Make .venv, compile llama.cpp for this CPU once, fetch the starter model
-	@$(PYTHON) scripts/setup.py
-	@$(BIN)/tailrace pull
 	@$(PYTHON) scripts/setup.py --smoke
 
 serve: setup  ## Serve the starter model; ARGS go to `tailrace serve`
 	@exec $(BIN)/tailrace serve $(ARGS)
 
+wheel:  ## Make dist/tailrace-*.whl for Linux on x86-64: every CPU tier, installs without a compiler
+	@$(PYTHON) scripts/setup.py
+	@$(BIN)/python scripts/make_wheel.py
+
 test:  ## Run every test, in two lanes side by side; ARGS go to one pytest
-	@$(PYTHON) scripts/setup.py --dev
-	@$(BIN)/tailrace pull
 	@$(PYTHON) scripts/setup.py --dev --smoke
 	@$(PYTHON) scripts/setup_peers.py >/dev/null
 	@$(PYTHON) scripts/setup_minilm.py >/dev/null

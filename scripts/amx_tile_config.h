@@ -4,7 +4,8 @@
  * drop the stores to the other 56 and LDTILECFG then faults with SIGSEGV. This definition names all 64 bytes.
  */
 #pragma once
-#include <immintrin.h>
 #if defined(__GNUC__) && !defined(__clang__) && defined(__AMX_TILE__)
+/* Only here: parsing it takes a tenth of a small file's compile. */
+#include <immintrin.h>
 #define _tile_loadconfig(config) __asm__ volatile("ldtilecfg\t%X0" ::"m"(*(const char(*)[64])(config)))
 #endif

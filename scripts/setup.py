@@ -24,6 +24,7 @@ from setup_engine import PACKAGE, Build, build_wheel, describe_build, find_wheel
 from setup_headers import download_source, have_headers, headers_folder, keep_headers
 from setup_page import NODE_PACKAGE, PageBuild
 from setup_pip import SetupError, run_pip
+from setup_steps import Steps, say
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -35,11 +36,6 @@ MINIMUM_PYTHON = (3, 11)
 SMOKE_MODEL = "smollm2-135m"
 #: The exit code by which ``smoke.py`` says that the model isn't there, which is no fault of llama.cpp's.
 NO_SMOKE_MODEL = 3
-
-
-def say(text: str) -> None:
-    """One line for the user, at once even into a pipe."""
-    print(f"setup: {text}", flush=True)
 
 
 def check_python(version: tuple[int, ...]) -> None:
@@ -98,7 +94,6 @@ def install_key() -> str:
 
 def make_venv(environment: Mapping[str, str]) -> None:
     """Make ``.venv`` anew with the pinned pip."""
-    say(f"making .venv with Python {platform.python_version()}")
     made = subprocess.run(
         [sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True, check=False
     )
@@ -109,11 +104,14 @@ def make_venv(environment: Mapping[str, str]) -> None:
     run_pip(PYTHON, ["install", f"pip=={version}"], "installing pip", environment=environment)
 
 
-def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, environment: Mapping[str, str]) -> None:
+def install(
+    stamp: dict[str, Any], build: Build, steps: Steps, *, dev: bool, rebuild: bool, environment: Mapping[str, str]
+) -> None:
     """Bring ``.venv`` from what ``stamp`` says to what is wanted, and bring the stamp up to date."""
     if stamp.get("venv") != venv_identity():
-        stamp.clear()
-        make_venv(environment)
+        with steps.step(f"virtual environment: .venv with Python {platform.python_version()}"):
+            stamp.clear()
+            make_venv(environment)
     # The stamp must not be valid until everything is done; it keeps the earlier facts for the next attempt.
     stamp["venv"] = venv_identity()
     stamp.pop("key", None)
@@ -122,38 +120,42 @@ def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, en
     folder = wheel_folder(build, environment)
     wheel = None if rebuild else find_wheel(folder)
     if wheel is None:
-        wheel = compile_engine(build, folder, environment)
+        wheel = compile_engine(build, folder, steps, environment)
         stamp.pop("engine", None)
         stamp.pop("smoke", None)
     elif not have_headers(headers_folder(build.version, environment)):
         get_headers(build, environment)
-    if stamp.get("engine") != build.key:
-        # pip leaves an installed wheel alone when its version is the same, whatever it was compiled for.
-        force = ["install", "--force-reinstall", "--no-deps", str(wheel)]
-        run_pip(PYTHON, force, "installing llama.cpp", environment=environment)
-    say("installing tailrace and what it needs" + (", and the tools to develop it" if dev else ""))
-    project = f"{ROOT}[dev]" if dev else str(ROOT)
-    pins = ["--constraint", str(CONSTRAINTS), "--build-constraint", str(CONSTRAINTS)]
-    run_pip(PYTHON, ["install", *pins, str(wheel), "--editable", project], "installing", environment=environment)
-    smoke([], build, folder)
-    build_native()
-    page.wait()
+    with steps.step("packages: tailrace and what it needs" + (", and the tools to develop it" if dev else "")):
+        if stamp.get("engine") != build.key:
+            # pip leaves an installed wheel alone when its version is the same, whatever it was compiled for.
+            force = ["install", "--force-reinstall", "--no-deps", str(wheel)]
+            run_pip(PYTHON, force, "installing llama.cpp", environment=environment)
+        project = f"{ROOT}[dev]" if dev else str(ROOT)
+        pins = ["--constraint", str(CONSTRAINTS), "--build-constraint", str(CONSTRAINTS)]
+        run_pip(PYTHON, ["install", *pins, str(wheel), "--editable", project], "installing", environment=environment)
+        smoke([], build, folder)
+    with steps.step("kernels: compile tailrace's own C code for this CPU, and prove its results"):
+        build_native()
+    with steps.step("page: what a browser shows at /, built beside the steps above"):
+        page.wait()
     stamp.update(key=install_key(), dev=dev, engine=build.key, cmake_args=build.user_args)
     write_stamp(stamp)
 
 
-def compile_engine(build: Build, folder: Path, environment: Mapping[str, str]) -> Path:
+def compile_engine(build: Build, folder: Path, steps: Steps, environment: Mapping[str, str]) -> Path:
     """Compile llama.cpp; returns its wheel, which stays in ``folder``. Its headers stay in the cache, too. Raises
     SetupError.
     """
     with tempfile.TemporaryDirectory(prefix="tailrace-") as name:
-        say("downloading llama.cpp's source")
-        source = download_source(PACKAGE, build.version, PYTHON, CONSTRAINTS, environment, Path(name))
-        keep_headers(source, headers_folder(build.version, environment))
+        with steps.step(f"llama.cpp: download the source of {PACKAGE} {build.version}, 77 MB"):
+            source = download_source(PACKAGE, build.version, PYTHON, CONSTRAINTS, environment, Path(name))
+            keep_headers(source, headers_folder(build.version, environment))
         options = f" with CMAKE_ARGS {build.user_args}" if build.user_args else ""
-        say(f"compiling llama.cpp for this CPU{options}: once, about 4 minutes on 2 cores (here: {usable_cores()})")
-        wheel = build_wheel(build, source, folder, PYTHON, CONSTRAINTS, environment)
-    say(f"kept the compiled llama.cpp in {folder}")
+        with steps.step(
+            f"llama.cpp: compile it for this CPU{options}, once: 2 minutes on 2 cores ({usable_cores()} here)"
+        ):
+            wheel = build_wheel(build, source, folder, PYTHON, CONSTRAINTS, environment)
+            say(f"kept in {folder}")
     return wheel
 
 
@@ -174,7 +176,6 @@ def build_native() -> None:
     """Compile and prove tailrace's own C code with ``build_native.py``. Without it tailrace works, but far slower: so a
     failure is no error here and can't be overlooked.
     """
-    say("compiling and proving tailrace's own kernels")
     script = ROOT / "scripts" / "build_native.py"
     done = subprocess.run([str(PYTHON), str(script)], capture_output=True, text=True, check=False)
     for line in (done.stdout + done.stderr).strip().splitlines():
@@ -207,6 +208,19 @@ def smoke(args: Sequence[str], build: Build, folder: Path) -> None:
     )
 
 
+def pull_model() -> None:
+    """Fetch the starter model where it isn't in the store. Raises SetupError; the command's own words say why."""
+    if subprocess.run([str(VENV / "bin" / "tailrace"), "pull", SMOKE_MODEL], check=False).returncode != 0:
+        raise SetupError("the starter model isn't here, see above. Run the same command again: what is done stays.")
+
+
+def count_steps(build: Build, stamp: Mapping[str, Any], options: argparse.Namespace, folder: Path) -> int:
+    """How many steps ``install`` and what follows it will have."""
+    compiled = find_wheel(folder) is not None and not options.rebuild
+    smoke_too = options.smoke and stamp.get("smoke") != build.key
+    return 3 + (stamp.get("venv") != venv_identity()) + (0 if compiled else 2) + (2 if smoke_too else 0)
+
+
 def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """Run set-up with these options. Raises SetupError."""
     check_python(sys.version_info[:3])
@@ -215,28 +229,37 @@ def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     user_args = environment.get("CMAKE_ARGS", stamp.get("cmake_args", ""))
     version = pinned(PACKAGE, CONSTRAINTS.read_text(encoding="utf-8"))
     build = describe_build(version, user_args, environment)
+    folder = wheel_folder(build, environment)
     # The tools for development do no harm to a server, so they are never taken away again.
     dev = options.dev or bool(stamp.get("dev"))
     current = stamp.get("key") == install_key() and stamp.get("dev") == dev and stamp.get("engine") == build.key
+    checked = stamp.get("smoke") == build.key
+    steps = Steps(2 if current and not options.rebuild else count_steps(build, stamp, options, folder))
     if options.rebuild or not current:
-        install(stamp, build, dev=dev, rebuild=options.rebuild, environment=environment)
-    elif not have_headers(headers_folder(build.version, environment)):
-        get_headers(build, environment)
-        build_native()
-    if current and not options.rebuild:
+        say(f"making {ROOT} ready: all of it once, and what is done stays")
+        install(stamp, build, steps, dev=dev, rebuild=options.rebuild, environment=environment)
+    else:
+        if not have_headers(headers_folder(build.version, environment)):
+            get_headers(build, environment)
+            build_native()
         start_page(environment).wait()
-    if options.smoke and stamp.get("smoke") != build.key:
-        say("checking that the compiled llama.cpp decodes")
-        smoke([SMOKE_MODEL], build, wheel_folder(build, environment))
+    if options.smoke and checked and stamp.get("smoke") == build.key:
+        pull_model()
+    elif options.smoke:
+        with steps.step(f"starter model: {SMOKE_MODEL}, 98 MB"):
+            pull_model()
+        with steps.step("check: llama.cpp as compiled here reads a prompt and writes a few tokens"):
+            smoke([SMOKE_MODEL], build, folder)
         stamp["smoke"] = build.key
         write_stamp(stamp)
+    steps.finish()
 
 
 def main() -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(description="Make .venv ready to run tailrace.")
     parser.add_argument("--dev", action="store_true", help="with the tools for tests and checks")
-    parser.add_argument("--smoke", action="store_true", help="decode a few tokens with the starter model (once)")
+    parser.add_argument("--smoke", action="store_true", help="fetch the starter model, decode with it once")
     parser.add_argument("--rebuild", action="store_true", help="compile llama.cpp again")
     options = parser.parse_args()
     try:

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from setup import ROOT, check_python, say
+from setup import ROOT, check_python
 from setup_pip import SetupError, run_pip
+from setup_steps import say
 
 CLIENTS = ROOT / "tests" / "clients"
 NODE = CLIENTS / "node"

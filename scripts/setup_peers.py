@@ -13,9 +13,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from setup import CONSTRAINTS, PYTHON, ROOT, pinned, say
+from setup import CONSTRAINTS, PYTHON, ROOT, pinned
 from setup_engine import PACKAGE
 from setup_pip import SetupError, run_pip
+from setup_steps import say
 
 #: Where the unpacked files are, by version.
 FOLDER = ROOT / "build" / "peers"

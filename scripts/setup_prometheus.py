@@ -14,8 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from setup import ROOT, say
+from setup import ROOT
 from setup_pip import SetupError
+from setup_steps import say
 
 FOLDER = ROOT / ".prometheus"
 PROGRAMS = ("prometheus", "promtool")

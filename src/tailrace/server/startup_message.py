@@ -1,4 +1,4 @@
-"""The message on standard output when the server is ready, with a curl command to try it."""
+"""The message on standard output when the server is ready, with what to try: a browser, curl, a client."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def title_of(services: Sequence[ModelService], *, on_demand: bool) -> str:
 
 
 def announce(http: socket.socket, settings: Settings, title: str, model: ModelService, *, needs_key: bool) -> None:
-    """Print ``title``, where the server listens and a curl command for ``model`` to paste; once in the life of the
-    process. ``needs_key``: whether requests need an API key.
+    """Print ``title``, what to try with ``model``, and where the server listens; once in the life of the process.
+    ``needs_key``: whether requests need an API key.
     """
     global _announced
     if _announced:
@@ -43,10 +43,19 @@ def announce(http: socket.socket, settings: Settings, title: str, model: ModelSe
     warning = f"  Warning: {OPEN_TO_NETWORK}.\n\n" if not needs_key and not is_loopback(settings.host) else ""
     print(
         f"\n  {title}. Try:\n\n"
-        f"  curl -N {url}{path} -H 'Content-Type: application/json'{key} -d '{body}'\n\n"
+        f"  a browser:   {url}/\n"
+        f"  curl:        curl -N {url}{path} -H 'Content-Type: application/json'{key} -d '{body}'\n"
+        f"{_launch(model)}\n"
         f"{warning}tailrace listens on {url}",
         flush=True,
     )
+
+
+def _launch(model: ModelService) -> str:
+    """The line about clients; none for a model that writes no text."""
+    if model.info is not None and not model.info.generates:
+        return ""
+    return "  a client:    tailrace launch claude   (or codex, opencode, qwen, aider, open-webui)\n"
 
 
 def _example(model: ModelService) -> tuple[str, str]:

@@ -67,7 +67,7 @@ def test_pip_downloads_the_source(tmp_path: Path) -> None:
 
 def test_a_checkout_that_is_set_up_without_headers_gets_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an update: the wheel is there, compiled by a set-up that kept none."""
-    build = Build(version="1.2.3", cpu="", compiler="", user_args="", header="", variables=())
+    build = Build(version="1.2.3", cpu="", compiler="", user_args="", recipe="", variables=())
     done: list[str] = []
 
     def download(package: str, version: str, *others: object) -> Path:

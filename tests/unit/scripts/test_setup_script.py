@@ -16,11 +16,12 @@ import pytest
 
 import setup
 import setup_engine
-from setup_engine import Build, ProgressLine, build_progress, build_wheel, cmake_args, cpu_identity, find_wheel
+from setup_engine import Build, build_progress, build_wheel, cmake_args, cpu_identity, find_wheel
 from setup_pip import SetupError, run_pip
+from setup_steps import ProgressLine, Steps, clock_time
 
 ROOT = Path(__file__).parents[3]
-BUILD = Build(version="0.3.36", cpu="flags: avx2", compiler="g++ 12", user_args="", header="h", variables=())
+BUILD = Build(version="0.3.36", cpu="flags: avx2", compiler="g++ 12", user_args="", recipe="r", variables=())
 SOURCE = Path("llama_cpp_python-0.3.36.tar.gz")
 
 
@@ -129,7 +130,9 @@ def test_a_valid_stamp_skips_setup(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(setup, "describe_build", describe)
     monkeypatch.setattr(setup, "run_pip", never)
     monkeypatch.setattr(setup, "smoke", never)
-    monkeypatch.setattr(setup, "install", lambda stamp, build, **options: installs.append(build.user_args))
+    pulled: list[int] = []
+    monkeypatch.setattr(setup, "install", lambda stamp, build, steps, **options: installs.append(build.user_args))
+    monkeypatch.setattr(setup, "pull_model", lambda: pulled.append(1))
     monkeypatch.setattr(setup, "have_headers", lambda folder: True)
 
     def run(*words: str, **environment: str) -> list[str]:
@@ -146,6 +149,7 @@ def test_a_valid_stamp_skips_setup(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     stamp(BUILD, dev=False)
     assert run() == []
     assert run("smoke") == []
+    assert pulled == [1], "the model may have been deleted since"
     assert run("dev") == [""]
     assert run("rebuild") == [""]
     stamp(BUILD, dev=True)
@@ -180,7 +184,7 @@ def test_the_pins_name_what_setup_needs() -> None:
         {"cpu": "flags: avx2 avx512f"},
         {"compiler": "g++ 14"},
         {"user_args": "-DGGML_CUDA=on"},
-        {"header": ""},
+        {"recipe": ""},
         {"variables": (("CXXFLAGS", "-O1"),)},
     ],
 )
@@ -215,6 +219,8 @@ def test_the_wheel_cache_follows_xdg(tmp_path: Path) -> None:
 
 # --- CMake's arguments ---
 
+RECIPE = f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={setup_engine.RECIPE}"
+
 
 @pytest.mark.parametrize(
     ("user", "cxxflags", "expected"),
@@ -226,16 +232,21 @@ def test_the_wheel_cache_follows_xdg(tmp_path: Path) -> None:
     ],
 )
 def test_the_header_joins_the_users_own_flags(user: str, cxxflags: str, expected: list[str]) -> None:
-    assert shlex.split(cmake_args(user, Path("/a/h.h"), cxxflags)) == expected
+    assert shlex.split(cmake_args(user, Path("/a/h.h"), cxxflags)) == [RECIPE, *expected]
 
 
 def test_a_header_in_a_folder_with_a_space_stays_one_word() -> None:
-    (arg,) = shlex.split(cmake_args("", Path("/a b/h.h")))
+    _, arg = shlex.split(cmake_args("", Path("/a b/h.h")))
     assert shlex.split(arg.removeprefix("-DCMAKE_CXX_FLAGS=")) == ["-include", "/a b/h.h"]
 
 
-def test_without_a_header_the_users_arguments_are_untouched() -> None:
-    assert cmake_args("-DX='a b'", None, "-O1") == "-DX='a b'"
+def test_without_a_header_the_users_flags_are_untouched() -> None:
+    assert shlex.split(cmake_args("-DX='a b'", None, "-O1")) == [RECIPE, "-DX=a b"]
+
+
+def test_the_users_own_recipe_wins() -> None:
+    theirs = "-DCMAKE_PROJECT_llama_cpp_INCLUDE=/their.cmake"
+    assert shlex.split(cmake_args(theirs, None)) == [RECIPE, theirs], "the last of several definitions counts"
 
 
 # --- progress ---
@@ -272,14 +283,53 @@ def test_on_a_terminal_one_line_is_redrawn() -> None:
     written = progress_of(terminal=True)
     assert len(written) == 21
     assert all(text.startswith("\r") and "\n" not in text for text in written[:-1])
-    assert "100%  3:20  step 20 of 20" in written[-2]
+    assert "100%  3:10  file 20 of 20" in written[-2]
+    assert " 50%  1:30  file 10 of 20, about 1:30 min left" in written[9]
+    assert "left" not in written[0] + written[-2]
     assert written[-1] == "\n"
 
 
 def test_elsewhere_every_tenth_is_a_line() -> None:
     written = progress_of(terminal=False)
-    assert written[0] == "   10%  0:20  step 2 of 20\n"
+    assert written[0] == "       10%  0:10  file 2 of 20, about 1:30 min left\n"
     assert [text.split("%")[0].strip() for text in written] == [str(tenth) for tenth in range(10, 101, 10)]
+
+
+def test_a_build_without_progress_writes_nothing() -> None:
+    written: list[str] = []
+    ProgressLine(terminal=True, write=written.append, clock=lambda: 0.0).end()
+    assert written == []
+
+
+def test_each_step_has_its_number_and_its_time() -> None:
+    written: list[str] = []
+    seconds = iter((0.0, 1.0, 8.0, 8.0, 133.0, 133.4))
+    steps = Steps(2, write=written.append, clock=lambda: next(seconds))
+    with steps.step("packages"):
+        written.append("within\n")
+    with pytest.raises(SetupError), steps.step("kernels"):
+        raise SetupError("no")
+    with steps.step("page"):
+        pass
+    assert written == [
+        "[1/2] packages\n",
+        "within\n",
+        "      done in 7 s\n",
+        "[2/2] kernels\n",
+        "[3/3] page\n",
+        "      done in 0 s\n",
+    ]
+
+
+def test_without_a_step_there_is_nothing_to_say() -> None:
+    written: list[str] = []
+    Steps(3, write=written.append, clock=lambda: 0.0).finish()
+    assert written == []
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (125, "2:05 min")])
+def test_times_in_words(seconds: float, words: str) -> None:
+    assert clock_time(seconds) == words
 
 
 # --- building ---
@@ -303,7 +353,7 @@ def test_a_build_leaves_the_wheel_and_its_log(tmp_path: Path, capsys: pytest.Cap
     assert "-DX=1" in wheel.read_text(encoding="utf-8")
     assert sorted(path.name for path in folder.iterdir()) == ["build.log", wheel.name]
     assert "[2/2] g++ two" in (folder / "build.log").read_text(encoding="utf-8")
-    assert [line.split("step ")[1] for line in capsys.readouterr().out.splitlines()] == ["1 of 2", "2 of 2"]
+    assert [line.split("file ")[1][:6] for line in capsys.readouterr().out.splitlines()] == ["1 of 2", "2 of 2"]
 
 
 def test_a_failed_build_leaves_its_log_and_names_it(tmp_path: Path) -> None:
