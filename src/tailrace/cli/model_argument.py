@@ -11,7 +11,7 @@ from tailrace.cli.shown_pull import pull_shown
 from tailrace.machine.free_memory import read_memory
 from tailrace.models.model_reference import ModelFile, NotHere, locate_model
 from tailrace.models.reference import HubReference, OllamaReference, served_name
-from tailrace.settings import Settings
+from tailrace.settings import STARTER_MODEL, Settings
 
 
 def find_model(settings: Settings) -> ModelFile:
@@ -20,14 +20,15 @@ def find_model(settings: Settings) -> ModelFile:
 
 
 def find_or_fetch(settings: Settings) -> ModelFile:
-    """The model of the setting ``model``, which is fetched first where it isn't here. A model of the catalogue is not:
-    its name doesn't say where it comes from. Raises ModelError.
+    """The model of the setting ``model``, which is fetched first where it isn't here. A model of the catalogue is not,
+    because its name doesn't say where it comes from. The starter model is: it is served where no model is named. Raises
+    ModelError.
     """
     try:
         return find_model(settings)
     except NotHere as missing:
         reference = missing.reference
-        if not isinstance(reference, HubReference | OllamaReference):
+        if not isinstance(reference, HubReference | OllamaReference) and str(reference) != STARTER_MODEL:
             raise
     console_output.stderr().print(f"{escape(str(reference))} isn't here: fetching it", soft_wrap=True)
     pulled = pull_shown(reference, f"tailrace pull {reference}")

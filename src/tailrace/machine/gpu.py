@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from tailrace import bundle
+
 #: By PCI vendor: its name, and the llama.cpp backends for its GPUs.
 _VENDORS = {
     "0x10de": ("NVIDIA", ("cuda", "vulkan")),
@@ -54,6 +56,7 @@ def read_gpus(root: Path = Path("/")) -> list[Gpu]:
 def build_backends(package: Path | None = None) -> tuple[str, ...]:
     """The GPU backends of the installed llama.cpp, by the libraries in the binding's folder ``package``."""
     if package is None:
+        bundle.expose_binding()
         spec = importlib.util.find_spec("llama_cpp")  # Finds the folder without running the package.
         if spec is None or not spec.submodule_search_locations:
             return ()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from tailrace import bundle
 from tailrace.engine.kernels.build import KERNEL_TIERS, TIERS_OF_CHOICE, build_kernels, cpu_tiers
 from tailrace.engine.kernels.formats import WeightFormat, formats_of
 from tailrace.engine.kernels.symbols import exported_symbols
@@ -42,10 +43,15 @@ def choose(choice: str) -> None:
 
 def load() -> None:
     """Load the kernels, unless this process has done so. It comes before llama.cpp is loaded."""
+    if _status is None:
+        _load_chosen(os.environ.get(_VARIABLE, "on"))
+        if bundle.is_there():
+            # Also without kernels of ours: llama.cpp takes the library of this CPU's tier where it is loaded already.
+            ctypes.CDLL(str(ggml_library()))
+
+
+def _load_chosen(choice: str) -> None:
     global _status
-    if _status is not None:
-        return
-    choice = os.environ.get(_VARIABLE, "on")
     if choice == "off":
         _status = "off"
         return
@@ -238,18 +244,25 @@ def _check_upstream(ggml: Path, required: Sequence[str]) -> None:
     from then on llama.cpp calls them, with nothing to delegate to.
     """
     # The backend for the CPU, and the library that it is linked to.
-    libraries = [path for path in (ggml, ggml.with_name("libggml-base.so")) if path.is_file()]
+    # A wheel has a folder for each tier below it.
+    base = (folder / "libggml-base.so" for folder in (ggml.parent, ggml.parent.parent))
+    libraries = [path for path in (ggml, *base) if path.is_file()]
     exported = frozenset[str]().union(*map(exported_symbols, libraries))
     if missing := [name for name in required if name not in exported]:
         raise NativeUnavailable(f"llama.cpp has no {', no '.join(missing)}, which the kernels call")
 
 
 def ggml_library() -> Path:
-    """llama.cpp's library of CPU kernels, found without loading it. Raises NativeUnavailable."""
+    """llama.cpp's library of CPU kernels, found without loading it: of a wheel's, that of this CPU's fastest tier.
+    Raises NativeUnavailable.
+    """
+    bundle.expose_binding()
     spec = util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise NativeUnavailable("llama-cpp-python isn't installed")
-    library = Path(spec.origin).parent / "lib" / "libggml-cpu.so"
+    folder = Path(spec.origin).parent / "lib"
+    of_tiers = (folder / tier.name / "libggml-cpu.so" for tier in TIERS.values() if tier.supported)
+    library = next((path for path in of_tiers if path.is_file()), folder / "libggml-cpu.so")
     if not library.is_file():
         raise NativeUnavailable(f"{library} doesn't exist: this llama.cpp isn't built as shared libraries")
     return library

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
+from tailrace import bundle
 from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.folders import cache_folder
 
@@ -18,6 +19,7 @@ KNOWN_VERSIONS = frozenset({"0.3.36"})
 
 def binding_version() -> str:
     """The installed version of llama-cpp-python. Raises NativeUnavailable where there is none."""
+    bundle.expose_binding()
     try:
         return metadata.version("llama-cpp-python")
     except metadata.PackageNotFoundError as error:
@@ -25,7 +27,11 @@ def binding_version() -> str:
 
 
 def include_folders() -> tuple[Path, ...]:
-    """The folders of ``ggml_headers`` that are on a compiler's include path. Raises NativeUnavailable."""
+    """The folders of ``ggml_headers`` that are on a compiler's include path. Raises NativeUnavailable. None in a wheel,
+    which has libraries in place of headers.
+    """
+    if bundle.is_there():
+        return ()
     headers = ggml_headers()
     return (headers / "include", headers / "src", headers / "src" / "ggml-cpu")
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from tailrace import bundle
 from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.compiler import COMPILE_FLAGS, LINK_FLAGS, Compiler, find_compiler
 from tailrace.engine.native_libs.tiers import Tier
@@ -91,7 +92,7 @@ class Build:
             # In a folder of its own first: a library gets its final name when it has been proved.
             with tempfile.TemporaryDirectory(prefix="building-", dir=self.cache) as work:
                 draft = Path(work) / path.name
-                self.compiler.build(self._objects(), self._flags(), draft)
+                self.write(draft)
                 self._prove(draft)
                 record = BuildRecord(
                     self.source.name,
@@ -110,6 +111,10 @@ class Build:
                 _sync(self.cache)
         except OSError as error:
             raise NativeUnavailable(f"{self.cache} can't be written: {error}") from error
+
+    def write(self, library: Path) -> None:
+        """Write the library's file, unproved. Raises NativeUnavailable, and OSError."""
+        self.compiler.build(self._objects(), self._flags(), library)
 
     def defect(self) -> str | None:
         """Why the cached library must not be loaded; None where it is what was proved. Raises OSError."""
@@ -141,12 +146,41 @@ class Build:
         return [*self.tier.compiler_flags, f"-I{self.source.folder}", *others]
 
 
+@dataclass(frozen=True)
+class BundledBuild(Build):
+    """A library that was compiled for the wheel which this installation comes from. It is proved on this machine, as
+    others are: the machine that makes wheels hasn't got all tiers.
+    """
+
+    file: Path
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256(repr((_RECORD_VERSION, self.tier.name)).encode())
+        digest.update(self.file.read_bytes())
+        return digest.hexdigest()[:24]
+
+    def write(self, library: Path) -> None:
+        """See ``Build``."""
+        library.write_bytes(self.file.read_bytes())
+
+
+def _describe(source: Source, tier: Tier, cache: Path) -> Build:
+    """The build that this installation makes. Raises NativeUnavailable."""
+    version = bundle.compiler()
+    if version is None:
+        return Build(source, tier, find_compiler(), cache)
+    if (file := bundle.library(source.name, tier.name)) is None:
+        raise NativeUnavailable(f"this wheel of tailrace has no library {source.name} for {tier.name}")
+    return BundledBuild(source, tier, Compiler(str(file), version), cache, file)
+
+
 def ensure_built(source: Source, tier: Tier, cache: Path | None = None) -> Path:
-    """The proved library of ``source`` for ``tier``, which is compiled where the cache hasn't got it: in ``cache``, by
-    default ``$XDG_CACHE_HOME/tailrace/kernels`` or the same under ``~/.cache``. Raises NativeUnavailable.
+    """The proved library of ``source`` for ``tier``. Where the cache hasn't got it, it is compiled, or copied out of
+    the wheel that tailrace was installed from. ``cache`` is by default ``$XDG_CACHE_HOME/tailrace/kernels``, or the
+    same under ``~/.cache``. Raises NativeUnavailable.
     """
     tier.require()
-    build = Build(source, tier, find_compiler(), cache or cache_folder() / "kernels")
+    build = _describe(source, tier, cache or cache_folder() / "kernels")
     path = build.path
     try:
         if path.is_file():

@@ -96,8 +96,12 @@ def ggml_constant(name: str) -> int:
 
 def build_ggml_layout(cache: Path | None = None) -> Path:
     """The library that knows the layout, see ``ensure_built``. Raises NativeUnavailable."""
-    source = Source("ggml-layout", Path(__file__).parent, lambda library: [], include_folders())
-    return ensure_built(source, TIERS["any"], cache)
+    return ensure_built(source(), TIERS["any"], cache)
+
+
+def source() -> Source:
+    """The C code that knows the layout. Raises NativeUnavailable where llama.cpp's headers are missing."""
+    return Source("ggml-layout", Path(__file__).parent, lambda library: [], include_folders())
 
 
 @functools.cache

@@ -37,7 +37,12 @@ def build_fastest(choice: str) -> Path:
 
 def build_logits_ops(tier: TierName, cache: Path | None = None) -> Path:
     """The proved library of ``tier``, see ``ensure_built``. Raises NativeUnavailable."""
-    return ensure_built(Source("logits-ops", SOURCES, prove_logits_ops), TIERS[tier], cache)
+    return ensure_built(source(), TIERS[tier], cache)
+
+
+def source() -> Source:
+    """The C code of the passes."""
+    return Source("logits-ops", SOURCES, prove_logits_ops)
 
 
 def prove_logits_ops(library: ctypes.CDLL) -> list[str]:
