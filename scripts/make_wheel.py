@@ -36,6 +36,8 @@ from tailrace.engine.sampling.logits_ops.native import build as logits_build
 from wheel_file import add_bundle, read_entries, write_wheel
 
 DIST = ROOT / "dist"
+#: tailrace's own compiled C code, by a digest of all that it depends on.
+LIBRARIES = ROOT / "build" / "wheel-libraries"
 #: The tiers that llama.cpp is compiled for, beside x86-64-v2 for all others. Those of the kernels: what they don't
 #: compute, llama.cpp does.
 GGML_TIERS: tuple[TierName, ...] = ("amx", "avx512-vnni", "avx2-vnni", "avx2")
@@ -75,13 +77,19 @@ def own_libraries() -> list[tuple[Source, TierName]]:
 
 
 def compile_own(folder: Path) -> None:
-    """Compile tailrace's own C code for each tier into ``folder``. Raises NativeUnavailable."""
+    """Compile tailrace's own C code for each tier, unless that was done before, and copy it into ``folder``. Raises
+    NativeUnavailable.
+    """
     compiler = find_compiler()
+    LIBRARIES.mkdir(parents=True, exist_ok=True)
     for source, tier in own_libraries():
-        with tempfile.TemporaryDirectory(prefix="tailrace-") as name:
-            made = Path(name) / f"{source.name}-{tier}.so"
-            LibraryBuild(source, TIERS[tier], compiler, Path(name)).write(made)
-            shutil.copyfile(made, folder / made.name)
+        build = LibraryBuild(source, TIERS[tier], compiler, LIBRARIES)
+        if not build.path.is_file():
+            with tempfile.TemporaryDirectory(dir=LIBRARIES) as name:
+                made = Path(name) / build.path.name
+                build.write(made)
+                os.replace(made, build.path)
+        shutil.copyfile(build.path, folder / f"{source.name}-{tier}.so")
 
 
 def pure_wheel(folder: Path, environment: Mapping[str, str]) -> Path:
