@@ -50,9 +50,9 @@ def parts_of(start: float, lines: Sequence[Line]) -> list[Part]:
     if not marks:
         return [Part("server", lines[-1].second - start)]
     ends = [second for second, _ in marks[1:]] + [lines[-1].second]
-    found = [Part("begin", marks[0][0] - start)]
-    found += [Part(name, end - second) for (second, name), end in zip(marks, ends, strict=True)]
-    return found
+    parts = [Part("begin", marks[0][0] - start)]
+    parts += [Part(name, end - second) for (second, name), end in zip(marks, ends, strict=True)]
+    return parts
 
 
 def read_lines(output: Iterator[str]) -> Iterator[Line]:

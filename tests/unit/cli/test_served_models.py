@@ -12,6 +12,7 @@ from tailrace.cli import served_models as module
 from tailrace.cli import shown_pull
 from tailrace.cli.served_models import ServedModels, served_models
 from tailrace.errors import ConfigurationError, ModelError
+from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.pulls.progress import Pulled
 from tailrace.models.reference import Reference
 from tailrace.serving.model_spec import loads_on_demand
@@ -269,6 +270,20 @@ class TestFoundModels:
             assert spec.name == "org/repo:Q8_0"
         assert asked == ["hf:org/repo:q8_0"]
 
-    def test_a_model_of_the_catalogue_is_not_fetched(self, stores: Stores) -> None:
-        with pytest.raises(ModelError, match=f"tailrace pull {STARTER_MODEL}"):
-            served_models([STARTER_MODEL], {})
+    def test_of_the_catalogue_the_starter_model_alone_is_fetched(
+        self, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        def pull(reference: Reference, show: object, *, memory: int | None) -> Pulled:
+            asked.append(str(reference))
+            file = stores.add_hub("org/repo", {"r-Q8_0.gguf": tiny_gguf()}) / "r-Q8_0.gguf"
+            return Pulled(path=str(file), bytes=1, present=False)
+
+        monkeypatch.setattr(shown_pull, "pull", pull)
+        (spec,) = served_models([], {}).specs
+        assert (asked, spec.name) == ([STARTER_MODEL], STARTER_MODEL)
+        other = next(name for name in CATALOGUE if name != STARTER_MODEL)
+        with pytest.raises(ModelError, match=f"tailrace pull {other}"):
+            served_models([other], {})
+        assert asked == [STARTER_MODEL]
