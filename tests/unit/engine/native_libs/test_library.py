@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tailrace import bundle
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu, tiers
 from tailrace.engine.native_libs.compiler import Compiler, find_compiler
 from tailrace.engine.native_libs.library import (
@@ -234,3 +235,28 @@ def test_making_a_library_prunes_the_others(source: Source, tmp_path: Path) -> N
     os.utime(old, (0, 0))
     ensure_built(source, HIGH, tmp_path)
     assert not old.exists()
+
+
+def test_a_wheels_library_is_proved_and_kept_without_a_compiler(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Build(source, LOW, find_compiler(), tmp_path)
+    bundled = tmp_path / "bundled.so"
+    made.write(bundled)
+    monkeypatch.setattr(bundle, "compiler", lambda: "gcc 12 of the wheel")
+    monkeypatch.setattr(
+        bundle, "library", lambda name, tier: bundled if (name, tier) == ("made-up", LOW.name) else None
+    )
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    kept = ensure_built(source, LOW, tmp_path / "cache")
+    assert tier_of(kept) == 11
+    record = read_record(kept)
+    assert record is not None
+    assert record.compiler == "gcc 12 of the wheel"
+    assert ensure_built(source, LOW, tmp_path / "cache") == kept
+    with pytest.raises(NativeUnavailable, match="no library made-up for avx512-vnni"):
+        ensure_built(source, HIGH, tmp_path / "cache")
+    wrong = Source("made-up", source.folder, lambda library: ["sums"], source.include)
+    with pytest.raises(NativeUnavailable, match="computes sums wrongly"):
+        ensure_built(wrong, LOW, tmp_path / "other")
