@@ -44,6 +44,8 @@ GGML_TIERS: tuple[TierName, ...] = ("amx", "avx512-vnni", "avx2-vnni", "avx2")
 #: Without -march=native; SSE 4.2 and what belongs to it is x86-64-v2.
 _NEWER_ISAS = ("AVX", "AVX2", "FMA", "F16C", "BMI2")
 PORTABLE = ("-DGGML_NATIVE=OFF", "-DGGML_SSE42=ON", *(f"-DGGML_{isa}=OFF" for isa in _NEWER_ISAS))
+#: Of what is inside and has no licence file of its own there.
+LICENCES = Path(__file__).parent / "bundled_licences"
 _TOOLS = ("auditwheel", "patchelf")
 
 
@@ -144,6 +146,8 @@ def make(environment: Mapping[str, str]) -> Path:
                 entries = add_bundle(read_entries(pure), read_entries(binding), record)
             for file in sorted(libraries.iterdir()):
                 entries[f"tailrace/bundled/libraries/{file.name}"] = file.read_bytes()
+            for file in sorted(LICENCES.iterdir()):
+                entries[f"tailrace/bundled/licences/{file.name}"] = file.read_bytes()
             draft = write_wheel(entries, work)
         with steps.step("audit: which Linux it runs on, with auditwheel"):
             DIST.mkdir(exist_ok=True)

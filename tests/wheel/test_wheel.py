@@ -78,6 +78,7 @@ def test_the_wheel_has_each_tier_the_page_and_the_licences(wheel: Path) -> None:
     for name in ("logits-ops-avx512", "logits-ops-avx2", "ggml-layout-any"):
         assert f"tailrace/bundled/libraries/{name}.so" in names
     assert "tailrace/server/page/built/index.html" in names
+    assert {"tailrace/bundled/licences/llama.cpp.txt", "tailrace/bundled/licences/libgomp.txt"} <= names
     assert any(name.endswith("licenses/LICENSE.md") and "llama_cpp_python" in name for name in names)
     assert any(re.match(r"tailrace\.libs/libgomp", name) for name in names), "OpenMP isn't part of each Linux"
     assert "Requires-Dist: llama" not in requires
