@@ -195,7 +195,6 @@ def main() -> int:
     from setup import CONSTRAINTS, PYTHON, pinned
     from setup_steps import say
 
-
     parser = argparse.ArgumentParser(description="Build the page that the server shows at /.")
     parser.add_argument("--dev", action="store_true", help="with the tools for its checks and tests")
     parser.add_argument("--check", action="store_true", help="check its types, format and pure parts, too")
