@@ -85,6 +85,32 @@ def test_the_wheel_has_each_tier_the_page_and_the_licences(wheel: Path) -> None:
     assert "Requires-Dist: numpy" in requires
 
 
+@pytest.mark.parametrize(
+    ("library", "forbidden"),
+    [
+        # Without AVX there are the lower halves of registers alone.
+        ("packages/llama_cpp/lib/libggml-cpu.so", ("%ymm", "%zmm")),
+        ("packages/llama_cpp/lib/libggml-base.so", ("%ymm", "%zmm")),
+        ("packages/llama_cpp/lib/libllama.so", ("%ymm", "%zmm")),
+        ("packages/llama_cpp/lib/avx2/libggml-cpu.so", ("%zmm", "vpdpbusd")),
+        ("packages/llama_cpp/lib/avx2-vnni/libggml-cpu.so", ("%zmm",)),
+        ("libraries/kernels-avx2.so", ("%zmm", "vpdpbusd")),
+        ("libraries/kernels-avx2-vnni.so", ("%zmm",)),
+        ("libraries/logits-ops-avx2.so", ("%zmm",)),
+        ("packages/llama_cpp/lib/avx512-vnni/libggml-cpu.so", ("tdpb",)),
+        ("libraries/kernels-avx512-vnni.so", ("tdpb",)),
+    ],
+)
+def test_no_library_has_instructions_above_its_tier(
+    wheel: Path, tmp_path: Path, library: str, forbidden: tuple[str, ...]
+) -> None:
+    with ZipFile(wheel) as opened:
+        file = opened.extract(f"tailrace/bundled/{library}", tmp_path)
+    done = subprocess.run(["objdump", "-d", "--no-show-raw-insn", file], capture_output=True, text=True, check=True)
+    assert "ret" in done.stdout
+    assert [word for word in forbidden if word in done.stdout] == []
+
+
 def test_doctor_shows_the_fastest_tier_of_this_cpu(root: DebianRoot) -> None:
     shown = json.loads(run(root, "/root/venv/bin/tailrace", "doctor", "--json"))
     used = [library["tier"] for library in shown["kernels"]["libraries"] if library["state"] == "used"]
