@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -145,6 +146,8 @@ def main() -> int:
     for part in parts:
         print(f"{part.seconds:8.1f} s  {part.name}")
     print(f"{total:8.1f} s  from a {options.origin} to the first token")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{used.ru_utime + used.ru_stime:8.1f} s  of CPU time, which other programs change less")
     return int(options.origin == "wheel" and total > WHEEL_BOUND)
 
 
