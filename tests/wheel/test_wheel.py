@@ -15,13 +15,13 @@ import pytest
 
 from debian_root import DebianRoot
 from tailrace.engine.kernels.build import cpu_tiers
-from tailrace.engine.native_libs.tiers import TIERS
+from tailrace.engine.native_libs.tiers import TIERS, TierName
 
 ROOT = Path(__file__).parents[2]
 _LISTENS = re.compile(r"tailrace listens on (\S+)")
 #: For pip's downloads and the first proof of the kernels, on a slow machine.
 PATIENCE = 600
-TIERS_OF_WHEEL = ("amx", "avx512-vnni", "avx2-vnni", "avx2")
+TIERS_OF_WHEEL: tuple[TierName, ...] = ("amx", "avx512-vnni", "avx2-vnni", "avx2")
 
 
 @pytest.fixture(scope="module")
