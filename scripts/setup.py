@@ -233,7 +233,6 @@ def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     # The tools for development do no harm to a server, so they are never taken away again.
     dev = options.dev or bool(stamp.get("dev"))
     current = stamp.get("key") == install_key() and stamp.get("dev") == dev and stamp.get("engine") == build.key
-    checked = stamp.get("smoke") == build.key
     steps = Steps(2 if current and not options.rebuild else count_steps(build, stamp, options, folder))
     if options.rebuild or not current:
         say(f"making {ROOT} ready: all of it once, and what is done stays")
@@ -243,7 +242,7 @@ def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
             get_headers(build, environment)
             build_native()
         start_page(environment).wait()
-    if options.smoke and checked and stamp.get("smoke") == build.key:
+    if options.smoke and stamp.get("smoke") == build.key:
         pull_model()
     elif options.smoke:
         with steps.step(f"starter model: {SMOKE_MODEL}, 98 MB"):
