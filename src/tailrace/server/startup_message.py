@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tailrace.server.browsers.hosts import is_loopback
 from tailrace.server.models.model_service import ModelService
@@ -55,7 +58,15 @@ def _launch(model: ModelService) -> str:
     """The line about clients; none for a model that writes no text."""
     if model.info is not None and not model.info.generates:
         return ""
-    return "  a client:    tailrace launch claude   (or codex, opencode, qwen, aider, open-webui)\n"
+    return f"  a client:    {_command()} launch claude   (or codex, opencode, qwen, aider, open-webui)\n"
+
+
+def _command() -> str:
+    """How the user's shell finds tailrace: in a checkout's virtual environment it isn't on the path."""
+    if shutil.which("tailrace") is not None:
+        return "tailrace"
+    own = Path(sys.executable).with_name("tailrace")
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
 
 
 def _example(model: ModelService) -> tuple[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -37,9 +40,31 @@ def test_the_message_says_what_to_try(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "twice" not in shown
     assert "a browser:   http://127.0.0.1:PORT/\n" in shown
     assert "curl -N http://127.0.0.1:PORT/v1/chat/completions" in shown
-    assert "tailrace launch claude" in shown
+    assert "launch claude" in shown
     assert shown.endswith("tailrace listens on http://127.0.0.1:PORT\n")
     assert "YOUR_KEY" not in shown
+
+
+@pytest.mark.parametrize(
+    ("executable", "on_path", "command"),
+    [
+        ("{here}/.venv/bin/python", False, ".venv/bin/tailrace"),
+        ("/opt/venv/bin/python", False, "/opt/venv/bin/tailrace"),
+        ("/opt/venv/bin/python", True, "tailrace"),
+    ],
+)
+def test_the_command_is_one_that_the_shell_finds(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    executable: str,
+    on_path: bool,
+    command: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", executable.format(here=tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/tailrace" if on_path else None)
+    assert f" {command} launch claude" in message(monkeypatch, capsys)
 
 
 def test_a_model_that_writes_no_text_has_no_client(
