@@ -35,8 +35,6 @@ function(tailrace_tune_llama)
     set_source_files_properties(${tailrace_joined_sources} TARGET_DIRECTORY llama
         PROPERTIES SKIP_UNITY_BUILD_INCLUSION OFF)
     set_target_properties(llama PROPERTIES UNITY_BUILD_BATCH_SIZE 28)
-    # It builds graphs and computes nothing: ggml's libraries do, and keep -O3. The last -O counts.
-    target_compile_options(llama PRIVATE -O2)
 endfunction()
 # At the end of the configuration, when the target is there.
 cmake_language(DEFER CALL tailrace_tune_llama)
