@@ -19,7 +19,7 @@ from typing import IO
 #: Folders of each lane: about the same time each.
 LANES = {
     "processes": ("tests/process", "tests/native"),
-    "wire": ("tests/contract", "tests/unit", "tests/clients", "tests/faults", "tests/wheel"),
+    "wire": ("tests/contract", "tests/unit", "tests/clients", "tests/browser", "tests/faults", "tests/wheel"),
 }
 #: More failures than this aren't the other lane's doing: they don't run again.
 MAX_AGAIN = 8
