@@ -46,11 +46,13 @@ export function Engines({ engines }: { engines: EngineStats[] }) {
                 <div>
                   <dt>{t("machine.engine.steps")}</dt>
                   <dd class="figure">
-                    {t("machine.engine.steps-value", {
-                      steps: number(engine.steps),
-                      time: seconds(engine.steps > 0 ? engine.step_seconds : null),
-                      batch: number(engine.batch, 1),
-                    })}
+                    {engine.steps === 0
+                      ? "–"
+                      : t("machine.engine.steps-value", {
+                          steps: number(engine.steps),
+                          time: seconds(engine.step_seconds),
+                          batch: number(engine.batch, 1),
+                        })}
                   </dd>
                 </div>
                 <div>
