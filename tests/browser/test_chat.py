@@ -210,6 +210,8 @@ def test_conversations_are_exported_imported_renamed_and_deleted(
 def test_the_keyboard_is_enough(scripted: ServerProcess, visit: Callable[..., Visit]) -> None:
     chat = visit(scripted.port, permissions=["clipboard-read", "clipboard-write"]).open()
     keys = chat.page.keyboard
+    expect(chat.field).to_be_focused()
+    chat.page.get_by_label("Search titles").focus()
     keys.press("Alt+i")
     expect(chat.field).to_be_focused()
     keys.insert_text(f"first line {say('typed')}")

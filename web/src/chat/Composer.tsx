@@ -1,6 +1,6 @@
 // Where the message is written: text, files, and the button that sends it or stops the reply.
 
-import { useLayoutEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { useTranslate } from "../language/language";
 import { Icon, IconButton } from "../parts/Icon";
 import { useStore } from "../store";
@@ -23,6 +23,10 @@ export function Composer({ receiving }: { receiving: string | null }) {
     element.style.height = "auto";
     element.style.height = `${element.scrollHeight + 2}px`;
   }, [text]);
+  useEffect(() => {
+    // On a phone the focus would open the keyboard over half of the page.
+    if (document.activeElement === document.body && matchMedia("(hover: hover)").matches) field.current?.focus();
+  }, []);
   const empty = text.trim() === "" && files.length === 0;
   const submit = () => {
     if (empty || receiving !== null) return;
