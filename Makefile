@@ -35,8 +35,7 @@ test-clients:  ## Prove the server with real clients, directly and through relay
 	@$(BIN)/tailrace pull
 	@$(PYTHON) scripts/setup_clients.py
 	@$(PYTHON) scripts/setup_page.py --dev
-	@TAILRACE_TEST_CLIENTS=all $(BIN)/python -m pytest tests/browser
-	@TAILRACE_TEST_CLIENTS=all TAILRACE_CLIENT_RESULTS=tests/clients/results.json $(BIN)/python -m pytest tests/clients $(ARGS)
+	@TAILRACE_TEST_CLIENTS=all TAILRACE_CLIENT_RESULTS=tests/clients/results.json $(BIN)/python scripts/run_tests.py --clients $(ARGS)
 	@$(PYTHON) scripts/client_table.py
 
 test-faults:  ## Kill, stop, starve and attack real servers, and print each fault's figures; ARGS go to pytest

@@ -1,10 +1,11 @@
 """Runs the tests in two lanes side by side: one process of pytest each.
 
-    python scripts/run_tests.py [ARGUMENT ...]
+    python scripts/run_tests.py [ARGUMENT ...]              all tests but those of ``make test-clients``
+    python scripts/run_tests.py --clients [ARGUMENT ...]    the real clients, and the page in a browser
 
 A lane waits for server processes most of the time, so two of them take two thirds of the time of one. The other lane
 may take a test's processor for seconds, so the tests that failed run once more when both lanes have ended: what fails
-alone has failed. With arguments there is one pytest, which gets them.
+alone has failed. With arguments there is one pytest, which gets them; for ``--clients`` they choose among the clients.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ LANES = {
     "processes": ("tests/process", "tests/native"),
     "wire": ("tests/contract", "tests/unit", "tests/clients", "tests/browser", "tests/faults", "tests/wheel"),
 }
+CLIENT_LANES = {"clients": ("tests/clients",), "browser": ("tests/browser",)}
 #: More failures than this aren't the other lane's doing: they don't run again.
 MAX_AGAIN = 8
 _PYTEST = (sys.executable, "-m", "pytest")
@@ -62,10 +64,10 @@ def _own_cache(lane: str) -> tuple[str, str]:
     return "-o", f"cache_dir=.pytest_cache/{lane}"
 
 
-def again(lane: Lane) -> int:
+def again(lane: Lane, folders: tuple[str, ...]) -> int:
     """Run the tests of a lane that failed once more, alone; pytest's exit status."""
     print(f"[{lane.name}] what failed beside the other lane runs again, alone", flush=True)
-    repeated = Lane(lane.name, ["--last-failed", "--last-failed-no-failures", "none", *LANES[lane.name]])
+    repeated = Lane(lane.name, ["--last-failed", "--last-failed-no-failures", "none", *folders])
     return repeated.wait()
 
 
@@ -81,16 +83,22 @@ def totals(last_lines: list[str]) -> dict[str, int]:
 
 def main(arguments: list[str]) -> int:
     """The command. Returns the first exit status that isn't 0."""
+    clients, arguments = arguments[:1] == ["--clients"], [each for each in arguments if each != "--clients"]
+    folders = CLIENT_LANES if clients else LANES
     if arguments:
-        return subprocess.run([*_PYTEST, *arguments], check=False).returncode
+        chosen = [*CLIENT_LANES["clients"], *arguments] if clients else arguments
+        return subprocess.run([*_PYTEST, *chosen], check=False).returncode
     begun = time.monotonic()
-    lanes = [Lane(name, list(folders)) for name, folders in LANES.items()]
+    lanes = [Lane(name, list(its)) for name, its in folders.items()]
     statuses = [lane.wait() for lane in lanes]
     found = totals([lane.last_line for lane in lanes])
     counts = ", ".join(f"{count} {outcome}" for outcome, count in found.items())
     print(f"both lanes: {counts} in {time.monotonic() - begun:.0f}s", flush=True)
     if 0 < found.get("failed", 0) <= MAX_AGAIN and not found.get("error"):
-        statuses = [again(lane) if status == 1 else status for lane, status in zip(lanes, statuses, strict=True)]
+        statuses = [
+            again(lane, folders[lane.name]) if status == 1 else status
+            for lane, status in zip(lanes, statuses, strict=True)
+        ]
     return next((status for status in statuses if status), 0)
 
 

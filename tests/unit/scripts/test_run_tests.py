@@ -70,3 +70,19 @@ def test_arguments_go_to_one_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import sys; sys.exit(len(sys.argv) - 1)"
     monkeypatch.setattr(run_tests, "_PYTEST", (sys.executable, "-c", program))
     assert run_tests.main(["tests/unit", "-x", "-q"]) == 3
+
+
+def test_arguments_choose_among_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import sys; sys.exit(0 if sys.argv[1:] == ['tests/clients', '-k', 'aider'] else 9)"
+    monkeypatch.setattr(run_tests, "_PYTEST", (sys.executable, "-c", program))
+    assert run_tests.main(["--clients", "-k", "aider"]) == 0
+
+
+def test_the_clients_and_the_browser_are_two_lanes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_tests, "_PYTEST", (sys.executable, "-c", "import sys; print('ran', sys.argv[-1])"))
+    assert run_tests.main(["--clients"]) == 0
+    printed = capsys.readouterr().out
+    assert "[clients] ran tests/clients\n" in printed
+    assert "[browser] ran tests/browser\n" in printed
