@@ -7,12 +7,12 @@ from typing import Any
 
 import typer
 
-from tailrace.cli.app import app
+from tailrace.cli.commands import command_line
 
 
 def commands_reference() -> str:
     """A section for each command, in the order of ``tailrace --help``."""
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(command_line())
     return "\n\n".join(section for name, command in group.commands.items() for section in _sections(name, command))
 
 

@@ -12,7 +12,7 @@ import msgspec
 import typer
 from msgspec import Meta
 
-from tailrace.cli.app import app
+from tailrace.cli.commands import command_line
 from tailrace.settings import Settings
 
 _HEAD = ["| setting, flag | default | values | what it is |", "|---|---|---|---|"]
@@ -43,7 +43,7 @@ def _row(field: msgspec.structs.FieldInfo, flags: list[str], meaning: str) -> st
 
 def _flags() -> dict[str, list[str]]:
     """The flags of ``tailrace serve`` by setting."""
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(command_line())
     parameters = command.commands["serve"].params
     return {
         parameter.name: parameter.opts

@@ -131,6 +131,7 @@ def test_wrong_results_are_exit_status_1(tmp_path: Path) -> None:
     """A proof that finds something wrong, in a command that is told to find no servers."""
     program = (
         "import sys\n"
+        "import tailrace.cli.doctor\n"
         "from tailrace.cli import app, doctor_facts\n"
         "sys.modules['tailrace.cli.doctor'].find_servers = list\n"
         "wrong = doctor_facts.LibraryReport("

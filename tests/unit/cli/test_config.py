@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tailrace.cli.app import app
+from tailrace.cli.commands import command_line
 
 
 def test_each_model_s_table_is_shown_with_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,7 +15,7 @@ def test_each_model_s_table_is_shown_with_its_origin(tmp_path: Path, monkeypatch
     monkeypatch.setenv("TAILRACE_PARALLEL", "3")
     file = tmp_path / "settings.toml"
     file.write_text('backend = "fake"\n[models.coder]\nctx = 777\nparallel = 5\n[models.writer]\npinned = true\n')
-    shown = CliRunner().invoke(app, ["config", "show", "--config", str(file)]).output
+    shown = CliRunner().invoke(command_line(), ["config", "show", "--config", str(file)]).output
     server, coder, writer = shown.replace("[models.", "\f[models.").split("\f")
     assert "ctx" in server
     assert coder.startswith("[models.coder]")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from tailrace.cli.app import app
+from tailrace.cli.commands import command_line
 from tailrace.errors import ConfigurationError
 from tailrace.server.keys.keys_file import digest, read_keys
 
@@ -24,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def keys(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["keys", *arguments])
+    return CliRunner().invoke(command_line(), ["keys", *arguments])
 
 
 def test_a_key_is_made_listed_and_revoked(home: Path) -> None:
@@ -63,7 +63,7 @@ def test_what_is_wrong_is_said(home: Path) -> None:
         ("revoke", "none"),
     ):
         with pytest.raises(ConfigurationError):
-            CliRunner().invoke(app, ["keys", *arguments], catch_exceptions=False)
+            CliRunner().invoke(command_line(), ["keys", *arguments], catch_exceptions=False)
     assert keys("create", "a", "--concurrency", "0").exit_code == 2
     assert not (home / "tailrace" / "keys.json").exists()
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tailrace.cli import serve
-from tailrace.cli.app import app
+from tailrace.cli.commands import command_line
 from tailrace.errors import ConfigurationError
 
 
@@ -36,7 +36,7 @@ def flags(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     ],
 )
 def test_llama_servers_names_of_flags_are_settings(flags: dict[str, Any], line: str) -> None:
-    result = CliRunner().invoke(app, ["serve", *line.split()])
+    result = CliRunner().invoke(command_line(), ["serve", *line.split()])
     assert flags == {
         "models": ["a.gguf"],
         "ctx": 4096,

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from docs_links import ROOT, documents
-from tailrace.cli.app import app
+from tailrace.cli.commands import command_line
 
 #: The last command of a line in code, to the end of the code, a pipe, or a comment. ``-u tailrace`` is a user.
 _COMMAND = re.compile(r"(?:^[$#] (?:.* )?|(?<!`)`)(?:[\w./]*bin/)?(?<!-u )tailrace ([a-z][^`|#&;\n]*)", re.MULTILINE)
@@ -22,7 +22,7 @@ _ANY = {"COMMAND"}
 
 @functools.cache
 def _commands() -> Any:
-    return typer.main.get_command(app)
+    return typer.main.get_command(command_line())
 
 
 def shown_commands(document: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model_files import hub_cache, split
-from tailrace.cli.app import app
+from tailrace.cli.commands import command_line
 from tailrace.errors import ModelError
 from tailrace.models.file_fingerprint import fingerprint
 from tailrace.models.model_header import read_facts, read_header
@@ -99,7 +99,7 @@ def test_the_store_counts_all_shards(
     assert stored is not None
     size = sum(path.stat().st_size for path in made)
     assert (stored.path.name, stored.bytes) == (made[0].name, size)
-    (row,) = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
+    (row,) = json.loads(CliRunner().invoke(command_line(), ["list", "--json"]).stdout)
     assert row["bytes"] == size
     assert row["parameters"] == read_facts(whole).parameters
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from model_load import Load
 from prometheus_tools import program
-from tailrace.cli.app import app
+from tailrace.cli.commands import command_line
 from tailrace.errors import ConfigurationError
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
@@ -28,7 +28,7 @@ _NAME = re.compile(r"\b(?:vllm|tailrace|llamacpp):\w+")
 
 
 def printed(flag: str) -> str:
-    result = CliRunner().invoke(app, ["metrics", flag])
+    result = CliRunner().invoke(command_line(), ["metrics", flag])
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -57,7 +57,7 @@ def series() -> set[str]:
 
 def test_one_of_the_two_has_to_be_chosen() -> None:
     for flags in ([], ["--dashboard", "--rules"]):
-        result = CliRunner().invoke(app, ["metrics", *flags])
+        result = CliRunner().invoke(command_line(), ["metrics", *flags])
         assert isinstance(result.exception, ConfigurationError)
 
 
