@@ -17,12 +17,17 @@ import threading
 import time
 from typing import IO
 
-#: Folders of each lane: about the same time each.
+#: Folders and files of each lane: about the same time each.
 LANES = {
     "processes": ("tests/process", "tests/native"),
     "wire": ("tests/contract", "tests/unit", "tests/clients", "tests/browser", "tests/faults", "tests/wheel"),
 }
-CLIENT_LANES = {"clients": ("tests/clients",), "browser": ("tests/browser",)}
+_CLIENTS = "tests/clients/test_{}.py".format
+#: The browser's tests come last: Playwright's event loop goes on to the end of its process.
+CLIENT_LANES = {
+    "clients": tuple(map(_CLIENTS, ("clients", "frameworks", "open_webui", "rerankers"))),
+    "agents": (*map(_CLIENTS, ("agents", "launch", "recipes")), "tests/browser"),
+}
 #: More failures than this aren't the other lane's doing: they don't run again.
 MAX_AGAIN = 8
 _PYTEST = (sys.executable, "-m", "pytest")
@@ -32,11 +37,11 @@ _COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
 class Lane:
     """A running pytest. Its lines are printed as they come, with the lane's name before them."""
 
-    def __init__(self, name: str, folders: list[str]) -> None:
+    def __init__(self, name: str, places: list[str]) -> None:
         self.name = name
         self.last_line = ""
         self._process = subprocess.Popen(
-            [*_PYTEST, *_own_cache(name), *folders],
+            [*_PYTEST, *_own_cache(name), *places],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -64,10 +69,10 @@ def _own_cache(lane: str) -> tuple[str, str]:
     return "-o", f"cache_dir=.pytest_cache/{lane}"
 
 
-def again(lane: Lane, folders: tuple[str, ...]) -> int:
+def again(lane: Lane, places: tuple[str, ...]) -> int:
     """Run the tests of a lane that failed once more, alone; pytest's exit status."""
     print(f"[{lane.name}] what failed beside the other lane runs again, alone", flush=True)
-    repeated = Lane(lane.name, ["--last-failed", "--last-failed-no-failures", "none", *folders])
+    repeated = Lane(lane.name, ["--last-failed", "--last-failed-no-failures", "none", *places])
     return repeated.wait()
 
 
@@ -84,19 +89,19 @@ def totals(last_lines: list[str]) -> dict[str, int]:
 def main(arguments: list[str]) -> int:
     """The command. Returns the first exit status that isn't 0."""
     clients, arguments = arguments[:1] == ["--clients"], [each for each in arguments if each != "--clients"]
-    folders = CLIENT_LANES if clients else LANES
+    places = CLIENT_LANES if clients else LANES
     if arguments:
-        chosen = [*CLIENT_LANES["clients"], *arguments] if clients else arguments
+        chosen = ["tests/clients", *arguments] if clients else arguments
         return subprocess.run([*_PYTEST, *chosen], check=False).returncode
     begun = time.monotonic()
-    lanes = [Lane(name, list(its)) for name, its in folders.items()]
+    lanes = [Lane(name, list(its)) for name, its in places.items()]
     statuses = [lane.wait() for lane in lanes]
     found = totals([lane.last_line for lane in lanes])
     counts = ", ".join(f"{count} {outcome}" for outcome, count in found.items())
     print(f"both lanes: {counts} in {time.monotonic() - begun:.0f}s", flush=True)
     if 0 < found.get("failed", 0) <= MAX_AGAIN and not found.get("error"):
         statuses = [
-            again(lane, folders[lane.name]) if status == 1 else status
+            again(lane, places[lane.name]) if status == 1 else status
             for lane, status in zip(lanes, statuses, strict=True)
         ]
     return next((status for status in statuses if status), 0)

@@ -78,11 +78,15 @@ def test_arguments_choose_among_the_clients(monkeypatch: pytest.MonkeyPatch) -> 
     assert run_tests.main(["--clients", "-k", "aider"]) == 0
 
 
-def test_the_clients_and_the_browser_are_two_lanes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_test_of_clients_is_in_one_lane() -> None:
+    listed = [place for places in run_tests.CLIENT_LANES.values() for place in places]
+    there = {path.relative_to(TESTS.parent).as_posix() for path in (TESTS / "clients").glob("test_*.py")}
+    assert sorted(listed) == sorted({*there, "tests/browser"})
+
+
+def test_clients_and_browser_are_two_lanes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(run_tests, "_PYTEST", (sys.executable, "-c", "import sys; print('ran', sys.argv[-1])"))
     assert run_tests.main(["--clients"]) == 0
     printed = capsys.readouterr().out
-    assert "[clients] ran tests/clients\n" in printed
-    assert "[browser] ran tests/browser\n" in printed
+    assert "[clients] ran tests/clients/test_rerankers.py\n" in printed
+    assert "[agents] ran tests/browser\n" in printed
