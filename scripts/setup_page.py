@@ -203,13 +203,17 @@ def main() -> int:
     version = pinned(NODE_PACKAGE, CONSTRAINTS.read_text(encoding="utf-8"))
     try:
         build_page(python, version, say, os.environ, dev=options.dev or options.check)
-        if options.check:
-            npm = find_npm(os.environ) or fetch_npm(python, version, os.environ)
-            run_npm(npm, ["run", "check"], "the page's check", os.environ, shown_lines=200)
     except (OSError, SetupError) as error:
         print(f"setup: {error}", file=sys.stderr)
         print("setup: the page needs npm's packages: check the network and npm's configuration.", file=sys.stderr)
         return 1
+    if options.check:
+        try:
+            npm = find_npm(os.environ) or fetch_npm(python, version, os.environ)
+            run_npm(npm, ["run", "check"], "the page's check", os.environ, shown_lines=200)
+        except (OSError, SetupError) as error:
+            print(f"setup: {error}", file=sys.stderr)
+            return 1
     return 0
 
 
