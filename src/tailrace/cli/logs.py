@@ -17,14 +17,7 @@ from tailrace.observe.log_file import log_files
 
 
 def show_logs(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SERVER]",
-            help="Its port, process id, or the name of its model. [default: the only one]",
-            autocompletion=server_choice.complete,
-        ),
-    ] = None,
+    name: server_choice.Server = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added, until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Show so many of the last lines.")] = 100,
 ) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 from tailrace.errors import ConfigurationError
 from tailrace.machine.running_servers import ServerState, find_servers
@@ -28,6 +31,17 @@ def complete(beginning: str) -> list[str]:
     """The names, ports and process ids that begin so, for the shell's completion."""
     words = {word for server in find_servers() for word in _words(server)}
     return sorted(word for word in words if word.startswith(beginning))
+
+
+#: The argument of commands that act on one server.
+Server = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SERVER]",
+        help="Its port, process id, or the name of its model. [default: the only one]",
+        autocompletion=complete,
+    ),
+]
 
 
 def complete_model(beginning: str) -> list[str]:

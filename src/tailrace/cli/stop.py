@@ -21,14 +21,7 @@ _KILL_SECONDS = 10.0
 
 
 def stop(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SERVER]",
-            help="Its port, process id, or the name of its model. [default: the only one]",
-            autocompletion=server_choice.complete,
-        ),
-    ] = None,
+    name: server_choice.Server = None,
     every: Annotated[bool, typer.Option("--all", help="All servers of yours.")] = False,
     now: Annotated[bool, typer.Option("--now", help="Break off running replies.")] = False,
 ) -> None:
