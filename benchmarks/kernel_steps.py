@@ -23,7 +23,6 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.harness.bandwidth_share import bandwidth_shares, memory_bandwidth, model_touched_bytes
 from benchmarks.synthetic import SHAPES, synthetic
 from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL, Settings
@@ -114,6 +113,9 @@ def main() -> None:
     if options.measure:
         _serve(path, options.measure, options.threads)
         return
+    # Not above: it loads llama.cpp, and the kernels with it, before a side has chosen its own.
+    from benchmarks.harness.bandwidth_share import bandwidth_shares, memory_bandwidth, model_touched_bytes
+
     sides = {
         "on": _Side(path, options.kernels, options.threads, None),
         "off": _Side(path, "off", options.threads, options.peer),
