@@ -1,4 +1,4 @@
-"""``GET /`` and the page's files. Both are public: they are the same for everybody, and have no data of this server."""
+"""``GET /`` and the page's files. Both are public, because they hold no data of this server."""
 
 from __future__ import annotations
 
