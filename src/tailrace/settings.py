@@ -106,6 +106,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # The HTTP side
     api_key: str | None = None  #: None, and no keys file: every client that can connect may use the server
+    #: what the cluster's ingress sends to use the private routes below ``/cluster/``; None: there are no such routes
+    cluster_secret: Annotated[str, Meta(pattern="^[!-~]{16,256}$")] | None = None
     keys_file: str | None = None  #: named keys; None: keys.json in the settings folder
     tls_cert: str | None = None  #: file with the certificate and its chain (PEM): the server speaks TLS
     tls_key: str | None = None  #: file with the certificate's private key (PEM, not encrypted)
@@ -241,6 +243,9 @@ MODEL_FIELDS: frozenset[str] = frozenset(
     }
 )
 
+#: Settings whose values are never shown.
+SECRETS = frozenset({"api_key", "cluster_secret"})
+
 FIELDS: tuple[str, ...] = tuple(field.name for field in msgspec.structs.fields(Settings))
 
 
@@ -321,7 +326,7 @@ def _checked(name: str, value: Any, origin: Origin, *, strict: bool) -> Any:
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
-        shown = "a secret" if name == "api_key" else repr(value)
+        shown = "a secret" if name in SECRETS else repr(value)
         # msgspec doesn't list the values that there are.
         reason = f"name {', '.join(get_args(kind))}" if get_origin(kind) is Literal else str(error)
         raise ConfigurationError(f"{name} ({origin}) can't be {shown}: {reason}") from error

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tailrace.cli import console_output
 from tailrace.cli.tuned_settings import resolve_tuned
-from tailrace.settings import FIELDS, Resolved
+from tailrace.settings import FIELDS, SECRETS, Resolved
 
 config = typer.Typer(help="The effective settings.", no_args_is_help=True)
 
@@ -52,6 +52,6 @@ def _table(resolved: Resolved, names: Sequence[str]) -> Table:
 def _shown(name: str, value: object) -> str:
     if value is None:
         return "not set"
-    if name == "api_key":
+    if name in SECRETS:
         return "set, not shown"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

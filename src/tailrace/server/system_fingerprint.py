@@ -38,6 +38,7 @@ _ELSEWHERE = frozenset(
         "host",
         "port",
         "api_key",
+        "cluster_secret",
         "keys_file",
         "tls_cert",
         "tls_key",

@@ -1,0 +1,1 @@
+"""The choice of a replica for a request: pure functions over prompts' chains and replicas' views, without sockets."""
