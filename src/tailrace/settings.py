@@ -263,7 +263,23 @@ def resolve(
 
     ``file`` None reads ``default_file()`` when it exists. Raises ConfigurationError, naming the setting and its origin.
     """
-    environment = os.environ if environment is None else environment
+    table, models = _read_file(file)
+    return _merge(table, models, os.environ if environment is None else environment, flags)
+
+
+def resolve_table(table: Mapping[str, Any], where: str, environment: Mapping[str, str]) -> Resolved:
+    """The settings of a TOML document that was read elsewhere, and of ``environment``. ``where`` names the document in
+    errors. Raises ConfigurationError.
+    """
+    return _merge(*_split_table(table, where), environment, {})
+
+
+def _merge(
+    table: Mapping[str, Any],
+    models: dict[str, dict[str, Any]],
+    environment: Mapping[str, str],
+    flags: Mapping[str, Any],
+) -> Resolved:
     values: dict[str, Any] = {}
     origins: dict[str, Origin] = dict.fromkeys(FIELDS, "default")
 
@@ -272,7 +288,6 @@ def resolve(
             values[name] = _checked(name, value, origin, strict=strict)
             origins[name] = origin
 
-    table, models = _read_file(file)
     take(table, "file", strict=True)
     named = {name: environment.get(f"TAILRACE_{name.upper()}") for name in FIELDS}
     given = {name: value for name, value in named.items() if value is not None}
@@ -290,31 +305,37 @@ def _read_file(file: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, A
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"settings file {path} can't be read: {error}") from error
-    models = table.pop("models", {})
-    unknown = sorted(set(table) - set(FIELDS))
+    return _split_table(table, f"settings file {path}")
+
+
+def _split_table(table: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The settings of a TOML document, and those of each model, checked. Raises ConfigurationError."""
+    models = table.get("models", {})
+    own = {name: value for name, value in table.items() if name != "models"}
+    unknown = sorted(set(own) - set(FIELDS))
     if unknown:
-        raise ConfigurationError(f"settings file {path} has unknown settings: {', '.join(unknown)}")
+        raise ConfigurationError(f"{where} has unknown settings: {', '.join(unknown)}")
     if not isinstance(models, dict):
-        raise ConfigurationError(f"settings file {path}: models has a table for each model, as in [models.NAME]")
-    return table, {name: _read_model(path, name, section) for name, section in models.items()}
+        raise ConfigurationError(f"{where}: models has a table for each model, as in [models.NAME]")
+    return own, {name: _check_model(where, name, section) for name, section in models.items()}
 
 
-def _read_model(path: Path, name: str, section: object) -> dict[str, Any]:
+def _check_model(where: str, name: str, section: object) -> dict[str, Any]:
     """One model's settings, checked."""
     if not isinstance(section, dict):
-        raise ConfigurationError(f"settings file {path}: [models.{name}] has to be a table")
+        raise ConfigurationError(f"{where}: [models.{name}] has to be a table")
     if "path" in section:
         section = {"model": section["path"], **{key: value for key, value in section.items() if key != "path"}}
     unknown = sorted(set(section) - MODEL_FIELDS)
     if unknown:
         raise ConfigurationError(
-            f"settings file {path}: [models.{name}] can't have {', '.join(unknown)}; a model may have path, "
+            f"{where}: [models.{name}] can't have {', '.join(unknown)}; a model may have path, "
             f"{', '.join(sorted(MODEL_FIELDS))}"
         )
     try:
         return {field: _checked(field, value, "file", strict=True) for field, value in section.items()}
     except ConfigurationError as error:
-        raise ConfigurationError(f"settings file {path}: [models.{name}] {error}") from error
+        raise ConfigurationError(f"{where}: [models.{name}] {error}") from error
 
 
 def _split(name: str, value: str) -> Any:
