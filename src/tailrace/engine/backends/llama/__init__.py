@@ -1,10 +1,11 @@
 """The backend over llama.cpp. Only modules of this package use its Python binding.
 
-``backend`` is the backend; ``context`` its KV cache, ``embedding_context`` its second context, ``llama_vocab`` its
-vocabulary, ``model_metadata`` its facts. ``model_loader`` loads the file and receives llama.cpp's log, ``model_params``
-fills llama.cpp's structs; ``kernel_assignment`` decides which kernels compute each weight tensor, ``upstream_repack``
-asks llama.cpp which tensors it can repack, ``memory_budget`` how much memory to take, ``thread_pools`` makes the
-compute threads. ``quantize`` writes model files; ``tokenize_worker`` is a process of its own.
+``backend`` is the backend; ``context`` its KV cache, ``forward_pass`` the passes through it. ``embedding_context`` is
+its second context, ``llama_vocab`` its vocabulary, ``model_metadata`` its facts. ``model_loader`` loads the file and
+receives llama.cpp's log, ``model_params`` fills llama.cpp's structs. ``kernel_assignment`` decides which kernels
+compute each weight tensor, ``upstream_repack`` asks llama.cpp which ones it can repack, ``memory_budget`` how much
+memory to take. ``thread_pools`` makes the compute threads. ``quantize`` writes model files. ``tokenize_worker`` is a
+process of its own.
 
 They use the binding's low-level module: llama.h in ctypes. Its calls release the GIL, so other threads run during a
 step.

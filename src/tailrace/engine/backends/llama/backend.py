@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
-import numpy as np
 
-from tailrace.engine.backends.base import BackendError, KVState, Logits, StateMove
+from tailrace.engine.backends.base import KVState, Logits, StateMove
 from tailrace.engine.backends.llama import memory_budget
-from tailrace.engine.backends.llama.batch import make_batch
 from tailrace.engine.backends.llama.context import LlamaContext
 from tailrace.engine.backends.llama.embedding_context import LlamaEmbeddingContext
+from tailrace.engine.backends.llama.forward_pass import ForwardPass
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab
 from tailrace.engine.backends.llama.model_loader import LogSink, Progress, load_model, redirect_log
 from tailrace.engine.backends.llama.model_metadata import (
@@ -28,7 +27,6 @@ from tailrace.engine.backends.llama.model_metadata import (
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.backends.llama.prediction_context import LlamaPredictionContext
 from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
-from tailrace.engine.backends.llama.result_rows import get_logits, rows_at
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.backends.llama.touched_bytes import touched_bytes
 from tailrace.engine.kernels import loader
@@ -36,7 +34,6 @@ from tailrace.engine.kernels.build import TIERS_OF_CHOICE, cpu_tiers
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
 from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout, LayoutPolicy
 from tailrace.engine.kv_cache.rollback import Rollback
-from tailrace.engine.sampling.logits_ops import RowMaxima, set_row_maxima
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.errors import ConfigurationError
@@ -76,7 +73,6 @@ class LlamaBackend:
         )
         self._metadata = Metadata(self._model, options.overrides)
         self._vocab = LlamaVocab(self._model, self._metadata)
-        self._vocab_size = self._vocab.size
         # An encoder has no KV cache, so its heads may have any size.
         self.cache_types = options.cache_types if is_causal(self._metadata) else F16_CACHE
         shape = kv_shape(self._model, self._metadata, [tensor for tensor, *_ in self.assignments])
@@ -99,13 +95,9 @@ class LlamaBackend:
         )
         self.layout_policy = replace(self.layout_policy, reserved_cells=self._context.reserved_cells)
         self.piece_tokens = self._context.piece_tokens
-        self._batch, self._views = make_batch(self.max_batch)
-        #: Address and rows of the last logits: a new array over the same memory would cost 20 µs of each step.
-        self._logits_at: tuple[int | None, int] = (0, 0)
-        self._logits = np.empty((0, self._vocab_size), np.float32)
+        self._forward = ForwardPass(self._context, self._pools, max_batch=self.max_batch, vocab_size=self._vocab.size)
         self.first_step_seconds = 0.0
         self.attention = ""  #: what computes it, after ``warm_up``
-        self.prediction_context: LlamaPredictionContext | None = None
         self.rollback = self._measure()
         self.embedding_context = LlamaEmbeddingContext.for_model(
             self._model,
@@ -115,7 +107,7 @@ class LlamaBackend:
             cache_types=self.cache_types,
             rope=options.rope,
         )
-        self.prediction_context = self._open_prediction(options)
+        self._forward.prediction_context = self._open_prediction(options)
         self._describe_vocabulary()
         self.info = self._describe_model(options, max_context)
 
@@ -169,7 +161,7 @@ class LlamaBackend:
         if not self._context.has_memory or not (is_shared or self._context.needs_checkpoints):
             return Rollback(window=self._context.window)
         before = loader.attention_counts()
-        self._decode([0, 0], [0, 1], [0, 0], [1])
+        self._forward.compute([0, 0], [0, 1], [0, 0], [1])
         own, upstream = (after - count for after, count in zip(loader.attention_counts(), before, strict=True))
         rollback = self._context.measure_rollback()
         self.reset()
@@ -256,7 +248,7 @@ class LlamaBackend:
         start = self.start_token or 0
         begun = time.monotonic()
         if self.info.generates:
-            self._decode([start], [0], [0], [0])
+            self._forward.compute([start], [0], [0], [0])
             if (prediction := self.prediction_context) is not None:
                 prediction.predict([start], prediction.hidden, [1], [0], [0])
                 prediction.forget(0, 0)
@@ -275,6 +267,11 @@ class LlamaBackend:
         embedding = self.embedding_context
         tokens = self.info.context if embedding is not None and not embedding.causal else self.max_batch
         return tokens * token_seconds * _PASS_PART
+
+    @property
+    def prediction_context(self) -> LlamaPredictionContext | None:
+        """See ``Backend``."""
+        return self._forward.prediction_context
 
     @property
     def layout(self) -> Layout:
@@ -313,72 +310,14 @@ class LlamaBackend:
         """See ``Backend``."""
         one_pass = self.layout.shared and not self.rollback.by_checkpoints
         if one_pass or not 0 < n_decode_tokens < len(tokens):
-            return self._decode(tokens, positions, slots, outputs, n_decode_tokens=n_decode_tokens)
+            return self._forward.compute(tokens, positions, slots, outputs, n_decode_tokens=n_decode_tokens)
         # In one batch, llama.cpp would compute the prompt's first token together with the replies' tokens, and each of
         # those would attend as far as the prompt reaches. Recurrent layers are computed for equal numbers of tokens.
-        prompt_outputs = [output - n_decode_tokens for output in outputs if output >= n_decode_tokens]
-        prompt_logits = self._decode(
-            tokens[n_decode_tokens:], positions[n_decode_tokens:], slots[n_decode_tokens:], prompt_outputs
-        )
-        prompt_hidden = None
-        if prompt_outputs:
-            # The next pass overwrites them.
-            prompt_logits = prompt_logits.copy()
-            prompt_hidden = None if self.prediction_context is None else self.prediction_context.hidden.copy()
-        decode_logits = self._decode(
-            tokens[:n_decode_tokens],
-            positions[:n_decode_tokens],
-            slots[:n_decode_tokens],
-            outputs[: len(outputs) - len(prompt_outputs)],
-            n_decode_tokens=n_decode_tokens,
-        )
-        if self.prediction_context is not None and prompt_hidden is not None:
-            self.prediction_context.hidden = np.concatenate((self.prediction_context.hidden, prompt_hidden))
-        return np.concatenate((decode_logits, prompt_logits)) if prompt_outputs else decode_logits
+        return self._forward.compute_apart(tokens, positions, slots, outputs, n_decode_tokens)
 
     def decode_repeat(self, tokens: list[int]) -> Logits:
-        """See ``Backend``. Slots and outputs are in the batch's arrays already."""
-        count = len(tokens)
-        self._views.tokens[:count] = tokens
-        positions = self._views.positions[:count]
-        positions += 1
-        return self._compute(count, count, n_decode_tokens=count)
-
-    def _decode(
-        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], *, n_decode_tokens: int = 0
-    ) -> Logits:
-        """One pass: fill the batch's arrays and compute it."""
-        count = len(tokens)
-        views = self._views
-        # Slice assignment from lists runs in C: 3 µs for 8 tokens, where ctypes stores take 20.
-        views.tokens[:count] = tokens
-        views.positions[:count] = positions
-        views.slots[:count] = slots
-        views.outputs[:count] = 0
-        views.outputs[outputs] = 1
-        self._batch.n_tokens = count
-        self._pools.use(self._context.pointer, prefill=count > len(outputs))
-        return self._compute(count, len(outputs), n_decode_tokens=n_decode_tokens)
-
-    def _compute(self, count: int, rows: int, *, n_decode_tokens: int) -> Logits:
-        """Compute the filled batch of ``count`` tokens with ``rows`` outputs; ``n_decode_tokens`` as in ``decode``."""
-        loader.set_exact_tokens(n_decode_tokens)
-        context, prediction = self._context.pointer, self.prediction_context
-        if prediction is not None:
-            prediction.before_pass(self._context, has_outputs=rows > 0)
-        code = llama.llama_decode(context, self._batch)
-        if code != 0:
-            raise BackendError(f"llama_decode failed with code {code} on a batch of {count} tokens")
-        if prediction is not None:
-            prediction.after_pass(self._context, count, has_outputs=rows > 0)
-        # The rows are in batch order. On a GPU, this call waits for the computation.
-        address: int | None = get_logits(context)
-        if (address, rows) != self._logits_at:
-            self._logits = rows_at(address, rows, self._vocab_size)
-            self._logits_at = address, rows
-        maxima = loader.take_row_maxima(rows, self._vocab_size)
-        set_row_maxima(RowMaxima(address, rows, self._vocab_size, maxima) if address and maxima else None)
-        return self._logits
+        """See ``Backend``."""
+        return self._forward.repeat(tokens)
 
     def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend``."""

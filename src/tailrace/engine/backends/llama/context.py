@@ -1,6 +1,6 @@
 """The llama.cpp context that replies are computed in, and its KV cache: layouts, and the state of single slots.
 
-It computes no batches: ``backend`` does, on the context's pointer.
+It computes no batches: ``forward_pass`` does, on the context's pointer.
 """
 
 from __future__ import annotations
