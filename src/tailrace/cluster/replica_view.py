@@ -22,13 +22,14 @@ class ReplicaView:
     port: int
     phase: ReplicaPhase = "starting"
     gone: bool = False  #: its channel has broken or is silent; it stays gone until a new state comes
+    behind: bool = False  #: its next message is overdue: nothing new is sent to it until one comes
     models: dict[str, ModelLoad] = field(default_factory=dict)  #: by name
     held: dict[int, Tier] = field(default_factory=dict)  #: prefix blocks, by hash
 
     @property
     def takes_requests(self) -> bool:
         """Whether a new request may be sent to it."""
-        return self.phase == "ready" and not self.gone
+        return self.phase == "ready" and not (self.gone or self.behind)
 
     def load_of(self, model: str) -> ModelLoad | None:
         """The load of the model that a client calls ``model``; None where the replica doesn't serve it.
@@ -48,6 +49,7 @@ class ReplicaView:
 
     def apply(self, message: StateMessage) -> None:
         """Take in a message of its channel. Raises ValueError on hashes that are none."""
+        self.behind = False
         if isinstance(message, ReplicaState):
             self.phase, self.gone = message.phase, False
             self.models = {load.name: load for load in message.models}
@@ -66,13 +68,3 @@ class ReplicaView:
         """Its channel has broken or is silent: what it held isn't known any more."""
         self.gone = True
         self.held = {}
-
-    def held_blocks(self, chain: list[int]) -> tuple[int, Tier]:
-        """How many blocks of a prompt's chain it holds, and the tier from which they come.
-
-        Blocks in a slower tier count only where they make the prefix longer.
-        """
-        for count in range(len(chain), 0, -1):
-            if (tier := self.held.get(chain[count - 1])) is not None:
-                return count, tier
-        return 0, "cells"
