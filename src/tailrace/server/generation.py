@@ -19,7 +19,6 @@ from starlette.types import Receive
 
 from tailrace.errors import EngineDied, GrammarTooComplex, InvalidRequest, RequestError
 from tailrace.observe.metrics import ModelMetrics
-from tailrace.observe.request_summary import GenerationFigures
 from tailrace.protocol import Accepted, Refused, Submit
 from tailrace.server.admission import QueuePlace
 from tailrace.server.choice import Choice
@@ -28,13 +27,12 @@ from tailrace.server.context_shift import ShiftedChoice, round_params
 from tailrace.server.deadlines import Deadlines
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.events import EventBuffer, EventSink, Failure
+from tailrace.server.generation_accounting import GenerationAccounting
 from tailrace.server.generation_request import GenerationRequest, refusal_error
 from tailrace.server.keys.allowance import Place
-from tailrace.server.keys.token_charge import TokenCharge
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stop_fields import stop_table
 from tailrace.server.tracked_choice import TrackedChoice
-from tailrace.server.usage_count import UsageCount
 
 
 class Generation:
@@ -53,11 +51,10 @@ class Generation:
     ) -> None:
         """Use ``start``."""
         self._caller = caller
-        self._charge = TokenCharge(place)
         self._engine = engine
         self.model_name = engine.name
-        self._metrics = metrics
-        self._totals = metrics.requests(0)  #: of the engine that it is sent to
+        self._accounting = GenerationAccounting(metrics, request, place)
+        self.figures, self.count = self._accounting.figures, self._accounting.count
         self._context = model.info.context
         self._request = request
         self._queue_place = queue_place
@@ -75,12 +72,7 @@ class Generation:
         self._done: asyncio.Future[None] = loop.create_future()
         self._buffer = EventBuffer()
         self._sink: EventSink = self._buffer
-        sampling = request.params.sampling
-        self.figures = GenerationFigures(
-            time.monotonic(), request.params.max_tokens, sampling.temperature, sampling.top_p, request.choices
-        )
         self._at_end: list[Callable[[], None]] = []
-        self.count = UsageCount(has_prediction=request.params.prediction is not None)
         self.emit = self._buffer.emit  #: the sink's own method: a choice calls it directly
 
     @property
@@ -138,9 +130,7 @@ class Generation:
         try:
             generation._submit()
             await generation._accepted
-            generation._charge.begin(generation.count.prompt, generation._done)
-            generation._charge_key()
-            generation._totals.accepted(request.choices, request.params.max_tokens)
+            generation._accounting.accepted(generation._done, generation.reply_tokens)
         except BaseException as error:
             generation._stop("abort" if isinstance(error, ClientDisconnect) else "error")
             raise
@@ -206,15 +196,13 @@ class Generation:
         for choice in list(self._open.values()):
             choice.close_think_tag()  # Clients hide an open thought, and would hide the error with it.
         self._release("error")
-        self.figures.error = error.code or error.type
-        self._metrics.server.request_failed(error)
-        error.counted = True
+        self._accounting.failed(error)
         self.emit(Failure(error, self.count.usage))
         self._end()
 
     def on_tick(self, seconds: float) -> None:
         """See ``TimerCallbacks``."""
-        self._charge_key()
+        self._accounting.charge(self.reply_tokens)
         if self._deadlines is not None:
             late = self._deadlines.late(
                 time.monotonic(), queued=not self.has_begun, waits_for_token=self.figures.first_token_at is None
@@ -248,24 +236,15 @@ class Generation:
 
     def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``ChoiceOwner``."""
-        self._metrics.server.prompt_computed(prompt_seconds)
-        choice.prefilled_at, choice.prefill_seconds = time.monotonic(), prompt_seconds
-        queued = max(0.0, choice.prefilled_at - self.figures.started_at - prompt_seconds)
-        self._totals.started(queued, prompt_seconds)
-        if self.figures.queue_seconds is None:
-            self.figures.queue_seconds, self.figures.prefill_seconds = queued, prompt_seconds
-        if choice.index % self._request.choices == 0:
-            self.count.add_computed(choice.prompt_tokens, cached_tokens)
-            self._totals.prompt_computed(choice.prompt_tokens, cached_tokens)
-            if self._queue_place is not None:
-                self._queue_place.give_back(tokens=choice.prompt_tokens)
+        self._accounting.prompt_computed(choice, cached_tokens, prompt_seconds)
+        if choice.index % self._request.choices == 0 and self._queue_place is not None:
+            self._queue_place.give_back(tokens=choice.prompt_tokens)
 
     def on_first_token(self) -> None:
         """See ``ChoiceOwner``."""
         if self.figures.first_token_at is None:
             self.has_begun = True
-            self.figures.first_token_at = time.monotonic()
-            self._totals.first_token_seconds.observe(self.figures.first_token_at - self.figures.started_at)
+            self._accounting.first_token()
 
     def on_choice_finished(self, choice: Choice, reason: str, completion_tokens: int) -> None:
         """See ``ChoiceOwner``."""
@@ -273,10 +252,10 @@ class Generation:
         del self._open[choice.index]
         if self._queue_place is not None:
             self._queue_place.give_back(requests=1)
-        self._count_reply(choice, completion_tokens, reason)
+        self._accounting.reply_ended(choice, completion_tokens, reason)
         if not self._open:
-            self._totals.request_seconds.observe(time.monotonic() - self.figures.started_at)
-            self._count_usage()
+            self._accounting.finished()
+            self._accounting.all_replies_ended()
             self.emit(self.count.usage)
             self._end()
 
@@ -306,21 +285,6 @@ class Generation:
             self._done.set_exception(error)
         self._stop("error")
 
-    def _count_reply(self, choice: Choice, completion_tokens: int, reason: str) -> None:
-        """A choice has ended: count its tokens."""
-        now, since = time.monotonic(), choice.prefilled_at
-        self._totals.finished[reason] += 1
-        self._totals.ended(completion_tokens, choice.prefill_seconds, None if since is None else now - since)
-        self.figures.finishes.append(reason)
-        self.count.add_reply(choice, completion_tokens)
-        if (first := self.figures.first_token_at) is not None:
-            self._metrics.server.reply_ended(now - first)
-
-    def _charge_key(self) -> None:
-        """Charge the key for the tokens since the last time."""
-        if self._charge.has_begun:
-            self._charge.update(self.count.prompt + self.reply_tokens)
-
     async def _refuse_when_gone(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -343,18 +307,12 @@ class Generation:
             return
         for choice in self._open.values():
             self._engine.cancel(choice.identity)
-            self._count_reply(choice, choice.n_tokens, reason)
+            self._accounting.reply_ended(choice, choice.n_tokens, reason)
         self._open.clear()
-        self._count_usage()
-
-    def _count_usage(self) -> None:
-        """Count the request's usage once, at its end."""
-        self._metrics.server.count_tokens(self.count.computed)
-        if self.figures.first_token_at is not None:
-            self._totals.longest_generations.observe(self.count.longest)
+        self._accounting.all_replies_ended()
 
     def _end(self) -> None:
-        self._charge_key()
+        self._accounting.charge(self.reply_tokens)
         self._engine.timer.remove(self)
         if self._queue_place is not None:
             self._queue_place.close()
@@ -363,13 +321,10 @@ class Generation:
             self._restarting = None
         if not self._done.done():
             self._done.set_result(None)
-        figures = self.figures
-        if figures.ended_at is not None:
+        if self.figures.ended_at is not None:
             return
         self._let_go()
-        figures.ended_at = time.monotonic()
-        figures.prompt_tokens, figures.cached_tokens = self.count.prompt, self.count.cached
-        figures.completion_tokens = self.count.completion
+        self._accounting.end()
         for call in self._at_end:
             call()
 
@@ -390,7 +345,7 @@ class Generation:
             for choice in group.choices:
                 self._open[choice.index] = choice
                 self._unanswered += 1
-        self._totals = self._metrics.requests(self._engine.replica_of(next(iter(self._open.values())).identity))
+        self._accounting.sent_to(self._engine.replica_of(next(iter(self._open.values())).identity))
 
     # The end of an engine
 
