@@ -10,6 +10,7 @@ Replies: ``waiting_stream`` sends keep-alives while a model is loaded; ``streami
 framed by ``sse`` or ``ndjson``; ``collected_reply`` collects them.
 Models: ``models`` has the served ones, and finds the one that a request names.
 Engines: ``engine_client``, one a model, owns an ``engine_connection`` for each replica, ``in_flight`` passes messages
-on, ``replica_router`` chooses the replica, ``engine_query`` is a request without a generation.
+on, ``replica_router`` chooses the replica, ``engine_query`` is a request without a generation, ``text_queries``
+how routes ask for one.
 ``dialects`` decode requests and encode events.
 """

@@ -14,26 +14,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tailrace.chat.template_limits import RenderTakesLong, rendering_briefly
-from tailrace.errors import EngineDied, RequestError
+from tailrace.errors import RequestError
 from tailrace.machine.cgroup import read_throttling
 from tailrace.machine.plan import MachinePlan
 from tailrace.models.derived_models import DerivedModels
 from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
 from tailrace.observe.telemetry import start_export
-from tailrace.prompt_text import PromptText
-from tailrace.protocol import EngineQuery, QueryAnswer
 from tailrace.server import sse
 from tailrace.server.admission import AdmissionQueue, QueuePlace
 from tailrace.server.body_memory import BodyMemory
 from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.caller import caller_of, current_caller, place_of
-from tailrace.server.choice_group import estimated_tokens
 from tailrace.server.collected_reply import CollectedReply
-from tailrace.server.dashboard.running_requests import computes_texts
 from tailrace.server.dashboard.state import Dashboard
-from tailrace.server.engine_client import EngineClient
-from tailrace.server.engine_query import computed_tokens, texts_of
 from tailrace.server.engine_wait import wait_for_engine, while_connected
 from tailrace.server.fair_threads import FairThreads
 from tailrace.server.generation import Generation
@@ -67,7 +61,8 @@ from tailrace.server.served_model import ServedModel
 from tailrace.server.stats import ServerStats, server_stats
 from tailrace.server.stats_source import StatsSource
 from tailrace.server.stream_encoder import Encoder
-from tailrace.server.streaming import EventStream, cancelled_on_disconnect
+from tailrace.server.streaming import EventStream
+from tailrace.server.text_queries import TextQueries, claim_tokens
 from tailrace.server.tls import certificate
 from tailrace.server.waiting_stream import waiting_stream
 from tailrace.serving.model_spec import ModelSpec
@@ -83,8 +78,6 @@ _LARGE = 64_000
 _LARGE_AT_ONCE = 2
 #: Prompt tokens that may wait, where ``queue_tokens`` is 0. A waiting token takes about 100 bytes of memory.
 _QUEUE_TOKENS = 1_000_000
-#: Texts of embeddings, or to be tokenised, that count as one request: they are computed together.
-_TEXTS_OF_A_REQUEST = 64
 
 
 class AppState:
@@ -150,6 +143,7 @@ class AppState:
         self.abilities = FileAbilities()
         self.dashboard = Dashboard(lambda: self.models.services, lambda: self.admission.waiting)
         self.models = ModelDirectory(services, self.derived_models, store, on_demand=orders is not None)
+        self.queries = TextQueries(self.models, self.limits)
 
     @classmethod
     def of_one(cls, settings: Settings, name: str) -> AppState:
@@ -324,7 +318,7 @@ class AppState:
         service = self.models.service(model.name)
         self.limits.check_generation(wanted, await self.ready(request, model))
         queue_place: QueuePlace = scope[QUEUE_PLACE]
-        _claim(request, model, len(wanted.prompts) * wanted.choices, wanted.prompts)
+        claim_tokens(request, model, len(wanted.prompts) * wanted.choices, wanted.prompts)
         generation = await Generation.start(
             service.engine,
             service.metrics,
@@ -343,62 +337,6 @@ class AppState:
         scope[STARTED] = generation
         release_body(scope)
         return generation
-
-    def claim_texts(
-        self, request: Request, model: ServedModel, texts: Sequence[PromptText | str | list[int]], param: str
-    ) -> None:
-        """Count texts of the field ``param``, which the model's engine reads, in the request's place in the queue.
-        Raises RequestError: the queue is full, or a text surely doesn't fit.
-        """
-        for text in texts:
-            self.limits.check_prompt(text, param, model)
-        _claim(request, model, 1 + len(texts) // _TEXTS_OF_A_REQUEST, texts)
-
-    async def query_engine(
-        self,
-        request: Request,
-        model: ServedModel,
-        make: Callable[[int], EngineQuery],
-        answers: int = 1,
-        *,
-        param: str,
-    ) -> list[QueryAnswer]:
-        """The answers of the model's engine to what ``make`` makes of an id. Raises RequestError, naming ``param``
-        where the engine refuses, and ClientDisconnect when the client has gone.
-
-        A query whose engine dies is asked once more, of the next engine.
-        """
-        self.claim_texts(request, model, texts_of(make(0)), param)
-        computes_texts(request.scope)
-        engine = self.models.service(model.name).engine
-        try:
-            return await _query(engine, request, make, answers, param)
-        except EngineDied:
-            await self.ready(request, model)
-            return await _query(engine, request, make, answers, param)
-
-
-def _claim(
-    request: Request, model: ServedModel, requests: int, prompts: Sequence[PromptText | str | list[int]]
-) -> None:
-    context = model.info.context
-    request.scope[QUEUE_PLACE].claim(requests, sum(estimated_tokens(prompt, context) for prompt in prompts))
-
-
-async def _query(
-    engine: EngineClient, request: Request, make: Callable[[int], EngineQuery], answers: int, param: str
-) -> list[QueryAnswer]:
-    query = engine.query(make, answers, param=param, caller=caller_of(request.scope).identity)
-    try:
-        async with cancelled_on_disconnect(query, request.receive):
-            found = await query.answers()
-    finally:
-        query.withdraw()
-    if (place := place_of(request.scope)) is not None:
-        place.allowance.charge(sum(computed_tokens(answer) for answer in found or ()))
-    if found is None:
-        raise ClientDisconnect
-    return found
 
 
 def _ignore(error: RequestError) -> None:

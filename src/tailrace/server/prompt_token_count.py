@@ -17,7 +17,7 @@ async def count_input(app: AppState, request: Request, model: ServedModel, wante
     """The body with the token count of the only prompt of ``wanted``, as ``model`` reads it. Raises RequestError."""
     (prompt,) = wanted.prompts
     assert isinstance(prompt, PromptText), "a conversation's prompt is text"
-    (tokenized,) = await app.query_engine(
+    (tokenized,) = await app.queries.ask(
         request,
         model,
         lambda identity: Tokenize(id=identity, text=prompt),

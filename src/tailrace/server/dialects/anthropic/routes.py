@@ -97,7 +97,7 @@ class _Anthropic:
         payload = await app.read(request, _count_decoder)
         model = await app.model_for(request, payload.model, payload)
         prompt = await app.run_large(partial(prompt_text, payload, model), request.state.size)
-        (tokenized,) = await app.query_engine(
+        (tokenized,) = await app.queries.ask(
             request,
             model,
             lambda identity: Tokenize(id=identity, text=prompt),

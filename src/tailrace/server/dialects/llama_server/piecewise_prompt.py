@@ -43,7 +43,7 @@ class PieceTokenizer:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if len(new) > _MAX_TEXTS:
             raise InvalidRequest(f"'{param}' has more than {_MAX_TEXTS} texts to tokenise.", param=param)
-        self._app.claim_texts(self._request, self._model, [text.text for text in new], param)
+        self._app.queries.claim(self._request, self._model, [text.text for text in new], param)
         try:
             await self._ask(new, param)
         except EngineDied:

@@ -195,7 +195,7 @@ class _LlamaServer:
         model = await app.loaded_model(request, app.models.routed(payload.model))
         texts = await prompts_of(given, PieceTokenizer(app, request, model), param)
         embeddings.check(texts, param)
-        answers = await app.query_engine(
+        answers = await app.queries.ask(
             request, model, lambda identity: Embed(id=identity, inputs=texts), len(texts), param=param
         )
         return json_response(embeddings.embedded([answer for answer in answers if isinstance(answer, Embedded)]))

@@ -118,7 +118,7 @@ class EmbedRoutes:
     async def _embedded(
         self, request: Request, model: ServedModel, inputs: list[str | list[int]], param: str
     ) -> list[Embedded]:
-        answers = await self._app.query_engine(
+        answers = await self._app.queries.ask(
             request, model, lambda identity: Embed(id=identity, inputs=inputs), len(inputs), param=param
         )
         return [answer for answer in answers if isinstance(answer, Embedded)]
@@ -131,7 +131,7 @@ class EmbedRoutes:
             def make(identity: int, text: str = text) -> Tokenize:
                 return Tokenize(id=identity, text=PromptText(text), parse_special=False, add_special=True)
 
-            (tokenized,) = await self._app.query_engine(request, model, make, param=param)
+            (tokenized,) = await self._app.queries.ask(request, model, make, param=param)
             assert isinstance(tokenized, Tokenized), "Tokenize is answered with Tokenized"
             cut.append(tokenized.tokens[: model.info.context])
         return cut

@@ -139,7 +139,7 @@ class PromptTruncator:
         shown = prompt
         if (left_out := len(prompt.text) - self._max_chars - _HEAD_CHARS) > 0:
             shown = prompt.slice(0, _HEAD_CHARS).concat(prompt.slice(_HEAD_CHARS + left_out))
-        (answer,) = await self._app.query_engine(
+        (answer,) = await self._app.queries.ask(
             self._request,
             self._model,
             lambda identity: Tokenize(id=identity, text=shown),

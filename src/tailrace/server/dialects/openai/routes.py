@@ -251,7 +251,7 @@ class _OpenAI:
         """The prompt's tokens, without the special tokens that the model adds around a text."""
         if isinstance(prompt, list):
             return prompt
-        (answer,) = await self._app.query_engine(
+        (answer,) = await self._app.queries.ask(
             request, model, lambda identity: Tokenize(id=identity, text=prompt, add_special=False), param="prompt"
         )
         assert isinstance(answer, Tokenized)
@@ -285,14 +285,14 @@ class _OpenAI:
             text = prompt.text
         given = prompt if isinstance(prompt, list) else text
         if (top := payload.requested_logprobs) is not None:
-            (answer,) = await self._app.query_engine(
+            (answer,) = await self._app.queries.ask(
                 request, model, lambda identity: Score(id=identity, prompt=given, top=top), param="prompt"
             )
             assert isinstance(answer, Scored)
             make = partial(scored_echo, text, answer, model.vocabulary, model.info)
             return await self._app.run_large(make, _ENTRY_BYTES * len(answer.tokens) * (1 + top))
         if payload.max_tokens == 0 and isinstance(prompt, PromptText):
-            (answer,) = await self._app.query_engine(
+            (answer,) = await self._app.queries.ask(
                 request, model, lambda identity: Tokenize(id=identity, text=prompt), param="prompt"
             )
             assert isinstance(answer, Tokenized)
@@ -306,7 +306,7 @@ class _OpenAI:
         texts = embeddings.inputs(payload)
         model = await app.loaded_model(request, payload.model)
         embeddings.check_dimensions(payload, model.info.embedding_width)
-        answers = await app.query_engine(
+        answers = await app.queries.ask(
             request, model, lambda identity: embeddings.embed_query(identity, payload, texts), len(texts), param="input"
         )
         vectors = [answer for answer in answers if isinstance(answer, Embedded)]
@@ -319,7 +319,7 @@ class _OpenAI:
         templated = tokenize_bodies.template_of(payload)
         model = await app.loaded_model(request, payload.model)
         rendered = None if templated is None else await self._render(request, templated, model)
-        (answer,) = await app.query_engine(
+        (answer,) = await app.queries.ask(
             request,
             model,
             lambda identity: tokenize_bodies.tokenize_query(identity, payload, rendered),

@@ -59,7 +59,7 @@ class _Rerank:
         service = await self._rerankers.find(payload.model)
         model = await app.loaded(request, app.models.service(service.name))
         _check_scores(payload, model)
-        found = await app.query_engine(
+        found = await app.queries.ask(
             request,
             model,
             lambda identity: rank_query(identity, payload, texts, model, cuts=version == "2"),

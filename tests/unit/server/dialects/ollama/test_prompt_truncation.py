@@ -25,11 +25,12 @@ class Counting:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.queries = self
 
     async def run_large(self, make: Callable[[], GenerationRequest], size: int) -> GenerationRequest:
         return make()
 
-    async def query_engine(
+    async def ask(
         self, request: object, model: object, make: Callable[[int], Tokenize], *, param: str
     ) -> list[Tokenized]:
         asked = make(1)
