@@ -71,7 +71,7 @@ class Scaler:
         if target < floor:
             # A request that waits at the ingress has the first replica started at once.
             return floor if replicas.min_replicas or not demand.is_idle else target
-        if replicas.min_replicas == 0 and now - self._active_at >= replicas.idle_seconds:
+        if not replicas.min_replicas and demand.is_idle and now - self._active_at >= replicas.idle_seconds:
             return 0
         more = min(math.ceil(least), replicas.max_replicas) if (least := self._least(now)) is not None else target
         if more > target:
