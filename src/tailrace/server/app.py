@@ -80,7 +80,9 @@ def make_app(app: AppState) -> ASGIApp:
     ordered = sorted(paths.items(), key=lambda entry: "{" in entry[0])
     routes = [Route(path, _by_method(app, methods), methods=list(methods)) for path, methods in ordered]
     router = Router(routes, redirect_slashes=False)
-    return RequestMiddleware(_cleaning_up(app, router), app.keys, app.guard, known, app.metrics, app.request_log)
+    return RequestMiddleware(
+        _cleaning_up(app, router), app.keys, app.guard, app.forwarding, known, app.metrics, app.request_log
+    )
 
 
 def _cleaning_up(app: AppState, router: ASGIApp) -> ASGIApp:

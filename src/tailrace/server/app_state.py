@@ -30,6 +30,7 @@ from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dashboard.state import Dashboard
 from tailrace.server.engine_wait import wait_for_engine, while_connected
 from tailrace.server.fair_threads import FairThreads
+from tailrace.server.forwarding import Forwarding, is_forwarded, report_begun
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.json_body import Truncated, decode
@@ -129,6 +130,7 @@ class AppState:
         if export is not None:
             self.on_shutdown.append(export.stop)
         self.guard = BrowserGuard(settings)
+        self.forwarding = Forwarding(settings.cluster_secret)
         check_open_management(settings, self.guard, keyed=self.keys.required)
         self.limits = RequestLimits(settings)
         self.memory_trim = MemoryTrim()
@@ -149,6 +151,20 @@ class AppState:
     def of_one(cls, settings: Settings, name: str) -> AppState:
         """The state of a server with one model, which has no file."""
         return cls(settings, [ModelSpec(name=name, path=None, settings=settings, at_start=True)])
+
+    @property
+    def in_flight(self) -> int:
+        """See ``ServedWork``."""
+        return self.hub.in_flight
+
+    def begin_stop(self) -> int:
+        """See ``ServedWork``."""
+        self.gate.stop()
+        return self.hub.begin_stop()
+
+    def end_all(self) -> int:
+        """See ``ServedWork``."""
+        return self.hub.end_all()
 
     @property
     def loads_on_demand(self) -> bool:
@@ -309,9 +325,12 @@ class AppState:
         if place is not None:
             place.unpark()
 
-    async def start_generation(self, request: Request, model: ServedModel, wanted: GenerationRequest) -> Generation:
+    async def start_generation(
+        self, request: Request, model: ServedModel, wanted: GenerationRequest, *, in_background: bool = False
+    ) -> Generation:
         """Start a generation by ``model``; it is cancelled when the request's handler fails. From now on it has the
-        request's place in the queue, its turn of the model, and its deadlines. Raises RequestError when it is refused,
+        request's place in the queue, its turn of the model, and its deadlines. For the cluster's ingress this waits
+        until the engine has begun, unless the reply is one ``in_background``. Raises RequestError when it is refused,
         and ClientDisconnect when the client has gone.
         """
         scope = request.scope
@@ -328,7 +347,7 @@ class AppState:
             place=place_of(scope),
             queue_place=queue_place,
             deadlines=scope.get(DEADLINES),
-            reports_progress=self.dashboard.running.watched,
+            reports_progress=self.dashboard.running.watched or is_forwarded(scope),
         )
         generation.at_end(scope.pop(MODEL_TURN).close)
         del scope[QUEUE_PLACE]
@@ -336,6 +355,9 @@ class AppState:
             handler_timeout.reschedule(None)
         scope[STARTED] = generation
         release_body(scope)
+        if is_forwarded(scope) and not in_background:
+            await while_connected(generation.begins(), request.receive)
+            report_begun(scope)
         return generation
 
 

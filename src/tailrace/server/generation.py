@@ -70,6 +70,7 @@ class Generation:
         loop = asyncio.get_running_loop()
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._done: asyncio.Future[None] = loop.create_future()
+        self._begun: asyncio.Future[None] = loop.create_future()
         self._buffer = EventBuffer()
         self._sink: EventSink = self._buffer
         self._at_end: list[Callable[[], None]] = []
@@ -185,6 +186,15 @@ class Generation:
         """Return after the last event or after ``cancel``. Raises the exception of a defect."""
         await self._done
 
+    async def begins(self) -> None:
+        """Return when an engine works on a choice, or after the end. In time only with ``reports_progress``."""
+        await asyncio.wait((self._begun, self._done), return_when=asyncio.FIRST_COMPLETED)
+
+    def _begin(self) -> None:
+        self.has_begun = True
+        if not self._begun.done():
+            self._begun.set_result(None)
+
     def cancel(self) -> None:
         """Stop every choice that still runs; no event follows. Harmless after the end."""
         self._stop("abort")
@@ -231,7 +241,7 @@ class Generation:
 
     def on_choice_begun(self, computed: int) -> None:
         """See ``ChoiceOwner``."""
-        self.has_begun = True
+        self._begin()
         self.prompt_computed = max(self.prompt_computed, computed)
 
     def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
@@ -243,7 +253,7 @@ class Generation:
     def on_first_token(self) -> None:
         """See ``ChoiceOwner``."""
         if self.figures.first_token_at is None:
-            self.has_begun = True
+            self._begin()
             self._accounting.first_token()
 
     def on_choice_finished(self, choice: Choice, reason: str, completion_tokens: int) -> None:

@@ -10,17 +10,20 @@ import asyncio
 import time
 from email.utils import formatdate
 from socket import socket
+from typing import Protocol
 
 import structlog
 import uvicorn
 from uvicorn.server import ServerState
 
-from tailrace.server.app_state import AppState
+from tailrace.server.body_memory import BodyMemory
 from tailrace.server.connection_limits import connection_limits
 from tailrace.server.connections import Connections, Entry
 from tailrace.server.engine_client import shutting_down
 from tailrace.server.http_protocol import HttpProtocol
 from tailrace.server.listener import Listener
+from tailrace.server.memory_trim import MemoryTrim
+from tailrace.settings import Settings
 
 #: Bytes that have come and gone after which freed memory is given back to the system.
 _MUCH = 16_000_000
@@ -31,17 +34,50 @@ _FLUSH_SECONDS = 2.0
 _TASK_SECONDS = 1.0
 
 
+class ServedWork(Protocol):
+    """What the server has to know of the requests' work."""
+
+    draining: bool  #: set when the server begins to stop
+
+    @property
+    def settings(self) -> Settings:
+        """Limits of connections, and the time to drain."""
+        ...
+
+    @property
+    def bodies(self) -> BodyMemory:
+        """The memory of requests' bodies."""
+        ...
+
+    @property
+    def memory_trim(self) -> MemoryTrim:
+        """What returns memory to the system."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being worked on."""
+        ...
+
+    def begin_stop(self) -> int:
+        """Refuse what waits, and let what runs finish. How many requests were refused."""
+        ...
+
+    def end_all(self) -> int:
+        """End what runs with an error. How many requests that were."""
+        ...
+
+
 class HttpServer:
     """See the module. ``config`` has the ASGI app, and the TLS context where there is one."""
 
-    def __init__(self, config: uvicorn.Config, sock: socket, app: AppState, open_files: int) -> None:
+    def __init__(self, config: uvicorn.Config, sock: socket, app: ServedWork, open_files: int) -> None:
         """``open_files``: how many this process may have."""
         config.load()
         self._config = config
         self._app = app
         self._state = ServerState()
         self.connections = Connections(connection_limits(app.settings, open_files))
-        app.metrics.connections = self.connections
         self._listener = Listener(sock, self.connections, self._protocol, tls=config.ssl)
         self._max_unsent = 0  #: bytes, since memory was given back
         self._released = 0  #: bytes of bodies, when memory was given back
@@ -70,14 +106,13 @@ class HttpServer:
         self._listener.close()
 
     async def _drain(self) -> None:
-        hub, connections = self._app.hub, self.connections
-        self._app.draining = True
+        app, connections = self._app, self.connections
+        app.draining = True
         connections.stop(shutting_down())
-        self._app.gate.stop()
-        queued = hub.begin_stop()
-        self._log.info("draining", running=hub.in_flight, queued=queued, connections=len(connections))
-        if not await self._until_idle(self._app.settings.drain_seconds):
-            ended = hub.end_all()
+        queued = app.begin_stop()
+        self._log.info("draining", running=app.in_flight, queued=queued, connections=len(connections))
+        if not await self._until_idle(app.settings.drain_seconds):
+            ended = app.end_all()
             self._log.warning("the drain time is over", requests_ended=ended, connections=connections.active)
             await self._until_idle(_FLUSH_SECONDS)
         connections.reset_all()
@@ -88,7 +123,7 @@ class HttpServer:
         """Wait until no request and no connection with one is left; False when that took longer."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while self._app.hub.in_flight or self.connections.active:
+        while self._app.in_flight or self.connections.active:
             if loop.time() >= end:
                 return False
             await asyncio.sleep(_STOP_TICK)

@@ -25,6 +25,7 @@ from tailrace.observe.request_summary import RequestSummary
 from tailrace.server.browsers.guard import BrowserGuard
 from tailrace.server.caller import Caller, client_address, set_caller
 from tailrace.server.endpoint import OPENAI_ERRORS, Endpoint, ErrorFormat
+from tailrace.server.forwarding import Forwarding
 from tailrace.server.keys.allowance import Place
 from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.keys.limit_headers import limit_headers
@@ -72,6 +73,7 @@ class RequestMiddleware:
         app: ASGIApp,
         keys: KeyRing,
         guard: BrowserGuard,
+        forwarding: Forwarding,
         endpoints: Sequence[Endpoint],
         metrics: Metrics,
         log: RequestLog,
@@ -79,6 +81,7 @@ class RequestMiddleware:
         self._app = app
         self._keys = keys
         self._guard = guard
+        self._forwarding = forwarding
         self._by_header = [(e.header.encode(), e.errors) for e in endpoints if e.header is not None]
         endpoints = [endpoint for endpoint in endpoints if endpoint.header is None]
         limited: dict[str, frozenset[str]] = {}
@@ -104,7 +107,8 @@ class RequestMiddleware:
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
         began_at = time.monotonic()
-        address = client_address(scope)
+        client = self._forwarding.take(scope, headers)
+        address = client_address(scope) if client is None else client
         set_caller(scope, Caller(address))
         identity = name_request(scope, scope["headers"])
         structlog.contextvars.bind_contextvars(
@@ -170,7 +174,7 @@ class RequestMiddleware:
                 set_caller(scope, Caller(address, key.name, key.owner, key.record.models), place)
                 if place is not None:
                     place.enter()
-            elif not self._keys.required:
+            elif not self._keys.required and client is None:  # The ingress has looked at its clients' pages.
                 self._guard.check(scope["method"], headers)
             await self._app(scope, receive, send_guarded)
         except ClientDisconnect:

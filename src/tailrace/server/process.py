@@ -125,6 +125,7 @@ async def _serve(start: Start) -> None:
     )
     settle_memory()
     server = HttpServer(config, http, app, open_files.limit())
+    app.metrics.connections = server.connections
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, server, number)

@@ -5,6 +5,7 @@ that fail while they are being read, and defects that are answered in JSON.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -18,6 +19,8 @@ from tailrace.server.json_response import error_envelope
 CHUNKED_BODY = "tailrace.chunked_body"
 #: Name of the ASGI extension whose ``fail`` ends the reading of a request's body with an error.
 REQUEST_BODY = "tailrace.request_body"
+#: Name of the ASGI extension whose ``response`` is a request's ``RawResponse``.
+RAW_RESPONSE = "tailrace.raw_response"
 
 
 class Reader(Protocol):
@@ -74,11 +77,71 @@ class _EndedCycle:
     disconnected = True
 
 
+class RawResponse:
+    """The bytes of a response as they are on the wire: those of another server, with its head and its framing.
+
+    Where ASGI's ``send`` has written a head, the bytes that follow are chunks, or an unframed body for HTTP/1.0.
+    """
+
+    __slots__ = ("_cycle", "on_disconnect")
+
+    def __init__(self, cycle: RequestCycle) -> None:
+        self._cycle: RequestCycle | None = cycle
+        self.on_disconnect: Callable[[], None] = _do_nothing  #: called when the client has gone
+
+    def forget(self) -> None:
+        """The request has ended."""
+        self._cycle = None
+        self.on_disconnect = _do_nothing
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client's connection goes on after the response."""
+        return self._cycle is not None and self._cycle.keep_alive
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether the client is behind: the other server should wait."""
+        return self._cycle is not None and self._cycle.flow.write_paused
+
+    async def drain(self) -> None:
+        """Return when the client has taken most of what waits for it, or has gone."""
+        if self._cycle is not None:
+            await self._cycle.flow.drain()
+
+    def write_interim(self, head: bytes) -> None:
+        """Write an interim response, unless the head has been written (RFC 9110, section 15.2)."""
+        cycle = self._cycle
+        if cycle is not None and not cycle.response_started and not cycle.disconnected:
+            cycle.transport.write(head)
+
+    def write(self, data: bytes) -> None:
+        """Write bytes of the response; the first ones begin with its head. Never waits: see ``write_paused``."""
+        cycle = self._cycle
+        if cycle is None or cycle.disconnected:
+            return
+        cycle.response_started = True
+        cycle.chunks.written_bytes += len(data)
+        cycle.transport.write(data)
+
+    def end(self, *, keep_alive: bool) -> None:
+        """All of the response is written. ``keep_alive`` False closes the connection: that may be the body's end."""
+        cycle = self._cycle
+        if cycle is None or cycle.response_complete:
+            return
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not (keep_alive and cycle.keep_alive):
+            cycle.transport.close()
+        cycle.on_response()
+
+
 class RequestCycle(RequestResponseCycle):
     """See the module. ``begin`` makes one."""
 
     reader: Reader
     chunks: ChunkedBody
+    raw: RawResponse
     _unframed = False
     _failure: RequestError | None = None
 
@@ -104,7 +167,12 @@ class RequestCycle(RequestResponseCycle):
         )
         cycle.reader = reader
         cycle.chunks = ChunkedBody(cycle, framed=chunked)
-        extensions: dict[str, Any] = {CHUNKED_BODY: {"body": cycle.chunks}, REQUEST_BODY: {"fail": cycle.fail}}
+        cycle.raw = RawResponse(cycle)
+        extensions: dict[str, Any] = {
+            CHUNKED_BODY: {"body": cycle.chunks},
+            REQUEST_BODY: {"fail": cycle.fail},
+            RAW_RESPONSE: {"response": cycle.raw},
+        }
         connection.scope["extensions"] = extensions
         return cycle
 
@@ -119,6 +187,7 @@ class RequestCycle(RequestResponseCycle):
         """The client has gone."""
         if not self.response_complete:
             self.disconnected = True
+            self.raw.on_disconnect()
         self.message_event.set()
 
     async def run_asgi(self, app: Any) -> None:
@@ -144,6 +213,7 @@ class RequestCycle(RequestResponseCycle):
         """Drop what refers back to the cycle, so its memory doesn't wait for the garbage collector."""
         self.on_response = _do_nothing
         self.chunks.end()
+        self.raw.forget()
         self.scope.get("extensions", {}).clear()
         del self.reader
 

@@ -11,13 +11,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from tailrace.errors import EngineDied
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import EngineQuery, QueryAnswer
+from tailrace.protocol import EngineQuery, QueryAnswer, Tokenize
 from tailrace.server.caller import caller_of, place_of
 from tailrace.server.choice_group import estimated_tokens
 from tailrace.server.dashboard.running_requests import computes_texts
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.engine_query import computed_tokens, texts_of
 from tailrace.server.engine_wait import wait_for_engine
+from tailrace.server.forwarding import report_begun
 from tailrace.server.models.model_directory import ModelDirectory
 from tailrace.server.request_limits import RequestLimits
 from tailrace.server.request_scope import QUEUE_PLACE
@@ -62,6 +63,8 @@ class TextQueries:
         self.claim(request, model, texts_of(make(0)), param)
         computes_texts(request.scope)
         engine = self._models.service(model.name).engine
+        if not isinstance(make(0), Tokenize):  # Tokens alone cost little; other answers come from embedding passes.
+            report_begun(request.scope)
         try:
             return await _ask_once(engine, request, make, answers, param)
         except EngineDied:

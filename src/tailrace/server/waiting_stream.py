@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from tailrace.errors import RequestError
 from tailrace.server import sse
 from tailrace.server.events import Failure, KeepAlive
+from tailrace.server.forwarding import is_forwarded
 from tailrace.server.request_cycle import CHUNKED_BODY, ChunkedBody
 from tailrace.server.stream_encoder import Encoder
 
@@ -206,6 +207,8 @@ def opens_with(
     body: ChunkedBody = scope["extensions"][CHUNKED_BODY]["body"]
     send, seconds = scope[SEND]
     seconds = seconds if keepalive_seconds is None else keepalive_seconds
+    if is_forwarded(scope):
+        seconds = math.inf  # The ingress sends the signs of life.
     scope[_WAITING_STREAM] = WaitingStream(send, body, make, headers, seconds)
 
 

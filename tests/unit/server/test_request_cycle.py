@@ -8,7 +8,14 @@ import logging
 import weakref
 from typing import Any
 
-from tailrace.server.request_cycle import CHUNKED_BODY, REQUEST_BODY, ChunkedBody, RequestCycle
+from tailrace.server.request_cycle import (
+    CHUNKED_BODY,
+    RAW_RESPONSE,
+    REQUEST_BODY,
+    ChunkedBody,
+    RawResponse,
+    RequestCycle,
+)
 
 
 class Connection:
@@ -32,7 +39,12 @@ class Connection:
         )
         self.cycle.reader = self
         self.cycle.chunks = ChunkedBody(self.cycle, framed=True)
-        self.scope["extensions"] = {CHUNKED_BODY: {"body": self.cycle.chunks}, REQUEST_BODY: {"fail": self.cycle.fail}}
+        self.cycle.raw = RawResponse(self.cycle)
+        self.scope["extensions"] = {
+            CHUNKED_BODY: {"body": self.cycle.chunks},
+            REQUEST_BODY: {"fail": self.cycle.fail},
+            RAW_RESPONSE: {"response": self.cycle.raw},
+        }
 
     write_paused = False
 

@@ -95,12 +95,14 @@ _report_decoder = msgspec.json.Decoder(Report)
 
 def decode_order(line: bytes) -> Order:
     """One line of standard input. Raises msgspec.ValidationError and msgspec.DecodeError."""
-    return _order_decoder.decode(line)
+    order: Order = _order_decoder.decode(line)
+    return order
 
 
 def decode_report(line: bytes) -> Report:
     """One line of the ingress's standard output, for the parent. Raises as ``decode_order``."""
-    return _report_decoder.decode(line)
+    report: Report = _report_decoder.decode(line)
+    return report
 
 
 def encode(message: IngressStart | Order | Report) -> bytes:

@@ -379,7 +379,8 @@ class _Responses:
             shortened = messages if cut == 0 else messages.without_oldest(cut)
             try:
                 make = partial(prepare, payload, shortened, tools, model)
-                return await self._app.start_generation(request, model, await self._app.run_large(make, shortened.size))
+                wanted = await self._app.run_large(make, shortened.size)
+                return await self._app.start_generation(request, model, wanted, in_background=bool(payload.background))
             except ContextLengthExceeded:
                 if payload.truncation != "auto" or cut >= removable:
                     raise
