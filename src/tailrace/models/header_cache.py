@@ -19,7 +19,7 @@ from tailrace.models.model_summary import ModelSummary, summarise
 from tailrace.models.shards import shard_paths
 
 #: Changes whenever a summary has other fields, or is made otherwise.
-_VERSION = 1
+_VERSION = 2
 _MAX_ENTRIES = 2000
 _MAX_BYTES = 128 * 1024 * 1024
 

@@ -60,12 +60,12 @@ def read_header(path: Path, overrides: Sequence[str] = ()) -> ModelHeader:
         parameters=sum(tensor.elements for tensor in tensors),
         context=context if isinstance(context, int) else None,
         chat_template="tokenizer.chat_template" in values,
-        kv=_kv_shape(values, architecture),
+        kv=_kv_shape(values, architecture, tensors),
     )
     return ModelHeader(facts=facts, values=values, tensors=tensors)
 
 
-def _kv_shape(values: dict[str, Value], architecture: str) -> KVShape | None:
+def _kv_shape(values: dict[str, Value], architecture: str, tensors: Sequence[Tensor]) -> KVShape | None:
     if values.get(f"{architecture}.attention.causal") is False:
         return None
 
@@ -78,6 +78,10 @@ def _kv_shape(values: dict[str, Value], architecture: str) -> KVShape | None:
         return None
     kv_heads = number("attention.head_count_kv") or heads
     key_length = number("attention.key_length") or n_embd // heads
+    # A hybrid model has a cache in some layers alone, as their tensors show. The engine counts alike (``kv_shape``).
+    keys = [tensor.dimensions[-1] for tensor in tensors if tensor.name.endswith(".attn_k.weight")]
+    if 0 < len(keys) < layers:
+        layers, kv_heads = 1, -(-sum(keys) // key_length)
     return KVShape(layers, kv_heads, key_length, number("attention.value_length") or key_length)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from model_files import ARRAY, STRING, UINT32, pair, text, tiny_gguf
 from tailrace.errors import ModelError
-from tailrace.models.kv_shape import KVShape
+from tailrace.models.kv_shape import F16_CACHE, KVShape
 from tailrace.models.model_header import ModelFacts, read_facts, read_header
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
@@ -82,6 +82,27 @@ def test_a_file_of_the_formats_own_library(tmp_path: Path) -> None:
         chat_template=True,
         kv=KVShape(layers=3, heads=1, key_length=256, value_length=128),
     )
+
+
+def test_a_hybrid_model_has_a_cache_in_some_layers_alone(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    writer = GGUFWriter(path, "qwen35")
+    writer.add_block_count(8)
+    writer.add_embedding_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv([0, 0, 0, 2, 0, 0, 0, 2])
+    writer.add_key_length(32)
+    for layer in (3, 7):
+        writer.add_tensor(f"blk.{layer}.attn_k.weight", numpy.zeros((2 * 32, 64), dtype=numpy.float32))
+    for layer in (0, 1, 2, 4, 5, 6):
+        writer.add_tensor(f"blk.{layer}.ssm_in.weight", numpy.zeros((64, 64), dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    shape = read_facts(path).kv
+    assert shape is not None
+    assert shape.token_bytes(F16_CACHE) == 2 * 2 * (32 + 32) * 2  # layers, heads, keys and values, bytes
 
 
 def test_the_starter_model() -> None:
