@@ -19,7 +19,7 @@ def expose(
     metrics: Iterable[Metric[Source]], labels: tuple[str, ...], sources: Sequence[tuple[tuple[str, ...], Source]]
 ) -> Iterable[str]:
     """The lines of the metrics with the samples of all sources. Each source comes with the values of ``labels``."""
-    common = [(",".join(map(_label, labels, values)), source) for values, source in sources]
+    common = [(",".join(map(label, labels, values)), source) for values, source in sources]
     for metric in metrics:
         name = metric.name
         yield f"# HELP {name} {_escaped_help(metric.help)}\n# TYPE {name} {metric.kind}\n"
@@ -31,7 +31,7 @@ def expose(
                 before = f"{shared}," if shared else ""
                 for own, value in found.items():
                     values = (own,) if isinstance(own, str) else own
-                    yield f"{name}{{{before}{','.join(map(_label, metric.labels, values))}}} {_number(value)}\n"
+                    yield f"{name}{{{before}{','.join(map(label, metric.labels, values))}}} {_number(value)}\n"
             else:
                 yield f"{name}{_braces(shared)} {_number(found)}\n"
 
@@ -48,7 +48,8 @@ def _braces(labels: str) -> str:
     return f"{{{labels}}}" if labels else ""
 
 
-def _label(name: str, value: str) -> str:
+def label(name: str, value: str) -> str:
+    """A label as it is written between braces."""
     if "\\" in value or '"' in value or "\n" in value:
         value = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'{name}="{value}"'
