@@ -16,8 +16,9 @@ class Descendant(NamedTuple):
     words: list[bytes]
 
 
-def find_descendants() -> list[Descendant]:
-    """All descendants of this process, by id."""
+def find_descendants(ancestor: int | None = None) -> list[Descendant]:
+    """All descendants of a process, by id; None: of this one."""
+    root = os.getpid() if ancestor is None else ancestor
     found: dict[int, Descendant] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         # The process has just ended, or is another user's.
@@ -27,8 +28,8 @@ def find_descendants() -> list[Descendant]:
             found[pid] = Descendant(pid, parent, (folder / "cmdline").read_bytes().split(b"\0"))
 
     def is_descendant(pid: int) -> bool:
-        while pid in found and pid != os.getpid():
+        while pid in found and pid != root:
             pid = found[pid].parent
-        return pid == os.getpid()
+        return pid == root
 
-    return [found[pid] for pid in sorted(found) if pid != os.getpid() and is_descendant(pid)]
+    return [found[pid] for pid in sorted(found) if pid != root and is_descendant(pid)]

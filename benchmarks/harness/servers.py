@@ -75,7 +75,7 @@ def version_of(program: str) -> str:
 def _started(
     command: Sequence[str], environment: dict[str, str], health: str, key: str | None = None
 ) -> Iterator[BenchClient]:
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [*command, "--port", str(port)],
@@ -112,7 +112,8 @@ def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
     return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that is free now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
