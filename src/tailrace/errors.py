@@ -20,6 +20,8 @@
     │   ├── EngineDied              500  the engine died while it worked on the request
     │   ├── NotSupported            501  the API has such a route, tailrace doesn't
     │   ├── FetchFailed             502  a model couldn't be fetched
+    │   ├── ReplicaLost             502  the replica of a cluster that worked on the request is gone
+    │   ├── NoReplica               503  no replica of the model is ready; has ``retry_after``
     │   ├── EngineUnavailable       503  the engine is loading, restarting or gone; has ``retry_after``
     │   ├── ModelLoadFailed         503  the model can't be loaded, for the reason in the message; has ``retry_after``
     │   ├── StorageUnavailable      503  what is stored for clients can't be used now; has ``retry_after``
@@ -237,6 +239,25 @@ class FetchFailed(RequestError):
     status = 502
     type = "server_error"
     code = "fetch_failed"
+
+
+class ReplicaLost(RequestError):
+    """The replica that worked on the request is gone. The text so far is valid; the rest is lost; trying again is
+    safe.
+    """
+
+    status = 502
+    type = "server_error"
+    code = "replica_lost"
+
+
+class NoReplica(RequestError):
+    """No replica of the model is ready, and none has become so in time."""
+
+    status = 503
+    type = "server_error"
+    code = "no_replica"
+    retry_after = 5
 
 
 class StorageUnavailable(RequestError):

@@ -40,7 +40,7 @@ from tailrace.server.waiting_stream import waiting_stream
 #: unknown ones included.
 PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
 #: Further routes that are served while the server stops, and on connections beyond the limit.
-_ALWAYS_SERVED = frozenset({"/metrics", "/stats", "/stats/live"})
+ALWAYS_SERVED = frozenset({"/metrics", "/stats", "/stats/live"})
 
 _CONVERTOR = re.compile(":[a-z]+}")
 _SLASHES = re.compile("/{2,}")
@@ -162,10 +162,10 @@ class RequestMiddleware:
                 await response(scope, receive, send_guarded)
                 return
             public = path in PUBLIC or path.startswith(ASSETS)
-            if (refusal := refusal_of(scope)) is not None and not (public or path in _ALWAYS_SERVED):
+            if (refusal := refusal_of(scope)) is not None and not (public or path in ALWAYS_SERVED):
                 raise refusal
             if len(headers) < len(scope["headers"]):
-                _check_one_host(scope["headers"])
+                check_one_host(scope["headers"])
             key = None if public and self._keys.required else self._keys.authenticate(headers)
             if key is not None:
                 summary.key = key.name
@@ -203,7 +203,7 @@ class RequestMiddleware:
         return _Route("other", self._errors_by_prefix.get(_first_segment(path), OPENAI_ERRORS))
 
 
-def _check_one_host(headers: Sequence[tuple[bytes, bytes]]) -> None:
+def check_one_host(headers: Sequence[tuple[bytes, bytes]]) -> None:
     """Raise InvalidRequest for several Host headers: proxies disagree on which of them counts (RFC 9112, 3.2)."""
     if sum(name == b"host" for name, _ in headers) > 1:
         raise InvalidRequest("The request has several Host headers.", code="invalid_http")

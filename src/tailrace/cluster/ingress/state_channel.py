@@ -1,0 +1,122 @@
+"""A replica's state channel: one connection over which its HTTP process reports phase, load and prefixes.
+
+It reconnects by itself. A channel that breaks or is silent for ``SILENCE_SECONDS`` means that the replica is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import httptools
+import msgspec
+import structlog
+
+from tailrace.cluster_state import SECRET_HEADER, SILENCE_SECONDS, STATE_VERSION, ReplicaState, StateMessage
+
+#: Seconds between two attempts to connect.
+_RETRY_SECONDS = 0.25
+#: Max bytes of one message: the hashes of all prefixes in base64 have 700 kB.
+_MAX_MESSAGE = 4_000_000
+
+_decoder: msgspec.json.Decoder[StateMessage] = msgspec.json.Decoder(StateMessage)
+
+
+class StateChannel:
+    """The channel of one replica. ``on_message`` gets each message, ``on_lost`` the reason when the channel ends."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        secret: str,
+        on_message: Callable[[StateMessage], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._address = (host, port)
+        self._head = f"GET /cluster/state HTTP/1.1\r\nhost: {host}:{port}\r\n{SECRET_HEADER}: {secret}\r\n\r\n".encode()
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._log = structlog.get_logger()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def close(self) -> None:
+        """Follow the replica no more; nothing is called from now on."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        reported = ""
+        while True:
+            reason = await self._follow()
+            if reason != reported:  # Not a line for each attempt.
+                reported = reason
+                self._log.info("a replica's state channel ended", address="{}:{}".format(*self._address), reason=reason)
+            self._on_lost(reason)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _follow(self) -> str:
+        """Connect, and read messages until the channel ends. The reason of its end."""
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                reader, writer = await asyncio.open_connection(*self._address)
+        except TimeoutError:
+            return "no connection in time"
+        except OSError as error:
+            return f"no connection: {error.strerror or error}"
+        try:
+            writer.write(self._head)
+            return await self._read(reader)
+        finally:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _read(self, reader: asyncio.StreamReader) -> str:
+        lines = _Lines()
+        parser = httptools.HttpResponseParser(lines)
+        try:
+            while True:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    data = await reader.read(65_536)
+                if not data:
+                    return "the connection ended"
+                parser.feed_data(data)
+                if (status := parser.get_status_code()) not in (0, 200):
+                    return f"status {status}: has the replica the same cluster_secret?"
+                for line in lines.take():
+                    message = _decoder.decode(line)
+                    if isinstance(message, ReplicaState) and message.version != STATE_VERSION:
+                        return f"version {message.version} of the messages; this ingress knows {STATE_VERSION}"
+                    self._on_message(message)
+                if lines.has_ended:
+                    return "the replica ended it"
+        except TimeoutError:
+            return f"silent for {SILENCE_SECONDS} s"
+        except OSError as error:
+            return f"the connection broke: {error.strerror or error}"
+        except (ValueError, httptools.HttpParserError) as error:  # msgspec's errors are ValueErrors.
+            return f"a message can't be read: {error}"
+
+
+class _Lines:
+    """The parser's callbacks: a body as lines."""
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        self._rest = b""
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._rest += body
+        if len(self._rest) > _MAX_MESSAGE:
+            raise ValueError("a message is too long")
+
+    def on_message_complete(self) -> None:
+        """The body has ended."""
+        self.has_ended = True
+
+    def take(self) -> list[bytes]:
+        """The lines that are whole now."""
+        *lines, self._rest = self._rest.split(b"\n")
+        return [line for line in lines if line]
