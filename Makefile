@@ -28,6 +28,7 @@ test:  ## Run every test, in two lanes side by side; ARGS go to one pytest
 	@$(PYTHON) scripts/setup_peers.py >/dev/null
 	@$(PYTHON) scripts/setup_minilm.py >/dev/null
 	-@$(PYTHON) scripts/setup_prometheus.py
+	-@$(PYTHON) scripts/setup_postgres.py
 	@$(BIN)/python scripts/run_tests.py $(ARGS)
 
 test-clients:  ## Prove the server with real clients, directly and through relays; needs Node.js and Chromium

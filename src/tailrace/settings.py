@@ -25,6 +25,9 @@ STARTER_MODEL = "smollm2-135m"
 #: CPUs as the kernel writes them.
 CpuList = Annotated[str, Meta(pattern=r"^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$")]
 
+#: A PostgreSQL server and database, as libpq reads it. What it leaves out comes from libpq's own variables and files.
+PostgresAddress = Annotated[str, Meta(pattern=r"^postgres(ql)?://")]
+
 #: Types of keys and values in the KV cache.
 CacheType = Literal["f16", "bf16", "q8_0", "q4_0"]
 
@@ -109,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: what the cluster's ingress sends to use the private routes below ``/cluster/``; None: there are no such routes
     cluster_secret: Annotated[str, Meta(pattern="^[!-~]{16,256}$")] | None = None
     keys_file: str | None = None  #: named keys; None: keys.json in the settings folder
+    keys_store: PostgresAddress | None = None  #: named keys in PostgreSQL instead, for several servers
     tls_cert: str | None = None  #: file with the certificate and its chain (PEM): the server speaks TLS
     tls_key: str | None = None  #: file with the certificate's private key (PEM, not encrypted)
     allowed_hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  #: further names of this server in Host headers
@@ -121,6 +125,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     responses_mb: Annotated[int, Meta(ge=0, le=1_000_000)] = 512  #: disk for stored responses; 0: none are stored
     responses_days: Annotated[int, Meta(ge=1, le=36_500)] = 30  #: a response that is unused for this long is deleted
     responses_file: str | None = None  #: where they are; None: responses.sqlite in the state folder
+    responses_store: PostgresAddress | None = None  #: in PostgreSQL instead, for several servers
+    postgres_connections: Annotated[int, Meta(ge=1, le=64)] = 4  #: max connections for what is stored there
     reasoning: Literal["field", "inline"] = "field"  #: reasoning_content, or <think> tags in the text
     engine_wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0  #: how long a request waits for a loading engine
     hang_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 8.0  #: without progress a process is replaced; 0: never
@@ -244,7 +250,7 @@ MODEL_FIELDS: frozenset[str] = frozenset(
 )
 
 #: Settings whose values are never shown.
-SECRETS = frozenset({"api_key", "cluster_secret"})
+SECRETS = frozenset({"api_key", "cluster_secret", "keys_store", "responses_store"})
 
 FIELDS: tuple[str, ...] = tuple(field.name for field in msgspec.structs.fields(Settings))
 

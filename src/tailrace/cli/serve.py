@@ -137,6 +137,9 @@ def serve(
     keys_file: Annotated[
         str | None, typer.Option(help="File of named keys (tailrace keys) [keys.json in the settings folder].")
     ] = None,
+    keys_store: Annotated[
+        str | None, typer.Option(help="PostgreSQL with the named keys, for several servers: postgresql://...")
+    ] = None,
     tls_cert: Annotated[str | None, typer.Option(help="Certificate file (PEM): serve https.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="The certificate's private key file (PEM).")] = None,
     allowed_hosts: Annotated[
@@ -167,6 +170,9 @@ def serve(
     keepalive_style: Annotated[str | None, typer.Option(help="chunk or comment [chunk].")] = None,
     responses_mb: Annotated[int | None, typer.Option(help="Disk for stored responses, in MB; 0: none [512].")] = None,
     responses_days: Annotated[int | None, typer.Option(help="Days that an unused one is kept [30].")] = None,
+    responses_store: Annotated[
+        str | None, typer.Option(help="PostgreSQL for stored responses, for several servers: postgresql://...")
+    ] = None,
     reasoning: Annotated[str | None, typer.Option(help="field or inline (<think> tags) [field].")] = None,
     drain_seconds: Annotated[float | None, typer.Option(help="Time for running replies at shutdown [15].")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,

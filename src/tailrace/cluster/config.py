@@ -32,7 +32,7 @@ _OTHER_WAYS = {
     "replicas": "set it for each model, in its [models.NAME] table",
 }
 #: Secrets that may come from the environment instead of the file.
-_SECRETS = ("api_key", "responses_store")
+_SECRETS = ("api_key", "keys_store", "responses_store")
 
 _Count = Annotated[int, Meta(ge=0, le=10_000)]
 _Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]

@@ -51,6 +51,11 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     tokens_per_day: _Count | None = None  #: the same, in a day of UTC
     models: tuple[str, ...] = ()  #: patterns of the models it may use; none: all
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether the use of the key has to be counted before a request begins."""
+        return any(limit is not None for limit in (self.concurrency, self.tokens_per_minute, self.tokens_per_day))
+
 
 class _Contents(msgspec.Struct, frozen=True, kw_only=True):
     version: int
