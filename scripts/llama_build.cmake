@@ -12,6 +12,15 @@ if(NOT LLAVA_BUILD)
     set(LLAMA_BUILD_COMMON OFF)
 endif()
 
+# A worker's devices, over the network (docs/devices.md). Without RDMA: it would link a library that this machine happens
+# to have, and choose another transport by itself.
+if(NOT DEFINED GGML_RPC)
+    set(GGML_RPC ON)
+endif()
+if(NOT DEFINED GGML_RPC_RDMA)
+    set(GGML_RPC_RDMA OFF)
+endif()
+
 # One file for each library. A wheel has no links, so each versioned name would be another copy.
 set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
 

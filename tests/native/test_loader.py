@@ -31,6 +31,7 @@ UPSTREAM = [
     "ggml_backend_buffer_clear",
     "ggml_backend_buffer_get_base",
     "ggml_backend_buffer_get_size",
+    "ggml_backend_buffer_is_host",
     "ggml_backend_alloc_ctx_tensors_from_buft",
     "ggml_get_first_tensor",
     "ggml_get_next_tensor",

@@ -52,11 +52,14 @@ def test_clearing_large_memory_gives_its_pages_back(library: ctypes.CDLL, size: 
     clear = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint8)(lambda buffer, to: written.append((buffer, to)))
     base = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(lambda buffer: places[buffer])
     length = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p)(lambda _: size)
+    hosts = {1, 2}
+    is_host = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)(lambda buffer: buffer in hosts)
     library.ggml_backend_buffer_clear.argtypes = [ctypes.c_void_p, ctypes.c_uint8]
     functions = {
         "ggml_backend_buffer_clear": clear,
         "ggml_backend_buffer_get_base": base,
         "ggml_backend_buffer_get_size": length,
+        "ggml_backend_buffer_is_host": is_host,
     }
     set_upstream(library, functions)
     try:
@@ -77,9 +80,15 @@ def test_clearing_large_memory_gives_its_pages_back(library: ctypes.CDLL, size: 
             places[2] = -(-start // (2 << 20)) * (2 << 20)
             library.ggml_backend_buffer_clear(2, 0)
             assert written == [(1, 5), (2, 0)]
+        # A device's buffer, whose addresses are another process's: here they mean memory of the kernels.
+        places[3] = own
+        ctypes.memset(own, 7, 4096)
+        library.ggml_backend_buffer_clear(3, 0)
+        assert written == [(1, 5), (2, 0), (3, 0)]
+        assert ctypes.string_at(own, 4096) == bytes([7]) * 4096
         library.ggml_aligned_free(own, size)
         library.ggml_backend_buffer_clear(1, 0)
-        assert written == [(1, 5), (2, 0), (1, 0)]
+        assert written == [(1, 5), (2, 0), (3, 0), (1, 0)]
     finally:
         set_upstream(library, {})
 
@@ -102,7 +111,9 @@ def test_cells_are_touched_ahead_in_pieces(library: ctypes.CDLL) -> None:
             tensor.set("nb", stride, index)
     pointers = [tensor.address for tensor in tensors]
     following = dict(zip(pointers, [*pointers[1:], None], strict=True))
+    is_host = True
     functions = {
+        "ggml_backend_buffer_is_host": ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)(lambda _: is_host),
         "ggml_backend_alloc_ctx_tensors_from_buft": ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(
             lambda context, kind: 1
         ),
@@ -135,6 +146,11 @@ def test_cells_are_touched_ahead_in_pieces(library: ctypes.CDLL) -> None:
         assert library.tailrace_kernels_populate_cells(8, wanted, page, True) == 0, "another KV cache"
         library.tailrace_kernels_record_cells(7, 0)
         assert library.tailrace_kernels_populate_cells(7, cells, page, True) == 0, "it was freed"
+        is_host = False
+        library.tailrace_kernels_record_cells(7, cells)
+        assert library.ggml_backend_alloc_ctx_tensors_from_buft(None, None) == 1
+        library.tailrace_kernels_end_record()
+        assert library.tailrace_kernels_populate_cells(7, cells, page, True) == 0, "a device's cells"
     finally:
         set_upstream(library, {})
         library.ggml_aligned_free(own, sum(sizes))

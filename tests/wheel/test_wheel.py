@@ -73,7 +73,7 @@ def test_the_wheel_has_each_tier_the_page_and_the_licences(wheel: Path) -> None:
     for tier in TIERS_OF_WHEEL:
         assert f"{llama}/lib/{tier}/libggml-cpu.so" in names
         assert f"tailrace/bundled/libraries/kernels-{tier}.so" in names
-    for name in ("ggml-cpu", "ggml-base", "ggml", "llama"):
+    for name in ("ggml-cpu", "ggml-base", "ggml-rpc", "ggml", "llama"):
         assert f"{llama}/lib/lib{name}.so" in names
     for name in ("logits-ops-avx512", "logits-ops-avx2", "ggml-layout-any"):
         assert f"tailrace/bundled/libraries/{name}.so" in names

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
-
+from tailrace.engine.backends.llama.devices import has_gpu
 from tailrace.engine.backends.llama.model_loader import repacks_most_weights
 from tailrace.engine.backends.llama.model_metadata import RecurrentState
 from tailrace.engine.backends.llama.options import LlamaOptions
@@ -42,7 +41,7 @@ _OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 def offloads(options: LlamaOptions) -> bool:
     """Whether layers are on a GPU."""
-    return options.gpu_layers != 0 and llama.llama_supports_gpu_offload()
+    return options.gpu_layers != 0 and has_gpu()
 
 
 def repacked_weights(path: Path, options: LlamaOptions) -> int:

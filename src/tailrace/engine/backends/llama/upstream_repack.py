@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from llama_cpp._ggml import libggml as ggml
 
+from tailrace.engine.backends.llama.ggml_function import ggml_function
 from tailrace.errors import ConfigurationError
 from tailrace.models.model_header import Tensor
 
@@ -56,21 +55,21 @@ def _check_structs() -> None:
 
     A context has to get the parameters' values, and a tensor that ggml puts into a buffer has to point to it.
     """
-    context = _function("ggml_init", ctypes.c_void_p, _InitParams)(_InitParams(_CONTEXT_BYTES, None, True))
-    size = _function("ggml_get_mem_size", ctypes.c_size_t, ctypes.c_void_p)(context)
-    no_alloc = _function("ggml_get_no_alloc", ctypes.c_bool, ctypes.c_void_p)(context)
+    context = ggml_function("ggml_init", ctypes.c_void_p, _InitParams)(_InitParams(_CONTEXT_BYTES, None, True))
+    size = ggml_function("ggml_get_mem_size", ctypes.c_size_t, ctypes.c_void_p)(context)
+    no_alloc = ggml_function("ggml_get_no_alloc", ctypes.c_bool, ctypes.c_void_p)(context)
     tensor = _new_tensor(context, _I32, 4)
-    buffer_type = _function("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
-    buffer = _function("ggml_backend_buft_alloc_buffer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(
+    buffer_type = ggml_function("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
+    buffer = ggml_function("ggml_backend_buft_alloc_buffer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(
         buffer_type, 4096
     )
-    base = _function("ggml_backend_buffer_get_base", ctypes.c_void_p, ctypes.c_void_p)(buffer)
-    put = _function("ggml_backend_tensor_alloc", ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    base = ggml_function("ggml_backend_buffer_get_base", ctypes.c_void_p, ctypes.c_void_p)(buffer)
+    put = ggml_function("ggml_backend_tensor_alloc", ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     put(buffer, tensor, base)
     head = _TensorHead.from_address(tensor)
     agrees = (size, no_alloc, head.type, head.buffer) == (_CONTEXT_BYTES, True, _I32, buffer)
-    _function("ggml_backend_buffer_free", None, ctypes.c_void_p)(buffer)
-    _function("ggml_free", None, ctypes.c_void_p)(context)
+    ggml_function("ggml_backend_buffer_free", None, ctypes.c_void_p)(buffer)
+    ggml_function("ggml_free", None, ctypes.c_void_p)(context)
     if not agrees:
         raise ConfigurationError(
             "this llama.cpp's ggml_init_params or ggml_tensor isn't the one that tailrace knows: "
@@ -81,12 +80,12 @@ def _check_structs() -> None:
 @cache
 def _buffer_type(ggml_type: int, dimensions: tuple[int, ...], experts: bool) -> int | None:
     _check_structs()
-    device = _function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_CPU)
-    supports = _function("ggml_backend_dev_supports_op", ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
-    allocate = _function("ggml_backend_buft_alloc_buffer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-    free = _function("ggml_backend_buffer_free", None, ctypes.c_void_p)
+    device = ggml_function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_CPU)
+    supports = ggml_function("ggml_backend_dev_supports_op", ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
+    allocate = ggml_function("ggml_backend_buft_alloc_buffer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    free = ggml_function("ggml_backend_buffer_free", None, ctypes.c_void_p)
     for candidate in _extra_buffer_types(device):
-        context = _function("ggml_init", ctypes.c_void_p, _InitParams)(_InitParams(_CONTEXT_BYTES, None, True))
+        context = ggml_function("ggml_init", ctypes.c_void_p, _InitParams)(_InitParams(_CONTEXT_BYTES, None, True))
         weights, product = _product(context, ggml_type, dimensions, experts)
         # An empty buffer is enough: llama.cpp only looks at its type.
         head = _TensorHead.from_address(weights)
@@ -94,7 +93,7 @@ def _buffer_type(ggml_type: int, dimensions: tuple[int, ...], experts: bool) -> 
         supported = supports(device, product)
         head.buffer = None
         free(buffer)
-        _function("ggml_free", None, ctypes.c_void_p)(context)
+        ggml_function("ggml_free", None, ctypes.c_void_p)(context)
         if supported:
             return candidate
     return None
@@ -102,8 +101,8 @@ def _buffer_type(ggml_type: int, dimensions: tuple[int, ...], experts: bool) -> 
 
 def _extra_buffer_types(device: int) -> list[int]:
     """The CPU backend's buffer types for repacked weights, in llama.cpp's order of preference."""
-    registry = _function("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)(device)
-    address = _function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
+    registry = ggml_function("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)(device)
+    address = ggml_function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
         registry, b"ggml_backend_dev_get_extra_bufts"
     )
     if not address:
@@ -119,23 +118,16 @@ def _product(context: int, ggml_type: int, dimensions: tuple[int, ...], experts:
     """A weight tensor and the operation that multiplies with it."""
     weights = _new_tensor(context, ggml_type, *dimensions)
     if not experts:
-        multiply = _function("ggml_mul_mat", ctypes.c_void_p, *[ctypes.c_void_p] * 3)
+        multiply = ggml_function("ggml_mul_mat", ctypes.c_void_p, *[ctypes.c_void_p] * 3)
         activations = _new_tensor(context, _F32, dimensions[0], _TOKENS, *dimensions[2:])
         return weights, multiply(context, weights, activations)
-    multiply = _function("ggml_mul_mat_id", ctypes.c_void_p, *[ctypes.c_void_p] * 4)
+    multiply = ggml_function("ggml_mul_mat_id", ctypes.c_void_p, *[ctypes.c_void_p] * 4)
     activations = _new_tensor(context, _F32, dimensions[0], 1, _TOKENS)
     return weights, multiply(context, weights, activations, _new_tensor(context, _I32, 1, _TOKENS))
 
 
 def _new_tensor(context: int, ggml_type: int, *dimensions: int) -> int:
-    new = _function(
+    new = ggml_function(
         "ggml_new_tensor", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_int64)
     )
     return int(new(context, ggml_type, len(dimensions), (ctypes.c_int64 * len(dimensions))(*dimensions)))
-
-
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    """A function of ggml with its types."""
-    address = ctypes.cast(getattr(ggml, name), ctypes.c_void_p).value
-    assert address is not None
-    return ctypes.CFUNCTYPE(result, *arguments)(address)

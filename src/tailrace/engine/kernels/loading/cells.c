@@ -49,7 +49,9 @@ EXPORT struct ggml_backend_buffer *ggml_backend_alloc_ctx_tensors_from_buft(stru
                                                                             ggml_backend_buffer_type_t type) {
     if (!upstream.ggml_backend_alloc_ctx_tensors_from_buft) return 0;
     struct ggml_backend_buffer *buffer = upstream.ggml_backend_alloc_ctx_tensors_from_buft(context, type);
-    if (buffer && recorded_cells) record(context);
+    /* A device's addresses mean nothing here. */
+    const bool is_host = buffer && upstream.ggml_backend_buffer_is_host && upstream.ggml_backend_buffer_is_host(buffer);
+    if (is_host && recorded_cells) record(context);
     return buffer;
 }
 

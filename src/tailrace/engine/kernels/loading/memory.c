@@ -68,6 +68,8 @@ EXPORT void ggml_aligned_free(void *memory, size_t size) {
 /* Clear to zero without writing the whole huge pages. False, with nothing done, where that can't be. */
 static bool drop_pages(ggml_backend_buffer_t buffer) {
     if (!upstream.ggml_backend_buffer_get_size || !upstream.ggml_backend_buffer_get_base) return false;
+    /* A device's addresses may be the same as some of this process's own. */
+    if (!upstream.ggml_backend_buffer_is_host || !upstream.ggml_backend_buffer_is_host(buffer)) return false;
     const size_t size = upstream.ggml_backend_buffer_get_size(buffer), whole = size / HUGE_PAGE * HUGE_PAGE;
     char *base = size ? upstream.ggml_backend_buffer_get_base(buffer) : 0;
     if (!whole || (uintptr_t)base % HUGE_PAGE || !is_in_large_block(base, size)) return false;

@@ -1,0 +1,15 @@
+"""Functions of ggml that the binding doesn't declare."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from llama_cpp._ggml import libggml as ggml
+
+
+def ggml_function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of ggml with its types. Raises AttributeError where this build has no such function."""
+    address = ctypes.cast(getattr(ggml, name), ctypes.c_void_p).value
+    assert address is not None
+    return ctypes.CFUNCTYPE(result, *arguments)(address)
