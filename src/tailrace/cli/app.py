@@ -25,3 +25,7 @@ def main() -> None:
     except TailraceError as error:
         console_output.stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(CONFIGURATION_EXIT if isinstance(error, ConfigurationError) else FAILURE_EXIT)
+
+
+if __name__ == "__main__":
+    main()

@@ -45,6 +45,7 @@ COMMANDS = {
     "metrics": Command("metrics", "metrics"),
     "list": Command("list", "list_models"),
     "show": Command("show", "show"),
+    "cluster": Command("cluster", "cluster", is_group=True),
     "keys": Command("keys", "keys", is_group=True),
     "config": Command("config", "config", is_group=True),
 }

@@ -1,0 +1,64 @@
+"""Starts Ray on this machine, or joins a cluster that is there. It sets what Ray may do beyond that: nothing.
+
+A Ray that is started here listens on 127.0.0.1 alone, has no dashboard, and ends with this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from tailrace.cluster.deployments import quiet_ray  # noqa: F401  (before Ray is imported, which reads them then)
+
+import ray  # isort: skip
+import ray.exceptions  # isort: skip
+
+from tailrace.errors import TailraceError
+
+#: Bytes of shared memory for Ray's objects, of which there are none here. Ray allows no fewer.
+_OBJECTS = 80_000_000
+_LOOPBACK = "127.0.0.1"
+
+
+class RayUnavailable(TailraceError):
+    """Ray can't be started, or there is no cluster at the address."""
+
+
+def start() -> None:
+    """Start Ray on this machine. Raises RayUnavailable."""
+    os.environ.pop("RAY_ADDRESS", None)  # An address there would have ray.init join that cluster.
+    try:
+        ray.init(
+            address="local",
+            namespace="tailrace",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            object_store_memory=_OBJECTS,
+            _node_ip_address=_LOOPBACK,
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise RayUnavailable(f"Ray can't be started on this machine: {error}") from error
+
+
+def join(address: str) -> None:
+    """Join the cluster whose head is at ``address`` (HOST:PORT, or ``auto``: the one of this machine). Raises
+    RayUnavailable.
+    """
+    try:
+        ray.init(address=address, namespace="tailrace", log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise RayUnavailable(
+            f"no Ray cluster can be reached at {address}: {error}. Name its head with --address HOST:PORT; "
+            "a cluster is started by: ray start --head"
+        ) from error
+
+
+def leave() -> None:
+    """Leave the cluster; a Ray that was started here ends."""
+    ray.shutdown()
+
+
+def total_cpus() -> float:
+    """The CPUs of all nodes, as Ray counts them."""
+    return float(ray.cluster_resources().get("CPU", 0.0))
