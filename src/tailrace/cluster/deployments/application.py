@@ -29,8 +29,12 @@ INGRESS = "ingress"
 _END_SECONDS = 25.0
 #: Time for running replies of a replica that goes, where the file sets none. On one machine a user waits for the end.
 _DRAIN_SECONDS = 120.0
-_HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
-_QUIET = {"log_level": "WARNING", "enable_access_log": False}
+#: Of every deployment. Serve asks for an actor's health each second, so that another one is started soon.
+_COMMON: dict[str, Any] = {
+    "health_check_period_s": 1.0,
+    "health_check_timeout_s": 10.0,
+    "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+}
 
 
 def build(arguments: dict[str, Any]) -> Application:
@@ -60,8 +64,7 @@ def application(config: ClusterConfig) -> Application:
         max_replicas_per_node=1,
         ray_actor_options=actor,
         graceful_shutdown_timeout_s=drain + _END_SECONDS,
-        logging_config=_QUIET,
-        **_HEALTH,
+        **_COMMON,
     )(Ingress)
     encoded = msgspec.json.encode(msgspec.structs.replace(config, server={**config.server, "drain_seconds": drain}))
     bound: Application = deployment.bind(encoded, *replicas)
@@ -94,9 +97,8 @@ def _replica(config: ClusterConfig, model: ModelConfig, name: str, drain: float)
         ray_actor_options=actor,
         graceful_shutdown_timeout_s=drain + _END_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
-        logging_config=_QUIET,
         **count,
-        **_HEALTH,
+        **_COMMON,
     )(Replica)
     bound: Application = deployment.bind(
         msgspec.json.encode(model), msgspec.json.encode(config.server), msgspec.json.encode(resources), drain

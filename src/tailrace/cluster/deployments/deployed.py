@@ -59,4 +59,4 @@ def remove() -> None:
     others = serve.status().applications.keys() - {NAME}
     serve.delete(NAME)
     if not others:
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]

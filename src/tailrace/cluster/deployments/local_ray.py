@@ -1,4 +1,4 @@
-"""Starts Ray on this machine, or joins a cluster that is there. It sets what Ray may do beyond that: nothing.
+"""Starts Ray on this machine, or joins a cluster that is there.
 
 A Ray that is started here listens on 127.0.0.1 alone, has no dashboard, and ends with this process.
 """
@@ -57,8 +57,3 @@ def join(address: str) -> None:
 def leave() -> None:
     """Leave the cluster; a Ray that was started here ends."""
     ray.shutdown()
-
-
-def total_cpus() -> float:
-    """The CPUs of all nodes, as Ray counts them."""
-    return float(ray.cluster_resources().get("CPU", 0.0))
