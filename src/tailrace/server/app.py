@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailrace.server import health, stats_routes, status_routes
 from tailrace.server.app_state import AppState
+from tailrace.server.cluster import state_routes as cluster_state_routes
 from tailrace.server.dashboard import routes as dashboard_routes
 from tailrace.server.dashboard.running_requests import RunningRequest
 from tailrace.server.deadlines import Deadlines, deadlines_of
@@ -57,6 +58,7 @@ def endpoints(app: AppState) -> list[Endpoint]:
         *page_routes.routes(BuiltPage.find(), status_routes.root(app), enabled=app.settings.page == "on"),
         *status_routes.routes(app),
         *stats_routes.routes(app),
+        *cluster_state_routes.routes(app),
         *dashboard_routes.routes(app),
         *(replace(route, dialect=name) for name, dialect in _DIALECTS.items() for route in dialect.routes(app)),
     ]

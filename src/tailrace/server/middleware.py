@@ -166,6 +166,10 @@ class RequestMiddleware:
                 raise refusal
             if len(headers) < len(scope["headers"]):
                 check_one_host(scope["headers"])
+            if path.startswith("/cluster/"):  # No client learns that there are such routes.
+                if client is None:
+                    raise HTTPException(404)
+                public = True
             key = None if public and self._keys.required else self._keys.authenticate(headers)
             if key is not None:
                 summary.key = key.name

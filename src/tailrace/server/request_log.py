@@ -18,7 +18,7 @@ from tailrace.server.generation import Generation
 STARTED = "tailrace.generation"
 
 #: Routes that machines call every few seconds: lines for debugging.
-_QUIET = ("/health", "/metrics", "/stats")
+_QUIET = ("/health", "/metrics", "/stats", "/cluster")
 #: Characters of a prompt in the log, where prompts are logged.
 _PROMPT_CHARACTERS = 1900
 

@@ -56,11 +56,14 @@ class Replica:
         self.view.apply(message)
         self._report(self.view.phase)
 
-    def _on_lost(self, reason: str) -> None:
+    def _on_lost(self, reason: str, drained: bool) -> None:
         if not self.view.gone:
             self.view.mark_gone()
-            lost, self.pool = self.pool, UpstreamPool(self.view.host, self.view.port)
-            lost.abort()
+            left, self.pool = self.pool, UpstreamPool(self.view.host, self.view.port)
+            if drained:
+                left.close()  # The last bytes of replies may still be on their way.
+            else:
+                left.abort()
         self._report("gone")
 
     def _report(self, phase: str) -> None:

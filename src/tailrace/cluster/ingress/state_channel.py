@@ -20,11 +20,16 @@ _RETRY_SECONDS = 0.25
 #: Max bytes of one message: the hashes of all prefixes in base64 have 700 kB.
 _MAX_MESSAGE = 4_000_000
 
+#: The reason of a channel's proper end.
+_DRAINED = "the replica has drained"
+
 _decoder: msgspec.json.Decoder[StateMessage] = msgspec.json.Decoder(StateMessage)
 
 
 class StateChannel:
-    """The channel of one replica. ``on_message`` gets each message, ``on_lost`` the reason when the channel ends."""
+    """The channel of one replica. ``on_message`` gets each message, ``on_lost`` the reason when the channel ends, and
+    whether the replica has ended it itself, because it has drained.
+    """
 
     def __init__(
         self,
@@ -32,7 +37,7 @@ class StateChannel:
         port: int,
         secret: str,
         on_message: Callable[[StateMessage], None],
-        on_lost: Callable[[str], None],
+        on_lost: Callable[[str, bool], None],
     ) -> None:
         self._address = (host, port)
         self._head = f"GET /cluster/state HTTP/1.1\r\nhost: {host}:{port}\r\n{SECRET_HEADER}: {secret}\r\n\r\n".encode()
@@ -52,7 +57,7 @@ class StateChannel:
             if reason != reported:  # Not a line for each attempt.
                 reported = reason
                 self._log.info("a replica's state channel ended", address="{}:{}".format(*self._address), reason=reason)
-            self._on_lost(reason)
+            self._on_lost(reason, reason == _DRAINED)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _follow(self) -> str:
@@ -90,7 +95,7 @@ class StateChannel:
                         return f"version {message.version} of the messages; this ingress knows {STATE_VERSION}"
                     self._on_message(message)
                 if lines.has_ended:
-                    return "the replica ended it"
+                    return _DRAINED
         except TimeoutError:
             return f"silent for {SILENCE_SECONDS} s"
         except OSError as error:
