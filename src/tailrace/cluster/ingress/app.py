@@ -104,6 +104,7 @@ class _Handling:
                 raise  # The response has begun: the server closes the connection.
             await self._refuse(InternalError("The ingress hit a defect of its own on this request; see its log."))
         finally:
+            self._count()
             self._log_line(began_at)
 
     async def _serve(self) -> None:
@@ -276,6 +277,26 @@ class _Handling:
             await self._send(message)
 
         await response(self._scope, self._receive, send)
+
+    def _count(self) -> None:
+        counts, relay = self._app._replicas.counts, self._relay
+        if self._error is not None:
+            counts.answered_with(self._error)
+        if relay is None:
+            return
+        model = self._model or ""
+        counts.ended(
+            model,
+            relay.replica,
+            status=self._status,
+            error=self._error,
+            client_gone=relay.client_gone,
+            attempts=relay.attempts,
+        )
+        if relay.woke:
+            counts.woke(model)
+        if relay.placement is not None and relay.placement.prompt_tokens:
+            counts.placed(model, relay.placement.prompt_tokens, relay.placement.held_tokens)
 
     def _log_line(self, began_at: float) -> None:
         if not self._app._work.settings.access_log:

@@ -36,6 +36,7 @@ class ClusterModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     name: str
     keys: tuple[str, ...] = ()  #: what its names have in common with other spellings (``models.reference.name_keys``)
     aliases: tuple[str, ...] = ()  #: further names; ``*`` stands for any characters
+    max_replicas: Annotated[int, Meta(ge=0)] = 0  #: for the metrics; 0: not known
     wakes: bool = False  #: requests wait for a replica where there is none, and a ``Wanted`` is reported
 
 

@@ -20,6 +20,7 @@ import uvloop
 
 from tailrace.child import settle_memory, settle_signals, unblock_signals
 from tailrace.cluster.ingress.app import IngressApp
+from tailrace.cluster.ingress.metrics_endpoint import MetricsEndpoint
 from tailrace.cluster.ingress.orders import (
     AddReplica,
     IngressStart,
@@ -101,6 +102,7 @@ class _Ingress:
         self._readiness = Readiness(replicas)
         work = IngressWork(start)
         app = IngressApp(work, replicas, self._readiness, KeyRing(start.settings), BrowserGuard(start.settings))
+        app.metrics = MetricsEndpoint(work, replicas, self._readiness)
         tls = certificate(start.settings)
         listening = _listening_socket(start)
         config = uvicorn.Config(

@@ -37,6 +37,7 @@ class Relay:
     def __init__(self, start: IngressStart, replicas: Replicas, request: ForwardedRequest, raw: RawResponse) -> None:
         self.replica = ""  #: the last one's id
         self.attempts = 0
+        self.woke = False  #: it found no replica of a model that sleeps
         self.status: int | None = None  #: of the response; None: none has begun
         self.error: str | None = None  #: the code of the error with which the ingress has ended it
         self.client_gone = False
@@ -56,6 +57,11 @@ class Relay:
         self._draining: asyncio.Task[None] | None = None
         self._opened_here = False  #: the ingress has written the stream's head
         self._task = asyncio.current_task()
+
+    @property
+    def placement(self) -> Placement | None:
+        """The last place at a replica; None where there was none."""
+        return self._placement
 
     @property
     def waits(self) -> bool:
@@ -136,6 +142,7 @@ class Relay:
                 raise NoReplica(self._reason())
             if replicas.waiting.total() >= self._start.settings.queue_requests:
                 raise TooManyRequests("Too many requests wait for a replica; try again.", retry_after=5)
+            self.woke = self.woke or request.wakes
             tried.clear()  # A replica that was lost may come back, and one whose connection broke may go on.
             pause = _PAUSE_SECONDS if replicas.is_ready(request.model) else left
             await self._wait_for_change(request.model, min(left, pause))

@@ -16,6 +16,7 @@ import structlog
 from tailrace.cluster.ingress.orders import AddReplica, ClusterModel
 from tailrace.cluster.ingress.state_channel import StateChannel
 from tailrace.cluster.ingress.upstream import UpstreamPool
+from tailrace.cluster.metrics.request_counts import RequestCounts
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.routing.choose import choose
 from tailrace.cluster.routing.sent_requests import Prompt, SentRequests
@@ -76,6 +77,7 @@ class Replicas:
     """See the module. ``on_phase`` gets a replica's id and its phase, ``gone`` included, when that changes."""
 
     def __init__(self, secret: str, on_phase: Callable[[str, str], None]) -> None:
+        self.counts = RequestCounts()
         self._secret = secret
         self._on_phase = on_phase
         self._replicas: dict[str, Replica] = {}
@@ -145,6 +147,10 @@ class Replicas:
         """Whether a replica of the model may be started for a request."""
         return any(known.wakes for known in self._models if known.name == model)
 
+    def max_replicas(self, model: str) -> int:
+        """How many replicas of the model there may be; 0: not known."""
+        return next((known.max_replicas for known in self._models if known.name == model), 0)
+
     # Choice
 
     def is_ready(self, model: str) -> bool:
@@ -173,6 +179,8 @@ class Replicas:
             if choice is not None:  # None: no engine is ready, and the replicas let requests wait.
                 chosen, new_tokens = self._replicas[choice.replica.id], choice.new_tokens
         placement = Placement(self, chosen, next(self._numbers))
+        placement.prompt_tokens = sum(prompt.tokens for prompt in prompts)
+        placement.held_tokens = placement.prompt_tokens - new_tokens
         if model is not None:
             self._sent.sent(placement.number, chosen.view.id, model, prompts, new_tokens, sequences)
         return placement
@@ -212,6 +220,7 @@ class Replicas:
             replica.close()
             if self._replicas.get(replica.view.id) is replica:
                 del self._replicas[replica.view.id]
+                self.counts.forget(replica.view.id)
 
 
 class Placement:
@@ -220,6 +229,8 @@ class Placement:
     def __init__(self, replicas: Replicas, replica: Replica, number: int) -> None:
         self.replica = replica
         self.number = number
+        self.prompt_tokens = 0  #: of the request's prompts, where they are known
+        self.held_tokens = 0  #: of them, those that the replica holds
         self._replicas = replicas
         self._ended = False
         replica.requests += 1
