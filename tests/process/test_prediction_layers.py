@@ -121,6 +121,24 @@ def test_a_layer_is_used_where_all_is_there_that_llama_cpp_asserts(architecture:
         load_llama(path, _SETTINGS)
 
 
+def test_hidden_states_are_given_while_they_are_wanted_and_change_no_logits(tmp_path: Path) -> None:
+    backend = load(_PREDICTABLE, tmp_path)
+    try:
+        context = backend.prediction_context
+        assert context is not None
+        given, logits = [], []
+        for wanted in (True, False, True):
+            context.collects = wanted
+            logits.append(backend.decode([3, 4, 5], [0, 1, 2], [0] * 3, [2]).copy())
+            given.append(context.hidden.copy())
+            backend.reset()
+    finally:
+        backend.close()
+    assert [len(rows) for rows in given] == [3, 0, 3]
+    assert (given[0] == given[2]).all()
+    assert all((each == logits[0]).all() for each in logits)
+
+
 def test_drafts_go_on_behind_more_tokens_than_the_layer_keeps(tmp_path: Path) -> None:
     backend = load(_PREDICTABLE, tmp_path)
     try:

@@ -21,6 +21,9 @@ class KnownReplies:
     def begin(self, sequence: Sequence) -> None:
         """See ``Drafter``."""
 
+    def expect_results(self, wanted: bool) -> None:
+        """See ``Drafter``."""
+
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
         """See ``Drafter``."""
 

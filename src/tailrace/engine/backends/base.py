@@ -120,8 +120,10 @@ class PredictionContext(Protocol):
     slots: int
     cells: int  #: tokens that a slot may hold
     max_pass_tokens: int  #: tokens of one ``predict``, at most
+    collects: bool  #: whether ``hidden`` is wanted of the coming calls of ``Backend.decode``: it slows them down
     #: The model's last hidden state of each token of the last ``Backend.decode``, shape (tokens, width), in the batch's
-    #: order and valid until the next one. Empty where that call had no outputs; it may lack the rows of prompts.
+    #: order and valid until the next one. Empty without ``collects``, and where that call had no outputs. It may lack
+    #: the rows of prompts.
     hidden: HiddenStates
 
     def predict(

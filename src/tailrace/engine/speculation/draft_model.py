@@ -54,6 +54,9 @@ class DraftModel:
     def begin(self, sequence: Sequence) -> None:
         """See ``Drafter``. A slot is taken when it is needed."""
 
+    def expect_results(self, wanted: bool) -> None:
+        """See ``Drafter``. Tokens are all that it needs."""
+
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
         """See ``Drafter``. Tokens are all that it needs."""
 

@@ -1,7 +1,7 @@
 """A source of draft tokens: its drafter, how often it is right over all sequences, and when it is tried again.
 
-A drafter that learns from drafts alone stops drafting where it is mostly wrong. Then a short draft is a probe, now and
-then: the texts may have changed. A probe costs a part of a step, so probes that fail become rarer.
+A drafter that learns from drafts alone stops drafting where it is mostly wrong. Then a draft of one token for one
+sequence is a probe, now and then: the texts may have changed. A probe costs up to a few steps, so probes become rarer.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from tailrace.engine.speculation.drafter import Drafter
 MIN_ACCEPTANCE = 0.3
 #: Steps before a probe in which the drafter gets the steps' results again.
 _LEAD_STEPS = 32
-#: Steps without a draft of the source after which a probe is due: twice as many after each probe.
+#: Steps without a draft of the source after which a probe is due: twice as many after each probe. The first is due at
+#: once.
 _FIRST_PROBE_STEPS = 128
 _MAX_PROBE_STEPS = 4096
+#: After a probe that was right another one follows at once, while the acceptance rate is below this. Where it is higher
+#: and drafts still don't pay, they cost too much.
+_KNOWN_ACCEPTANCE = 0.9
 #: The weight of the prior where observations cost time: a drafter that is never right is found out after 8 drafts.
 _COSTLY_PRIOR_WEIGHT = 6.0
 
@@ -27,24 +31,27 @@ class DraftSource:
         self.drafter = drafter
         weight = PRIOR_WEIGHT if drafter.learns_without_draft else _COSTLY_PRIOR_WEIGHT
         self.acceptance = Acceptance(drafter.prior, weight)  #: of all sequences
+        #: Whether a draft may be longer than a token: a first token has been right, or drafts cost nothing.
+        self.is_proven = drafter.learns_without_draft
         self._steps = 0  #: since the last draft
-        self._probe_after = _FIRST_PROBE_STEPS
+        self._probe_after = 0
         self._probing = False  #: whether the last drafts were probes
+        self._is_repeating = False  #: whether a probe is due because the last one was right
         self.prepared = False  #: whether a sequence of the present step may get its drafts
 
     @property
     def wants_results(self) -> bool:
         """Whether the drafter needs the results of the present step: for drafts, or for a probe that comes soon."""
-        soon = self._steps + _LEAD_STEPS >= self._probe_after
-        return self.prepared or soon or self.acceptance.rate(0) >= MIN_ACCEPTANCE
+        return self.prepared or self._is_repeating or self._steps + _LEAD_STEPS >= self._probe_after
 
     @property
     def probe_is_due(self) -> bool:
         """Whether a sequence may get a draft against the estimates."""
-        return self._steps >= self._probe_after and not self.drafter.learns_without_draft
+        is_due = self._is_repeating or self._steps >= self._probe_after
+        return is_due and not self.drafter.learns_without_draft
 
     def note_step(self) -> None:
-        """A step begins."""
+        """The drafts of a step are about to be chosen."""
         self._steps += 1
         self.prepared = False
 
@@ -52,9 +59,12 @@ class DraftSource:
         """The step has drafts of this source. ``probes``: all of them are."""
         self._steps = 0
         self._probing = probes
-        self._probe_after = min(_MAX_PROBE_STEPS, 2 * self._probe_after) if probes else _FIRST_PROBE_STEPS
+        if not self._is_repeating:
+            later = min(_MAX_PROBE_STEPS, 2 * self._probe_after) if probes else 0
+            self._probe_after = max(_FIRST_PROBE_STEPS, later)
+        self._is_repeating = False
 
     def note_accepted(self) -> None:
-        """The first token of a draft was right: after a probe another one follows at once."""
-        if self._probing:
-            self._steps = self._probe_after = _FIRST_PROBE_STEPS
+        """The first token of a draft was right, which ``acceptance`` has observed."""
+        self.is_proven = True
+        self._is_repeating = self._probing and self.acceptance.rate(0) < _KNOWN_ACCEPTANCE

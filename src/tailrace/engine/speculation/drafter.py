@@ -20,6 +20,10 @@ class Drafter(Protocol):
         """A sequence has started."""
         ...
 
+    def expect_results(self, wanted: bool) -> None:
+        """Whether the coming step's results are ``wanted``: only then ``collect`` is called after it."""
+        ...
+
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
         """A step has computed these sequences, and the backend's results are still those of it. ``slots``: that of each
         token of its batch. The sequences have their new tokens, and ``computed`` is as before the step.

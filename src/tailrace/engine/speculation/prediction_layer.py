@@ -52,6 +52,10 @@ class PredictionLayer:
     def begin(self, sequence: Sequence) -> None:
         """See ``Drafter``. A slot is taken when the sequence has hidden states."""
 
+    def expect_results(self, wanted: bool) -> None:
+        """See ``Drafter``."""
+        self._context.collects = wanted
+
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
         """See ``Drafter``."""
         hidden, behind = self._context.hidden, 0

@@ -119,6 +119,9 @@ class LookupDrafter:
         """See ``Drafter``."""
         self._lookups[sequence.id] = PromptLookup(sequence.tokens, sequence.prediction)
 
+    def expect_results(self, wanted: bool) -> None:
+        """See ``Drafter``. Tokens are all that it needs."""
+
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
         """See ``Drafter``. Tokens are all that it needs."""
 

@@ -40,13 +40,16 @@ _MAX_CREDIT = 10.0
 #: passes cost nearly what they bring, long drafts promise little and risk much; the limit keeps the worst reply at 0.98
 #: of its speed.
 _MAX_RISK = 6.0
-#: After so many steps in which likely drafts were too costly, one is verified to see whether they still are.
-_RETRY_AFTER_STEPS = 256
+#: After so many steps in which likely drafts were too costly, one is verified to see whether they still are: twice as
+#: many after each, until drafts pay again.
+_FIRST_RETRY_STEPS = 256
+_MAX_RETRY_STEPS = 4096
 _RETRY_LENGTH = 8
 _RETRY_MIN_ACCEPTANCE = 0.9
 #: For drafters that learn from drafts alone: a sequence without a draft for so many tokens isn't prepared any more.
 _PREPARE_TOKENS = 64
-#: The longest draft of a probe: one token shows whether the source is right, and costs the least.
+#: The longest draft of a probe, and of a source that was never right yet: one token shows whether it is right, and
+#: costs the least.
 _PROBE_LENGTH = 1
 
 
@@ -73,7 +76,7 @@ class _Draftable(NamedTuple):
     sequence: Sequence
     stats: _SequenceStats
     source: int
-    run: int | None  #: draft tokens in a row that were right just now; None: the draft is a probe
+    run: int  #: draft tokens in a row that were right just now
     max_length: int
 
 
@@ -90,10 +93,6 @@ class _DraftCandidate:
     @property
     def max_length(self) -> int:
         return len(self.expected_tokens) - 1
-
-    @property
-    def is_probe(self) -> bool:
-        return self.max_slowdown == math.inf
 
 
 class Speculator:
@@ -112,6 +111,7 @@ class Speculator:
         self._draft_seconds = 0.0  #: expected for making the present step's drafts
         self._slowdown = 1.0  #: how many times longer the last step with drafts took because of them
         self._too_costly_steps = 0  #: steps in which likely drafts were too costly, since the last retry
+        self._retry_after = _FIRST_RETRY_STEPS
         self._equal_split = False
         self._rollback: DraftRollback | None = None
 
@@ -139,7 +139,7 @@ class Speculator:
         equal_split: bool,
         rollback: DraftRollback | None = None,
     ) -> None:
-        """Give running sequences drafts for the next step.
+        """Give running sequences drafts for the next step, and have it give the results that the drafters need.
 
         ``free_cells`` is how many draft tokens fit behind a sequence's last token, ``total_free`` how many fit behind
         all sequences. ``has_waiting``: other sequences wait to start. ``equal_split``: the backend computes sequences
@@ -151,31 +151,45 @@ class Speculator:
         self._equal_split = equal_split
         for source in self._sources:
             source.note_step()
+        self._set_drafts(running, free_cells, total_free, has_waiting=has_waiting)
+        for source in self._sources:
+            source.drafter.expect_results(source.wants_results)
+
+    def _set_drafts(
+        self, running: list[Sequence], free_cells: Callable[[Sequence], int], total_free: int, *, has_waiting: bool
+    ) -> None:
         n_decoding = sum(sequence.decoding for sequence in running)
-        draftable = self._draftable(running, free_cells, n_decoding)
-        if not draftable or not self._pass_cost.has_observations:
+        draftable, probe = self._draftable(running, free_cells, n_decoding)
+        if not (draftable or probe) or not self._pass_cost.has_observations:
             return
-        others = has_waiting or len(draftable) < len(running)
         self._seconds_without_drafts = self._pass_cost.seconds(n_decoding)
+        others = has_waiting or len(draftable) < len(running)
+        candidates: list[_DraftCandidate] = []
         # If the others would lose too much speed by one draft token each, they would by longer drafts, too.
-        if others:
-            shortest = self._step_seconds(n_decoding, [(one.source, 1) for one in draftable], others)
-            if _MIN_KEPT_SPEED * shortest > self._seconds_without_drafts:
-                return
-        candidates = [self._candidate(one) for one in draftable]
-        length = self._best_length(candidates, n_decoding, others, total_free)
-        if not length:
-            return
-        self._draft_seconds = self._preparation_seconds(
-            [(candidate.source, min(length, candidate.max_length)) for candidate in candidates]
-        )
+        if draftable and not (others and self._is_costly_for_others(draftable, n_decoding)):
+            candidates = [self._candidate(one) for one in draftable]
+        length = self._best_length(candidates, n_decoding, others, total_free) if candidates else 0
+        if length:
+            self._draft([(one.sequence, one.source, min(length, one.max_length)) for one in candidates], probes=False)
+        elif probe is not None and not has_waiting and total_free > 0:
+            sequence, source = probe
+            self._stats[sequence.id].drafted_by = source
+            self._draft([(sequence, source, _PROBE_LENGTH)], probes=True)
+
+    def _is_costly_for_others(self, draftable: list[_Draftable], n_decoding: int) -> bool:
+        shortest = self._step_seconds(n_decoding, [(one.source, 1) for one in draftable], others=True)
+        return _MIN_KEPT_SPEED * shortest > self._seconds_without_drafts
+
+    def _draft(self, drafts: list[tuple[Sequence, int, int]], *, probes: bool) -> None:
+        """Have these sequences' sources draft for them, so many tokens each."""
+        self._draft_seconds = self._preparation_seconds([(source, length) for _, source, length in drafts])
         for number, source in enumerate(self._sources):
-            own = [candidate for candidate in candidates if candidate.source == number]
+            own = [(sequence, length) for sequence, each, length in drafts if each == number]
             if own:
-                for one in own:
-                    one.sequence.draft_from_prediction = False
-                source.drafter.draft([(one.sequence, min(length, one.max_length)) for one in own])
-                source.note_drafts(probes=all(one.is_probe for one in own))
+                for sequence, _ in own:
+                    sequence.draft_from_prediction = False
+                source.drafter.draft(own)
+                source.note_drafts(probes=probes)
 
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
         """See ``Drafter``. Called before ``observe``."""
@@ -222,15 +236,18 @@ class Speculator:
 
     def _draftable(
         self, running: list[Sequence], free_cells: Callable[[Sequence], int], n_decoding: int
-    ) -> list[_Draftable]:
-        """The sequences whose drafts may pay. In most steps there is none, and that is found quickly."""
+    ) -> tuple[list[_Draftable], tuple[Sequence, int] | None]:
+        """The sequences whose drafts may pay, and a sequence with the source that may probe with it. In most steps
+        there is none, and that is found quickly.
+        """
         draftable: list[_Draftable] = []
+        probe: tuple[Sequence, int] | None = None
         for sequence in running:
             if sequence.draft:
                 sequence.draft = []
             stats = self._stats[sequence.id]
-            runs = self._runs(sequence, stats)
-            if not runs or sequence.pending != 1 or sequence.awaits_mask:
+            runs, probing = self._runs(sequence, stats)
+            if not (runs or probing is not None) or sequence.pending != 1 or sequence.awaits_mask:
                 continue
             # A grammar's masks are computed for one row a step.
             if sequence.constraint is not None and not sequence.constraint.unconstrained:
@@ -240,30 +257,42 @@ class Speculator:
             max_length = min(self._draft_lengths[-1], tokens_left, free_cells(sequence))
             if max_length <= 0:
                 continue
-            found = [_Draftable(sequence, stats, source, run, max_length) for source, run in runs]
+            if probe is None and probing is not None:
+                probe = sequence, probing
+            if not runs:
+                continue
+            found = [_Draftable(sequence, stats, source, run, self._limit(source, max_length)) for source, run in runs]
             best = max(found, key=lambda one: self._promise(one, n_decoding)) if len(found) > 1 else found[0]
             stats.drafted_by = best.source
             draftable.append(best)
-        return draftable
+        return draftable, probe
 
-    def _runs(self, sequence: Sequence, stats: _SequenceStats) -> list[tuple[int, int | None]]:
-        """The sources that may draft for the sequence, each with its run; None where the draft is a probe."""
-        found: list[tuple[int, int | None]] = []
+    def _limit(self, source: int, max_length: int) -> int:
+        return max_length if self._sources[source].is_proven else min(max_length, _PROBE_LENGTH)
+
+    def _runs(self, sequence: Sequence, stats: _SequenceStats) -> tuple[list[tuple[int, int]], int | None]:
+        """The sources that may draft for the sequence, each with its run, and one that may probe with it."""
+        found: list[tuple[int, int]] = []
+        probing: int | None = None
         for number, (source, own) in enumerate(zip(self._sources, stats.sources, strict=True)):
-            is_probe, prepared = source.probe_is_due, _is_prepared(own)
+            prepared = _is_prepared(own)
             source.prepared |= prepared
-            if not (source.drafter.learns_without_draft or is_probe or prepared):
+            if not (source.drafter.learns_without_draft or source.probe_is_due or prepared):
                 continue
             run = source.drafter.prepare(sequence)
-            if run is not None and (is_probe or own.acceptance.rate(run) >= MIN_ACCEPTANCE):
-                found.append((number, None if is_probe else run))
-        return found
+            if run is None:
+                continue
+            if source.probe_is_due:
+                probing = number
+            if own.acceptance.rate(run) >= MIN_ACCEPTANCE:
+                found.append((number, run))
+        return found, probing
 
     def _promise(self, draftable: _Draftable, n_decoding: int) -> float:
-        """Expected tokens of the sequence for each second of a step, with its best length. 0 for a probe."""
-        candidate = self._candidate(draftable)
-        if candidate.is_probe or not self._pass_cost.has_observations:
+        """Expected tokens of the sequence for each second of a step, with its best length."""
+        if not self._pass_cost.has_observations:
             return 0.0
+        candidate = self._candidate(draftable)
         drafter = self._sources[draftable.source].drafter
         return max(
             candidate.expected_tokens[length]
@@ -272,10 +301,8 @@ class Speculator:
         )
 
     def _candidate(self, draftable: _Draftable) -> _DraftCandidate:
-        """The expected gain of a draft. A probe has no limits."""
+        """The expected gain of a draft."""
         sequence, stats, source, run, max_length = draftable
-        if run is None:
-            return _DraftCandidate(sequence, source, [1e9] * (1 + min(max_length, _PROBE_LENGTH)), 0.0, math.inf)
         acceptance = stats.sources[source].acceptance
         expected_tokens = list(accumulate(acceptance.cumulative_rates(run, max_length), initial=1.0))
         min_speedup = _MIN_SPEEDUP if stats.credit >= 0.0 else _MIN_SPEEDUP_IN_DEBT
@@ -303,7 +330,10 @@ class Speculator:
             log_speedup = sum(map(math.log, tokens)) - n_decoding * math.log(slowdown)
             if log_speedup > best_log_speedup:
                 best_length, best_log_speedup = length, log_speedup
-        return best_length or self._retry_length(candidates, others, total_free)
+        if not best_length:
+            return self._retry_length(candidates, others, total_free)
+        self._retry_after = _FIRST_RETRY_STEPS
+        return best_length
 
     def _retry_length(self, candidates: list[_DraftCandidate], others: bool, total_free: int) -> int:
         """The length of a draft against the estimates, now and then: a cost that is never paid is never observed again,
@@ -312,9 +342,10 @@ class Speculator:
         if others or any(one.expected_tokens[1] - 1.0 < _RETRY_MIN_ACCEPTANCE for one in candidates):
             return 0
         self._too_costly_steps += 1
-        if self._too_costly_steps < _RETRY_AFTER_STEPS or _RETRY_LENGTH * len(candidates) > total_free:
+        if self._too_costly_steps < self._retry_after or _RETRY_LENGTH * len(candidates) > total_free:
             return 0
         self._too_costly_steps = 0
+        self._retry_after = min(_MAX_RETRY_STEPS, 2 * self._retry_after)
         return min(_RETRY_LENGTH, self._draft_lengths[-1])
 
     def _step_seconds(self, n_decoding: int, drafts: list[tuple[int, int]], others: bool) -> float:

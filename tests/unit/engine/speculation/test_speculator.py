@@ -20,6 +20,8 @@ class AlwaysRight:
 
     def begin(self, sequence: Sequence) -> None: ...
 
+    def expect_results(self, wanted: bool) -> None: ...
+
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
         pass
 
@@ -39,17 +41,26 @@ class AlwaysRight:
 
 
 class Costly:
-    """A drafter that learns from drafts alone. Each of its tokens takes ``seconds``, and is right while ``right``."""
+    """A drafter that learns from drafts alone. Each of its tokens takes ``seconds``.
+
+    It is right while ``right``, and in every so many drafts with ``right_every``.
+    """
 
     learns_without_draft = False
     prior = (0.7,) * LEVELS
 
-    def __init__(self, seconds: float = 0.3, *, right: bool = False) -> None:
-        self.seconds, self.right = seconds, right
+    def __init__(self, seconds: float = 0.3, *, right: bool = False, right_every: int = 0) -> None:
+        self.seconds, self.right, self.right_every = seconds, right, right_every
         self.spent = 0.0
         self.drafted = 0
+        self.drafts = 0
+        self.lengths: list[list[int]] = []  #: of the drafts of each step that has any
+        self.wanted: list[bool] = []  #: for each step whether its results were
 
     def begin(self, sequence: Sequence) -> None: ...
+
+    def expect_results(self, wanted: bool) -> None:
+        self.wanted.append(wanted)
 
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None: ...
 
@@ -58,8 +69,11 @@ class Costly:
 
     def draft(self, requests: list[tuple[Sequence, int]]) -> None:
         self.spent += self.draft_seconds(len(requests), max(length for _, length in requests))
+        self.lengths.append([length for _, length in requests])
         for sequence, length in requests:
-            sequence.draft = [1 if self.right else 2] * length
+            self.drafts += 1
+            is_right = self.right or (self.right_every and self.drafts % self.right_every == 0)
+            sequence.draft = [1 if is_right else 2] * length
             self.drafted += length
 
     def draft_seconds(self, n_sequences: int, length: int) -> float:
@@ -116,6 +130,48 @@ def test_a_drafter_that_is_never_right_costs_next_to_nothing(streams: int, pass_
     replies = Replies(streams, pass_seconds, Costly())
     assert replies.speed(512) > 0.97, "its drafts have to be seen to be wrong"
     assert min(replies.speed(512) for _ in range(6)) > 0.997
+
+
+@pytest.mark.parametrize("streams", [1, 8])
+@pytest.mark.parametrize("pass_seconds", [slightly_compute_bound, compute_bound])
+def test_a_drafter_that_is_right_too_rarely_costs_next_to_nothing(streams: int, pass_seconds: PassSeconds) -> None:
+    replies = Replies(streams, pass_seconds, Costly(right_every=5))
+    replies.speed(512)
+    assert min(replies.speed(512) for _ in range(6)) > 0.995
+
+
+def test_a_drafter_that_is_right_but_too_costly_costs_next_to_nothing() -> None:
+    replies = Replies(1, compute_bound, Costly(right=True))
+    assert min(replies.speed(512) for _ in range(6)) > 0.99
+    assert replies.speed(4096) > 0.998
+
+
+def test_drafts_have_one_token_until_one_was_right() -> None:
+    wrong, right = Costly(0.1), Costly(0.1, right=True)
+    for drafter in (wrong, right):
+        Replies(1, memory_bound, drafter).speed(512)
+    assert {length for lengths in wrong.lengths for length in lengths} == {1}
+    assert right.lengths[0] == [1]
+    assert max(right.lengths) > [2]
+
+
+def test_a_probe_is_of_one_sequence() -> None:
+    drafter = Costly(0.1)
+    Replies(8, compute_bound, drafter).speed(4096)
+    _, *probes = drafter.lengths  # The first drafts seem to pay, because nothing is known of their cost.
+    assert 3 < len(probes) < 10
+    assert probes == [[1]] * len(probes)
+
+
+def test_results_are_wanted_for_drafts_and_shortly_before_a_probe() -> None:
+    useless = Costly(0.1)
+    Replies(1, memory_bound, useless).speed(16_000)
+    assert useless.wanted[0]
+    assert sum(useless.wanted) < 0.05 * len(useless.wanted)
+    assert not any(useless.wanted[-1000:])
+    useful = Costly(0.1, right=True)
+    Replies(1, memory_bound, useful).speed(512)
+    assert all(useful.wanted)
 
 
 @pytest.mark.parametrize("streams", [1, 4, 8])

@@ -91,7 +91,7 @@ class ForwardPass:
         if code != 0:
             raise BackendError(f"llama_decode failed with code {code} on a batch of {count} tokens")
         if prediction is not None:
-            prediction.after_pass(self._context, count, has_outputs=rows > 0)
+            prediction.after_pass(self._context, count)
         # The rows are in batch order. On a GPU, this call waits for the computation.
         address: int | None = get_logits(context)
         if (address, rows) != self._logits_at:

@@ -75,17 +75,20 @@ class LlamaPredictionContext:
         self._batch.embd = ctypes.cast(self._inputs.ctypes.data, type(self._batch.embd))
         #: Which of the replies' contexts was asked last, and whether for hidden states.
         self._asked: tuple[int, bool] = (0, False)
+        self.collects = True
         self.hidden: HiddenStates = np.empty((0, self.n_embd), np.float32)
 
     def before_pass(self, context: LlamaContext, *, has_outputs: bool) -> None:
         """The replies' context will compute a pass."""
-        if self._asked != (context.opened, has_outputs):
-            self._set_hidden(context.pointer, has_outputs, False)
-            self._asked = context.opened, has_outputs
+        wanted = self.collects and has_outputs
+        if self._asked != (context.opened, wanted):
+            self._set_hidden(context.pointer, wanted, False)
+            self._asked = context.opened, wanted
 
-    def after_pass(self, context: LlamaContext, count: int, *, has_outputs: bool) -> None:
+    def after_pass(self, context: LlamaContext, count: int) -> None:
         """The replies' context has computed a pass of ``count`` tokens."""
-        self.hidden = rows_at(self._get_hidden(context.pointer), count if has_outputs else 0, self.n_embd)
+        _, given = self._asked
+        self.hidden = rows_at(self._get_hidden(context.pointer) if given else None, count, self.n_embd)
 
     def predict(
         self,
