@@ -187,7 +187,9 @@ class EngineLoop:
         begun = time.perf_counter()
         step = self._step(publish)
         seconds = time.perf_counter() - begun
-        self._move_states(self._prefill_budget.move_seconds(self._batch.n_decoding, seconds))
+        batch, budget = self._batch, self._prefill_budget
+        self._move_states(budget.move_seconds(batch.n_decoding, seconds))
+        budget.observe_gap(batch.n_decoding, batch.n_prompt_tokens, time.perf_counter() - begun)
         return step
 
     def _step(self, publish: Publish | None) -> Step | None:

@@ -56,6 +56,11 @@ class StepBatch:
         for sequence, count in scheduled:
             self._add(sequence, count)
 
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Tokens of prompts."""
+        return len(self.tokens) - self.n_decode_tokens
+
     def _add(self, sequence: Sequence, count: int) -> None:
         tokens, start = self.tokens, sequence.computed
         in_front = sequence.decoding and self.n_decode_tokens == len(tokens)

@@ -10,12 +10,22 @@ from __future__ import annotations
 MIN_TOKENS = 3
 #: Prompt tokens of a step before any was measured.
 _FIRST_TOKENS = 16
-#: A gap with prompts may be this many times as long as a step without. Steps of one size differ, so that one of a
-#: hundred gaps is three times as long.
-_SLOWDOWN = 2.5
-#: How long a step may take that brings a prompt to its end: one longer gap is better than many. Without it eight short
+#: One gap of a hundred may be longer than this many times a step without prompts.
+_BOUND = 3.0
+#: A gap with prompts is to take this many times as long as a step without, at first and at most. Steps of one size
+#: differ, so the factor falls where gaps exceed the bound, and rises again where they don't: one of 120 exceeds it then.
+_SLOWDOWN = 2.6
+_MIN_SLOWDOWN = 2.0
+_SLOWDOWN_FALL = 0.05
+_SLOWDOWN_RISE = _SLOWDOWN_FALL / 120
+#: A gap of more than this many times the bound is another program's doing, and no smaller budget would prevent it.
+_DISTURBED = 1.5
+#: How long a step may take that brings a prompt to its end beside replies that have just begun. Without it eight short
 #: prompts at once took three times as long. Its estimate is rough, and no gap should be longer than 100 ms.
-_LAST_CHUNK_SECONDS = 0.09
+_LAST_CHUNK_SECONDS = 0.08
+#: After so many steps with prompts one has none, which shows what it takes now: replies become longer, and other
+#: programs come and go.
+_STEPS_TO_PROBE = 64
 #: States move after a step for this part of a step without prompts.
 _MOVE_PART = 0.25
 #: What a step leaves for moves while there are any: the last piece goes beyond their time.
@@ -28,14 +38,17 @@ _MIN_REST = 0.7
 #: take ten times as long: unbounded, it would slow all others down until the prompt's end.
 _WEIGHT = 0.3
 _MAX_RISE = 1.3
+#: The same of a longer step without prompts. So the budget follows the quiet steps: what disturbs the steps before a
+#: prompt must not lengthen all steps of the prompt.
+_RISE_WEIGHT = 0.1
 
 
 class PrefillBudget:
     """The prompt tokens of a step beside decoding sequences.
 
     A step with n decoding sequences and c prompt tokens takes about ``decode(n) + c * token`` seconds; both are
-    learned. The budget is what fits into ``step_seconds``, or where that is None into ``decode(n)`` times a fixed
-    slowdown factor.
+    learned. The budget is what fits into ``step_seconds``, or where that is None into ``decode(n)`` times a slowdown
+    factor that keeps the 99th percentile of the gaps within its bound.
     """
 
     def __init__(self, max_tokens: int, step_seconds: float | None) -> None:
@@ -47,6 +60,9 @@ class PrefillBudget:
         self._alone_seconds: float | None = None  #: seconds per prompt token where no sequence decodes: the least
         self._decode: dict[int, float] = {}  #: seconds of a step without prompts, by its number of decoding sequences
         self._estimated: set[int] = set()  #: those of ``_decode`` that no step without prompts has shown
+        self._slowdown = _SLOWDOWN
+        self._mixed_steps = 0  #: since a step beside replies was left without prompts
+        self._allowed = 0  #: prompt tokens that ``mixed`` gave the last step
 
     def observe(self, n_decoding: int, prompt_tokens: int, seconds: float) -> None:
         """A step of ``n_decoding`` sequences and ``prompt_tokens`` took ``seconds``."""
@@ -55,7 +71,8 @@ class PrefillBudget:
         if not prompt_tokens:
             known = None if n_decoding in self._estimated else self._decode.get(n_decoding)
             self._estimated.discard(n_decoding)
-            self._decode[n_decoding] = _blend(known, seconds)
+            self._decode[n_decoding] = _blend(known, seconds, _RISE_WEIGHT)
+            self._mixed_steps = 0
         elif n_decoding and not self._decode:
             # Every step since the first reply began has had prompt tokens, so none has shown the time of decode alone.
             # It is estimated as the rest beyond the prompt's time.
@@ -75,6 +92,17 @@ class PrefillBudget:
             self._token_seconds = _blend(known, token)
             self._token_mixed = bool(n_decoding)
 
+    def observe_gap(self, n_decoding: int, prompt_tokens: int, seconds: float) -> None:
+        """A step with prompts and the moves after it took ``seconds``, which replies waited for."""
+        if not n_decoding or not 0 < prompt_tokens <= self._allowed:
+            return
+        self._mixed_steps += 1
+        bound = _BOUND * self._decode_seconds(n_decoding)
+        if bound < seconds < _DISTURBED * bound:
+            self._slowdown = max(_MIN_SLOWDOWN, self._slowdown - _SLOWDOWN_FALL)
+        else:
+            self._slowdown = min(_SLOWDOWN, self._slowdown + _SLOWDOWN_RISE)
+
     def _estimate_decode(self, n_decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Where no step has shown the time of so many sequences without prompts, estimate it: what a step with few
         prompt tokens took beyond their least time. Without that a budget that is too small would never grow.
@@ -92,10 +120,16 @@ class PrefillBudget:
             self._decode[n_decoding] = _blend(known, rest)
 
     def mixed(self, n_decoding: int, *, moving: bool = False) -> int:
-        """Prompt tokens for a step in which so many sequences decode. ``moving``: states move after it."""
+        """Prompt tokens for a step in which so many sequences decode. ``moving``: states move after it. 0 where the
+        step is to show what it takes without.
+        """
+        if self._step_seconds is None and self._mixed_steps >= _STEPS_TO_PROBE:
+            self._mixed_steps = 0
+            return 0
         kept = _KEPT_FOR_MOVES * self._decode_seconds(n_decoding) if moving else 0.0
-        seconds = self._step_seconds or _SLOWDOWN * self._decode_seconds(n_decoding)
-        return self._tokens_in(seconds - kept, n_decoding)
+        seconds = self._step_seconds or self._slowdown * self._decode_seconds(n_decoding)
+        self._allowed = self._tokens_in(seconds - kept, n_decoding)
+        return self._allowed
 
     def move_seconds(self, n_decoding: int, step_seconds: float) -> float:
         """For how long states may move after a step of so many sequences, which took ``step_seconds``. A step with a
@@ -104,7 +138,7 @@ class PrefillBudget:
         return _MOVE_PART * min(step_seconds, self._decode_seconds(n_decoding) or step_seconds)
 
     def last_chunk(self, n_decoding: int) -> int:
-        """Prompt tokens for such a step if they bring a prompt to its end."""
+        """Prompt tokens for such a step if they bring a prompt to its end beside replies that have just begun."""
         return self._tokens_in(self._step_seconds or _LAST_CHUNK_SECONDS, n_decoding)
 
     def _tokens_in(self, seconds: float, n_decoding: int) -> int:
@@ -121,5 +155,8 @@ class PrefillBudget:
         return self._decode[min(self._decode, key=lambda measured: abs(measured - n_decoding))]
 
 
-def _blend(known: float | None, measured: float) -> float:
-    return measured if known is None else known + _WEIGHT * (min(measured, _MAX_RISE * known) - known)
+def _blend(known: float | None, measured: float, rise_weight: float = _WEIGHT) -> float:
+    if known is None:
+        return measured
+    weight = rise_weight if measured > known else _WEIGHT
+    return known + weight * (min(measured, _MAX_RISE * known) - known)

@@ -1,8 +1,8 @@
 """Which prompts get a step's prompt tokens, and how many.
 
 The caller whose prompts have had the fewest tokens comes first. Within a caller the oldest prompt and the one with the
-fewest tokens left come first in turn, so neither waits for the other. A prompt's last chunk may be larger than the
-budget, because one longer gap of the replies is better than many.
+fewest tokens left come first in turn, so neither waits for the other. Beside replies that have just begun, a prompt's
+last chunk may be larger than the budget: requests that come together shall begin together.
 
 These rules keep a caller's time to the first token short beside a greedy caller:
 
@@ -21,6 +21,8 @@ from tailrace.engine.sequence import Sequence
 
 #: What a prompt token counts for a caller that has replies: another caller waits for its first token.
 _REPLY_WEIGHT = 2
+#: Tokens of a reply that has just begun, at most: a longer gap is no interruption of it yet.
+_YOUNG_TOKENS = 16
 #: Steps for which a caller that sent a request counts as present.
 _PRESENT_STEPS = 1000
 
@@ -66,12 +68,13 @@ class PromptScheduler:
             plan.scheduled = []
         planned = sum(count for _, count in plan.scheduled)
         budget = min(self._max_batch - planned, mixed_prefill_budget if replies else self._prefill_chunk)
+        young = all(sequence.generated < _YOUNG_TOKENS for sequence, _ in plan.scheduled)
         computed: dict[str, int] = {}
         for caller, sequence in self._prompts_in_turn(prefilling):
             free = self._cache.free_cells(sequence.slot) - (planned if self._cache.layout.shared else 0)
             pending = sequence.pending - sequence.awaits_mask  # The last token is computed when the mask is there.
             # A prompt's last chunk may take longer; one token is no more work than a reply's.
-            is_last_chunk = pending <= max(1, last_chunk_budget)
+            is_last_chunk = pending <= max(1, last_chunk_budget if young else 0)
             if is_last_chunk and pending > 1 and caller in with_replies:
                 # A request of another caller that comes during the step would wait for its end.
                 is_last_chunk = not self._others_present(caller, step)

@@ -371,6 +371,10 @@ def test_a_greedy_caller_s_prompt_ends_within_the_budget_while_another_caller_is
     assert {sequence.id: count for sequence, count in machine.step().scheduled} == {1: 1, 2: 1, 4: MIXED_BUDGET}
     for _ in range(_PRESENT_STEPS):
         machine.step()
+    for sequence in list(machine.scheduler.running):  # Beside replies that have gone on for long it would wait, too.
+        machine.scheduler.remove(sequence)
+    _add(machine, 6, "A")
+    machine.step()
     _add(machine, 5, "A", length=40)
     assert (5, 40) in [(sequence.id, count) for sequence, count in machine.step().scheduled]
 

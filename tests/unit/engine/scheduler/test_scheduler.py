@@ -145,7 +145,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one_that_came_first() -> None:
     assert long.computed > 0, "nor does the long one stop"
 
 
-def test_a_prompt_that_fits_the_last_chunk_budget_is_computed_at_once() -> None:
+def test_a_prompt_that_fits_the_last_chunk_budget_is_computed_at_once_beside_young_replies() -> None:
     machine = SimulatedMachine(cells=8192)
     machine.scheduler.add(sequence_of(1, unlike(1, 10)))
     machine.step()
@@ -155,6 +155,17 @@ def test_a_prompt_that_fits_the_last_chunk_budget_is_computed_at_once() -> None:
         sequence.id: count for sequence, count in machine.scheduler.plan(MIXED_BUDGET, last_chunk_budget=80).scheduled
     }
     assert chunks == {1: 1, 2: MIXED_BUDGET, 3: 40} or chunks == {1: 1, 3: 40, 4: 30}
+
+
+def test_no_prompt_s_end_makes_a_long_gap_in_a_reply_that_has_gone_on_for_a_while() -> None:
+    machine = SimulatedMachine(cells=8192)
+    reply = sequence_of(1, unlike(1, 10), max_tokens=200)
+    machine.scheduler.add(reply)
+    while reply.generated < 20:
+        machine.step()
+    machine.scheduler.add(sequence_of(2, unlike(2, MIXED_BUDGET + 20)))
+    plan = machine.scheduler.plan(MIXED_BUDGET, last_chunk_budget=80)
+    assert {sequence.id: count for sequence, count in plan.scheduled} == {1: 1, 2: MIXED_BUDGET}
 
 
 def test_the_smaller_priority_is_admitted_first_and_takes_a_running_one_s_place() -> None:
