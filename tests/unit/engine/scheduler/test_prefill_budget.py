@@ -9,7 +9,7 @@ from tailrace.engine.scheduler.prefill_budget import MIN_TOKENS, PrefillBudget
 
 def _taught(budget: PrefillBudget, decode: dict[int, float], token: float) -> PrefillBudget:
     """A budget that has seen steps of such a machine."""
-    for _ in range(40):
+    for _ in range(200):
         for streams, seconds in decode.items():
             budget.observe(streams, 0, seconds)
             budget.observe(streams, 100, seconds + 100 * token)
