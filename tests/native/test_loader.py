@@ -33,6 +33,8 @@ UPSTREAM = [
     "ggml_backend_buffer_get_size",
     "ggml_backend_buffer_is_host",
     "ggml_backend_alloc_ctx_tensors_from_buft",
+    "ggml_backend_tensor_get",
+    "ggml_backend_tensor_set",
     "ggml_get_first_tensor",
     "ggml_get_next_tensor",
 ]

@@ -49,6 +49,8 @@ functions = pool.functions | {
     "ggml_backend_buffer_get_size": upstream("size", ctypes.c_size_t, memory.nbytes),
     "ggml_backend_buffer_is_host": upstream("host", ctypes.c_bool, True),
     "ggml_backend_alloc_ctx_tensors_from_buft": upstream("alloc", ctypes.c_void_p, 1),
+    "ggml_backend_tensor_get": upstream("get"),
+    "ggml_backend_tensor_set": upstream("set"),
     "ggml_get_first_tensor": upstream("first", ctypes.c_void_p, None),
     "ggml_get_next_tensor": upstream("next", ctypes.c_void_p, None),
     "omp_get_num_threads": ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 2),
@@ -110,6 +112,8 @@ graph, plan = GgmlStruct("ggml_cgraph", n_nodes=0), GgmlStruct("ggml_cplan", n_t
 assert (library.ggml_graph_compute(pointer(graph), pointer(plan)) == 0) == (missing != "ggml_graph_compute")
 library.tailrace_kernels_record_cells(1, ctypes.c_int64(64))
 library.ggml_backend_alloc_ctx_tensors_from_buft(None, None)
+library.ggml_backend_tensor_get(pointer(result), pointer(result), ctypes.c_size_t(0), ctypes.c_size_t(4))
+library.ggml_backend_tensor_set(pointer(result), pointer(result), ctypes.c_size_t(0), ctypes.c_size_t(4))
 print(json.dumps([computed, sorted(set(called))]))
 """
 
@@ -140,6 +144,8 @@ NAMES = [
     "ggml_backend_buffer_get_size",
     "ggml_backend_buffer_is_host",
     "ggml_backend_alloc_ctx_tensors_from_buft",
+    "ggml_backend_tensor_get",
+    "ggml_backend_tensor_set",
     "ggml_get_first_tensor",
     "ggml_get_next_tensor",
     "omp_get_num_threads",

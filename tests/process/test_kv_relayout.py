@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tailrace.engine.backends.base import BackendError, KVLayoutError
-from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions, context
+from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.errors import ModelError
 from tailrace.machine import free_memory
@@ -118,73 +117,6 @@ def test_a_shared_cache_grows_in_place(backend: LlamaBackend, memory_for: dict[s
         pieces += 1
     assert pieces > 1
     assert not backend.kv_touch_ahead(1024, 2 << 20)
-
-
-def cells_of(backend: LlamaBackend, slot: int) -> list[bytes]:
-    """The state of each position of the slot. The state of a whole slot has them in any order."""
-    import llama_cpp.llama_cpp as llama
-
-    cells = backend._context
-    length = int(llama.llama_memory_seq_pos_max(cells._memory, slot)) + 1
-    states: list[bytes] = []
-    for position in range(length):
-        out = np.zeros(cells.range_bytes(slot, position, position + 1), np.uint8)
-        cells.read_range(slot, position, position + 1, out)
-        states.append(out.tobytes())
-    return states
-
-
-def test_a_state_moves_in_pieces(backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not backend.piece_tokens:
-        pytest.skip("without the kernels, or where the kernel counts addresses as memory")
-    assert backend.piece_tokens * backend.bytes_per_cell <= 8 << 20
-    monkeypatch.setattr(context, "_PIECE_BYTES", 30 * backend.bytes_per_cell)
-    prompt = [40 + place % 50 for place in range(100)]
-    for slot in (1, 3):  # The cells of slot 1 are cells of two slots.
-        backend.kv_truncate(slot, 0)
-    for begin in (0, 50):
-        backend.decode(prompt[begin : begin + 50], list(range(begin, begin + 50)), [1] * 50, [])
-    assert backend.kv_copy(1, 3, 60)
-    cells = cells_of(backend, 1)
-    assert len(cells) == 100
-    save = backend.kv_begin_save(1)
-    assert save is not None
-    pieces = 0
-    while not save.done:
-        read(backend, 2)  # A step between two pieces.
-        backend.kv_truncate(2, 0)
-        save.advance()
-        pieces += 1
-    assert pieces == 4
-    state = save.state
-    assert state is not None
-    for slot in (1, 3):
-        backend.kv_truncate(slot, 0)
-
-    load = backend.kv_begin_load(0, state, 100)
-    assert load is not None
-    while not load.done:
-        read(backend, 2)
-        load.advance()
-        backend.kv_truncate(2, 0)
-    assert cells_of(backend, 0) == cells
-    cut = backend.kv_begin_load(1, state, 70)
-    assert cut is not None
-    for _ in range(3):
-        assert not cut.done
-        cut.advance()
-    assert cut.done
-    assert backend.kv_load(3, state, 70)
-    assert cells_of(backend, 1) == cells_of(backend, 3) == cells[:70]
-    backend.kv_truncate(1, 0)
-    broken = state.copy()
-    broken[-(state.size // 2) :] = 255
-    failing = backend.kv_begin_load(1, broken, 100)
-    assert failing is not None
-    while not failing.done:
-        failing.advance()
-    assert failing.state is None
-    read(backend, 1)  # The slot is empty: position 0 can be written.
 
 
 def test_without_memory_for_the_previous_layout_either_the_engine_ends(

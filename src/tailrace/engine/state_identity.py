@@ -57,6 +57,10 @@ _NEUTRAL = frozenset(
 )
 
 
+#: States of an engine that wrote them in another format aren't found.
+_FORMAT = 2
+
+
 def state_identity(model: Path, settings: Settings, backend: Backend) -> str:
     """The identity of the states of ``model`` as ``backend`` has loaded it: 20 hexadecimal digits. Raises OSError."""
     changed = max(shard.stat().st_mtime_ns for shard in shard_paths(model) if shard == model or shard.exists())
@@ -69,6 +73,7 @@ def state_identity(model: Path, settings: Settings, backend: Backend) -> str:
     # Such a model's positions depend on the size of the context.
     context = backend.layout_policy.max_cells if backend.layout_policy.fixed else 0
     facts = (
+        _FORMAT,
         str(model.resolve()),
         total_bytes(model),
         changed,

@@ -167,6 +167,33 @@ def populate_cells(owner: int, cells: int, max_bytes: int, *, begun: bool) -> in
     return 0 if _kernels is None else int(_kernels.tailrace_kernels_populate_cells(owner, cells, max_bytes, begun))
 
 
+def defer_copies(owner: int, kept: bytes | None) -> bool:
+    """Until ``take_copies``, note copies between the recorded cells of KV cache ``owner`` and other memory, instead of
+    making them. ``kept``: a byte for each row of the state that is read, 0 where it isn't wanted; None: all are. It
+    must outlive that call. False where there is no memory for it.
+    """
+    assert _kernels is not None
+    return bool(_kernels.tailrace_kernels_defer_copies(owner, kept, 0 if kept is None else len(kept)))
+
+
+def take_copies() -> int:
+    """End what ``defer_copies`` has begun. Returns the noted copies, for ``advance_copies`` and ``free_copies``."""
+    assert _kernels is not None
+    return int(_kernels.tailrace_kernels_take_copies())
+
+
+def advance_copies(copies: int, max_bytes: int) -> bool:
+    """Make the next copies, of ``max_bytes`` at most. Returns whether all are made."""
+    assert _kernels is not None
+    return bool(_kernels.tailrace_kernels_advance_copies(copies, max_bytes))
+
+
+def free_copies(copies: int) -> None:
+    """Forget the copies, made or not."""
+    assert _kernels is not None
+    _kernels.tailrace_kernels_free_copies(copies)
+
+
 def set_exact_tokens(count: int) -> None:
     """In the coming passes, the first ``count`` tokens have attention that is the same to the last bit as if each were
     computed alone. The other tokens' attention may be computed in tiles of bf16, which is faster and rounds.
@@ -226,6 +253,13 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_end_record.restype = None
     kernels.tailrace_kernels_populate_cells.restype = ctypes.c_int64
     kernels.tailrace_kernels_populate_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_bool]
+    kernels.tailrace_kernels_defer_copies.restype = ctypes.c_bool
+    kernels.tailrace_kernels_defer_copies.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int64]
+    kernels.tailrace_kernels_take_copies.restype = ctypes.c_void_p
+    kernels.tailrace_kernels_advance_copies.restype = ctypes.c_bool
+    kernels.tailrace_kernels_advance_copies.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    kernels.tailrace_kernels_free_copies.restype = None
+    kernels.tailrace_kernels_free_copies.argtypes = [ctypes.c_void_p]
     kernels.tailrace_kernels_set_spins.restype = None
     kernels.tailrace_kernels_set_spins(openmp_spin.spin_count())
     _kernels = kernels

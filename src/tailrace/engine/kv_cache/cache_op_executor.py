@@ -186,8 +186,9 @@ class CacheExecutor:
                 self._host_states.pop(op.offload_key, None)
         else:
             done = slot not in lost and (op.checkpoint is not None or backend.kv_truncate(slot, length))
-        if done and op.checkpoint is not None:
-            done = backend.kv_rollback(slot, op.checkpoint.state, length)
+        if done and op.checkpoint is not None and not backend.kv_rollback(slot, op.checkpoint.state, length):
+            self._moves.give_up_load(slot)
+            done = False
         if done and op.new_checkpoint is not None:
             self.checkpoint(slot, op.new_checkpoint, length)
         return done or not length

@@ -57,7 +57,8 @@ class StateMoves:
 
     def begin_load(self, slot: int, state: KVState, length: int) -> bool:
         """Load the first ``length`` positions of ``state`` into the empty slot in pieces. False: only as a whole."""
-        if length <= self._cache.piece_tokens or (move := self._backend.kv_begin_load(slot, state, length)) is None:
+        is_short = state.size <= self._cache.piece_tokens * self._backend.bytes_per_cell
+        if is_short or (move := self._backend.kv_begin_load(slot, state, length)) is None:
             return False
         self._loads[slot] = move
         self._cache.loading.add(slot)
@@ -74,6 +75,11 @@ class StateMoves:
             move.advance()
         self._cache.loading.discard(slot)
         return move.state is not None
+
+    def give_up_load(self, slot: int) -> None:
+        """Load no more into the slot, which has been emptied."""
+        if self._loads.pop(slot, None) is not None:
+            self._cache.loading.discard(slot)
 
     def give_up_loads(self) -> set[int]:
         """Empty the slots of all loads; returns these slots."""

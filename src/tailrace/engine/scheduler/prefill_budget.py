@@ -13,7 +13,7 @@ _FIRST_TOKENS = 16
 #: One gap of a hundred may be longer than this many times a step without prompts.
 _BOUND = 3.0
 #: A gap with prompts is to take this many times as long as a step without, at first and at most. Steps of one size
-#: differ, so the factor falls where gaps exceed the bound, and rises again where they don't: one of 120 exceeds it then.
+#: differ, so the factor falls where gaps exceed the bound, and rises where they don't: one of 120 exceeds it then.
 _SLOWDOWN = 2.6
 _MIN_SLOWDOWN = 2.0
 _SLOWDOWN_FALL = 0.05

@@ -1,4 +1,4 @@
-"""The memory of a KV cache that has more addresses than cells: which cells' pages were touched, and which are next.
+"""The memory of a KV cache that has more addresses than cells: which pages were touched, and copies of its cells.
 
 The first touch of a page takes the time in which the machine finds memory for it. A step must not wait for many pages
 at once, so they are touched ahead of the cells in use. Without our kernels nothing is touched here.
@@ -47,6 +47,19 @@ class CellMemory:
         """The KV cache is about to be freed."""
         self._cells = 0
         loader.record_cells(self._owner, 0)
+
+    @contextmanager
+    def deferred(self, kept: bytes | None = None) -> Iterator[list[int]]:
+        """While it runs, copies of cells are noted instead of made. The list then has the copies; it stays empty where
+        there is no memory to note them. ``kept``: see ``loader.defer_copies``.
+        """
+        noted: list[int] = []
+        begun = loader.defer_copies(self._owner, kept)
+        try:
+            yield noted
+        finally:
+            if begun:
+                noted.append(loader.take_copies())
 
     def touch_initial(self, cells: int) -> None:
         """Touch the first ``cells`` cells, if they aren't too many to be touched at once."""

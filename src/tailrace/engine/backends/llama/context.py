@@ -6,9 +6,7 @@ It computes no batches: ``forward_pass`` does, on the context's pointer.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from contextlib import contextmanager
 
 import llama_cpp.llama_cpp as llama
 
@@ -16,10 +14,10 @@ from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState
 from tailrace.engine.backends.llama.cell_memory import CellMemory
 from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
 from tailrace.engine.backends.llama.options import RopeOptions
-from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_bytes, with_streams
-from tailrace.engine.backends.llama.state_pieces import PiecewiseLoad, PiecewiseSave, is_in_pieces
+from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_bytes, streams_of, with_streams
+from tailrace.engine.backends.llama.state_copies import PIECE_BYTES, StateCopies, kept_rows
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
-from tailrace.engine.kv_cache.layout import Layout
+from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.kv_cache.state_memory import allocate_state
 from tailrace.errors import ModelError
@@ -28,8 +26,6 @@ from tailrace.models.kv_shape import CacheTypes
 
 #: Tokens that llama.cpp computes in one graph, at most: larger batches are split.
 _MAX_UBATCH = 512
-#: Bytes of a state that move at once, at most.
-_PIECE_BYTES = 4 << 20
 #: Bytes of reused memory that a checkpoint may leave unused.
 _WASTED_BYTES = 65_536
 #: Flags for a state with everything in it.
@@ -76,9 +72,6 @@ class LlamaContext:
         #: Fewer than asked for where llama.cpp has none for this architecture.
         self._snapshots = snapshots if self.needs_checkpoints else 0
         self._cell_memory = CellMemory(bytes_per_cell)
-        # A sequence beside the slots, which stands for a range of one. A cache that grows in place stays shared.
-        cuts = reserved_cells > 0 and not self.needs_checkpoints and not self.window
-        self._spare = slots if cuts and slots < llama.llama_max_parallel_sequences() else None
         self.layout = layout
         self.pointer: llama.llama_context_p | None = None
         self.opened = 0  #: how many contexts there have been
@@ -109,7 +102,7 @@ class LlamaContext:
         params.n_ctx = cells
         params.n_batch = self._max_batch
         params.n_ubatch = min(_MAX_UBATCH, self._max_batch)
-        params.n_seq_max = layout.partitions or self._slots + (self._spare is not None)
+        params.n_seq_max = layout.partitions or self._slots
         params.n_rs_seq = self._snapshots
         params.kv_unified = layout.shared
         params.no_perf = True
@@ -204,61 +197,43 @@ class LlamaContext:
     @property
     def piece_tokens(self) -> int:
         """See ``Backend``."""
-        return 0 if self._spare is None else max(1, _PIECE_BYTES // self._bytes_per_cell)
+        return max(1, PIECE_BYTES // self._bytes_per_cell) if self._defers_copies else 0
 
-    def begin_save(self, slot: int) -> PiecewiseSave | None:
+    def begin_save(self, slot: int) -> StateCopies | None:
         """See ``Backend.kv_begin_save``."""
-        if not self._can_cut_states or not self._has_content(slot):
+        if not self._defers_copies or not self._has_content(slot):
             return None
-        length = int(llama.llama_memory_seq_pos_max(self._memory, slot)) + 1
-        return PiecewiseSave(self, slot, length, self.piece_tokens)
+        state = allocate_state(self._size(slot))
+        with self._cell_memory.deferred() as noted:
+            written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, _WHOLE)
+        if written != state.size:
+            raise BackendError(f"slot {slot}'s KV can't be read out")
+        return StateCopies(noted[0], state) if noted else None
 
-    def begin_load(self, slot: int, state: KVState, length: int) -> PiecewiseLoad | None:
+    def begin_load(self, slot: int, state: KVState, length: int) -> StateCopies | None:
         """See ``Backend.kv_begin_load``."""
-        return PiecewiseLoad(self, slot, state, length) if self._can_cut_states and is_in_pieces(state) else None
+        if not self._defers_copies or self._is_recurrent or streams_of(state) != 1:
+            return None
+        kept = kept_rows(state, length)
+        if kept is None:
+            return None
+        with self._cell_memory.deferred(kept) as noted:
+            size = llama.llama_state_seq_set_data_ext(self.pointer, _address(state), state.size, slot, _WHOLE)
+        # Cells behind the length are free from now on, and nothing is copied to them.
+        if not noted or size != state.size or not (self.needs_checkpoints or self.truncate(slot, length)):
+            self.clear_slot(slot)
+            return None
+        return StateCopies(noted[0], state)
 
     @property
-    def _can_cut_states(self) -> bool:
-        return self._spare is not None and self.layout.shared
+    def _defers_copies(self) -> bool:
+        """Whether rows of cells can be copied after the call that saves or restores a state.
 
-    def range_bytes(self, slot: int, begin: int, end: int) -> int:
-        """See ``RangeMemory``."""
-        with self._range(slot, begin, end) as spare:
-            return int(llama.llama_state_seq_get_size_ext(self.pointer, spare, _WHOLE))
-
-    def read_range(self, slot: int, begin: int, end: int, out: KVState) -> None:
-        """See ``RangeMemory``."""
-        with self._range(slot, begin, end) as spare:
-            written = llama.llama_state_seq_get_data_ext(self.pointer, _address(out), out.size, spare, _WHOLE)
-        if written != out.size:
-            raise BackendError(f"positions {begin} to {end} of slot {slot}'s KV can't be read out")
-
-    def append_range(self, slot: int, state: KVState) -> bool:
-        """See ``RangeMemory``."""
-        spare = self._spare
-        assert spare is not None
-        size = llama.llama_state_seq_set_data_ext(self.pointer, _address(state), state.size, spare, _WHOLE)
-        if size == state.size:
-            llama.llama_memory_seq_cp(self._memory, spare, slot, -1, -1)
-        else:
-            self.clear_slot(slot)
-        self.clear_slot(spare)
-        return bool(size == state.size)
-
-    def cut(self, slot: int, length: int) -> bool:
-        """See ``RangeMemory``."""
-        return self.truncate(slot, length)
-
-    @contextmanager
-    def _range(self, slot: int, begin: int, end: int) -> Iterator[int]:
-        """The spare sequence, which has the slot's cells of these positions while it is used."""
-        spare = self._spare
-        assert spare is not None
-        llama.llama_memory_seq_cp(self._memory, slot, spare, begin, end)
-        try:
-            yield spare
-        finally:
-            self.clear_slot(spare)
+        A window's cells are overwritten by other slots. They are copied at once as long as their cache is smaller.
+        """
+        cells = self.reserved_cells
+        window_cells = self.window * self._slots + self._max_batch + 2 * CELL_PADDING if self.window else 0
+        return self.layout.shared and cells > window_cells
 
     def measure_rollback(self) -> Rollback:
         """How slots can be cut. Slot 0 holds two tokens for it."""
@@ -285,12 +260,7 @@ class LlamaContext:
 
     def restore(self, slot: int, state: KVState) -> bool:
         """Put the whole state into the empty slot. False where that fails: the slot stays empty."""
-        if not is_in_pieces(state):
-            return self._write(slot, state, _WHOLE)
-        load = PiecewiseLoad(self, slot, state) if self._can_cut_states else None
-        while load is not None and not load.done:
-            load.advance()
-        return load is not None and load.state is not None
+        return self._write(slot, state, _WHOLE)
 
     def roll_back(self, slot: int, checkpoint: KVState, length: int) -> bool:
         """See ``Backend.kv_rollback``."""

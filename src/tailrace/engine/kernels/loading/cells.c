@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <sys/mman.h>
 
+#include "loading/cells.h"
 #include "loading/ggml_api.h"
 
 #define HUGE_PAGE   ((uintptr_t)2 << 20)
@@ -34,6 +35,14 @@ EXPORT void tailrace_kernels_record_cells(int owner, int64_t n_cells) {
 
 /* Record no further tensors. */
 EXPORT void tailrace_kernels_end_record(void) { recorded_cells = 0; }
+
+bool is_of_cells(int owner, const char *begin, size_t size) {
+    for (int i = 0; i < n_tensors; i++) {
+        const struct cell_tensor *t = &tensors[i];
+        if (t->owner == owner && begin >= t->begin && begin + size <= t->begin + t->size) return true;
+    }
+    return false;
+}
 
 static void record(struct ggml_context *context) {
     if (!upstream.ggml_get_first_tensor || !upstream.ggml_get_next_tensor) return;

@@ -40,6 +40,8 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(ggml_backend_buffer_get_size, REQUIRED)                                                                          \
     X(ggml_backend_buffer_is_host, REQUIRED)                                                                           \
     X(ggml_backend_alloc_ctx_tensors_from_buft, REQUIRED)                                                              \
+    X(ggml_backend_tensor_get, REQUIRED)                                                                               \
+    X(ggml_backend_tensor_set, REQUIRED)                                                                               \
     X(ggml_get_first_tensor, REQUIRED)                                                                                 \
     X(ggml_get_next_tensor, REQUIRED)                                                                                  \
     X(omp_get_num_threads, OPTIONAL)                                                                                   \

@@ -1,0 +1,130 @@
+"""States of each kind of memory leave llama.cpp's cache and come back in pieces, with steps of other slots between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from architectures import ARCHITECTURES, tiny_model
+from tailrace.engine.backends.base import KVState, Logits, StateMove
+from tailrace.engine.backends.llama import LlamaBackend, state_copies
+from tailrace.engine.load import load_llama
+from tailrace.settings import Settings
+
+_PROMPT = [3 + place * 37 % 250 for place in range(200)]
+_OTHERS = [3 + place * 53 % 250 for place in range(200)]
+
+
+@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(request.param, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def backend(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LlamaBackend]:
+    backend = load_llama(model, Settings(ctx=1024, parallel=4, kv_tokens=8192, threads=1))
+    if not backend.piece_tokens:
+        backend.close()
+        pytest.skip("without the kernels, or where the kernel counts addresses as memory")
+    monkeypatch.setattr(state_copies, "PIECE_BYTES", 20 * backend.bytes_per_cell)
+    yield backend
+    backend.close()
+
+
+class Slots:
+    """Slots 0 to 2 of a backend; slot 3 goes on with another text between pieces."""
+
+    def __init__(self, backend: LlamaBackend) -> None:
+        self._backend = backend
+        self._others = 0
+        self.read(3, _OTHERS[:30])
+
+    def read(self, slot: int, tokens: list[int], start: int = 0) -> Logits:
+        """The logits after the tokens. They are computed one by one, so a wrong cell shows in exact numbers."""
+        logits = np.empty(0, np.float32)
+        for place, token in enumerate(tokens):
+            logits = self._backend.decode([token], [start + place], [slot], [0], 1)[0].copy()
+        return logits
+
+    def finish(self, move: StateMove | None) -> KVState:
+        """Move the rest, with a step of slot 3 before each piece."""
+        assert move is not None
+        pieces = 0
+        while not move.done:
+            self.read(3, [_OTHERS[self._others % 200]], 30 + self._others)
+            self._others += 1
+            move.advance()
+            pieces += 1
+        assert pieces >= 3 or not self._backend.rollback.has_cells
+        assert move.state is not None
+        return move.state
+
+
+def test_a_state_that_moved_in_pieces_gives_the_same_numbers(backend: LlamaBackend) -> None:
+    slots = Slots(backend)
+    slots.read(0, _PROMPT)
+    whole = backend.kv_save(0)
+    state = slots.finish(backend.kv_begin_save(0))
+    assert np.array_equal(state, whole)
+    expected = slots.read(0, [7, 8, 9], 200)
+    backend.kv_truncate(0, 0)
+    if not backend.rollback.has_cells:
+        assert backend.kv_begin_load(1, state, 200) is None
+        return
+    slots.finish(backend.kv_begin_load(1, state, 200))
+    assert np.array_equal(slots.read(1, [7, 8, 9], 200), expected)
+
+
+def test_a_reply_goes_on_while_its_state_is_copied(backend: LlamaBackend) -> None:
+    slots = Slots(backend)
+    slots.read(0, _PROMPT)
+    save = backend.kv_begin_save(0)
+    expected = slots.read(0, [7, 8, 9], 200)
+    state = slots.finish(save)
+    backend.kv_truncate(0, 0)
+    assert backend.kv_load(2, state, 200)
+    assert np.array_equal(slots.read(2, [7, 8, 9], 200), expected)
+
+
+def test_a_part_of_a_state_takes_the_cells_of_that_part(backend: LlamaBackend) -> None:
+    rollback = backend.rollback
+    if rollback.window or not rollback.has_cells:
+        pytest.skip("this state can't be cut")
+    slots = Slots(backend)
+    slots.read(0, _PROMPT[:60])
+    checkpoint = backend.kv_checkpoint(0) if rollback.by_checkpoints else None
+    slots.read(0, _PROMPT[60:], 60)
+    state = backend.kv_save(0)
+    backend.kv_truncate(0, 0)
+    load = backend.kv_begin_load(1, state, 60)
+    if checkpoint is not None:
+        assert backend.kv_rollback(1, checkpoint, 60)
+    # Another sequence takes the cells behind the 60 at once.
+    slots.read(2, _OTHERS[:140])
+    slots.finish(load)
+    after = slots.read(1, _PROMPT[60:100], 60)
+    assert np.array_equal(slots.read(2, [7], 140), _alone(backend, [*_OTHERS[:140], 7]))
+    assert np.array_equal(after, _alone(backend, _PROMPT[:100]))
+
+
+def _alone(backend: LlamaBackend, tokens: list[int]) -> Logits:
+    """The logits after these tokens in an empty slot."""
+    backend.kv_truncate(0, 0)
+    logits = np.empty(0, np.float32)
+    for place, token in enumerate(tokens):
+        logits = backend.decode([token], [place], [0], [0], 1)[0].copy()
+    return logits
+
+
+def test_a_broken_state_leaves_the_slot_empty(backend: LlamaBackend) -> None:
+    slots = Slots(backend)
+    slots.read(0, _PROMPT[:50])
+    state = backend.kv_save(0)
+    backend.kv_truncate(0, 0)
+    broken = state.copy()
+    broken[8 + 50 * 12 :] = 255
+    assert backend.kv_begin_load(1, broken, 50) is None
+    assert np.array_equal(slots.read(1, _PROMPT[:20]), _alone(backend, _PROMPT[:20]))
