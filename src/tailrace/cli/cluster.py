@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -71,8 +71,9 @@ def serve(
         if detach:
             typer.echo(f"{config} is deployed. tailrace cluster status shows what runs, tailrace cluster stop ends it.")
             return
-        _watch(stop)
-        if address is None:
+        if _watch(stop) == "removed":
+            typer.echo("the cluster has been stopped")
+        elif address is None:
             typer.echo("stopping: running replies end first; Ctrl-C again ends them")
             _remove(stop)
         else:
@@ -114,6 +115,7 @@ def stop(address: _Address = None) -> None:
         if deployed.read_status().status == "absent":
             raise ClusterFailed("nothing of tailrace is deployed on this Ray cluster")
         deployed.remove()
+        deployed.end_serve()
     finally:
         local_ray.leave()
 
@@ -154,8 +156,8 @@ def _stop_signals() -> threading.Event:
     return stop
 
 
-def _watch(stop: threading.Event) -> None:
-    """Print what changes until a signal, or until the application is removed. Raises ClusterFailed."""
+def _watch(stop: threading.Event) -> Literal["signal", "removed"]:
+    """Print what changes until a signal, or until the application is removed; which of them. Raises ClusterFailed."""
     from tailrace.cluster.deployments import deployed
 
     before = ClusterStatus(status="deploying")
@@ -166,13 +168,14 @@ def _watch(stop: threading.Event) -> None:
             typer.echo(line)
         if now.status == "failed":
             raise ClusterFailed(f"the cluster can't be deployed: {now.message}")
-        if now.status in ("absent", "deleting") and before.status not in ("absent", "deploying"):
-            return
+        if now.status == "absent" and before.status != "deploying":
+            return "removed"
         if not announced and now.status == "running" and (urls := listening_urls(now)):
             announced = True
             typer.echo(f"tailrace cluster listens on {', '.join(urls)}")
         before = now
         stop.wait(_LOOK_SECONDS)
+    return "signal"
 
 
 def _remove(stop: threading.Event) -> None:

@@ -55,8 +55,11 @@ def read_status() -> ClusterStatus:
 
 
 def remove() -> None:
-    """Have all replicas and ingresses drain and end, and Serve with them where it has no other application."""
-    others = serve.status().applications.keys() - {NAME}
+    """Have all replicas and ingresses drain and end."""
     serve.delete(NAME)
-    if not others:
+
+
+def end_serve() -> None:
+    """End Serve's own actors, where it has no other application."""
+    if not serve.status().applications.keys() - {NAME}:
         serve.shutdown()  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ from tailrace.cluster.deployments import quiet_ray  # noqa: F401  (before Ray is
 
 import ray  # isort: skip
 import ray.exceptions  # isort: skip
+from ray._private import services  # isort: skip
 
 from tailrace.errors import TailraceError
 
@@ -20,12 +21,17 @@ _OBJECTS = 80_000_000
 _LOOPBACK = "127.0.0.1"
 
 
+# Ray replaces 127.0.0.1 by the machine's address in a network, and would listen there.
+services.resolve_ip_for_localhost = lambda host: host
+
+
 class RayUnavailable(TailraceError):
     """Ray can't be started, or there is no cluster at the address."""
 
 
 def start() -> None:
     """Start Ray on this machine. Raises RayUnavailable."""
+    _quieten()
     os.environ.pop("RAY_ADDRESS", None)  # An address there would have ray.init join that cluster.
     try:
         ray.init(
@@ -33,7 +39,7 @@ def start() -> None:
             namespace="tailrace",
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
             object_store_memory=_OBJECTS,
             _node_ip_address=_LOOPBACK,
         )
@@ -45,13 +51,20 @@ def join(address: str) -> None:
     """Join the cluster whose head is at ``address`` (HOST:PORT, or ``auto``: the one of this machine). Raises
     RayUnavailable.
     """
+    _quieten()
     try:
-        ray.init(address=address, namespace="tailrace", log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, namespace="tailrace", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RayUnavailable(
             f"no Ray cluster can be reached at {address}: {error}. Name its head with --address HOST:PORT; "
             "a cluster is started by: ray start --head"
         ) from error
+
+
+def _quieten() -> None:
+    """Ray's own lines: what matters of them is in the states that are shown."""
+    for name, level in (("ray", logging.ERROR), ("ray.serve", logging.WARNING)):
+        logging.getLogger(name).setLevel(level)
 
 
 def leave() -> None:
