@@ -17,7 +17,7 @@ from ray.serve import Application, Deployment
 from tailrace.cluster.config import ClusterConfig, ModelConfig, parse_config, read_config
 from tailrace.cluster.deployments.ingress import Ingress
 from tailrace.cluster.deployments.replica import Replica
-from tailrace.cluster.key_limits import check_key_limits
+from tailrace.cluster.keys_check import check_keys
 from tailrace.cluster.resources import replica_resources
 from tailrace.errors import ConfigurationError
 
@@ -50,7 +50,7 @@ def build(arguments: dict[str, Any]) -> Application:
 
 def application(config: ClusterConfig) -> Application:
     """The application. Raises ConfigurationError."""
-    check_key_limits(config)
+    check_keys(config.settings, sum(model.replicas.max_replicas for model in config.models))
     drain = float(config.server.get("drain_seconds", _DRAIN_SECONDS))
     names = _deployment_names(config)
     replicas = [_replica(config, model, names[model.name], drain) for model in config.models]

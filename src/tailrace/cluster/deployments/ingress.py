@@ -12,6 +12,7 @@ import msgspec
 from ray import serve
 
 from tailrace.cluster.config import ClusterConfig
+from tailrace.cluster.deployments import closed_port
 from tailrace.cluster.deployments.directory import DirectoryClient, DirectoryLost
 from tailrace.cluster.deployments.node_address import node_address
 from tailrace.cluster.deployments.secret import shared_secret
@@ -31,6 +32,7 @@ class Ingress:
         """``_replicas``: handles of the models' deployments, which belong to the application by that alone."""
         checked = msgspec.json.decode(config, type=ClusterConfig)
         settings = msgspec.structs.replace(checked.settings, cluster_secret=shared_secret())
+        closed_port.close()
         self._id = serve.get_replica_context().replica_tag
         self._node = node_address()
         self._host = settings.host

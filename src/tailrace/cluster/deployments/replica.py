@@ -15,6 +15,7 @@ import msgspec
 from ray import serve
 
 from tailrace.cluster.config import ModelConfig
+from tailrace.cluster.deployments import closed_port
 from tailrace.cluster.deployments.directory import DirectoryClient, DirectoryLost
 from tailrace.cluster.deployments.node_address import node_address
 from tailrace.cluster.deployments.secret import shared_secret
@@ -41,6 +42,7 @@ class Replica:
         config = msgspec.json.decode(model, type=ModelConfig)
         server = msgspec.json.decode(settings, type=dict[str, Any])
         taken = msgspec.json.decode(resources, type=ReplicaResources)
+        closed_port.close()
         self._id = serve.get_replica_context().replica_tag
         self._model = config.name
         self._node = node_address()
