@@ -16,6 +16,8 @@ from hashlib import blake2b
 #: Tokens of a block. On average half a block of a match isn't seen: 32 tokens, less than a step's work. Smaller blocks
 #: would make the published state larger: 65,536 hashes of 8 bytes name 4 million tokens.
 BLOCK_TOKENS = 64
+#: Bytes of a token in the form of ``extend_packed``.
+_TOKEN_BYTES = 4
 #: Bytes of a hash: 65,536 blocks of 100 replicas collide with a probability of 1 in a million.
 _HASH_BYTES = 8
 
@@ -32,15 +34,21 @@ class PrefixChain:
 
     def extend(self, tokens: list[int]) -> list[int]:
         """Add the blocks of ``tokens`` (the text from its start) that aren't in the chain yet; returns their hashes."""
-        start = len(self.hashes)
-        end = len(tokens) // BLOCK_TOKENS
+        start, end = len(self.hashes), len(tokens) // BLOCK_TOKENS
         if end <= start:
             return []
-        packed = memoryview(array("i", tokens[start * BLOCK_TOKENS : end * BLOCK_TOKENS])).cast("B")
-        size = len(packed) // (end - start)
+        return self._add(memoryview(array("i", tokens[start * BLOCK_TOKENS : end * BLOCK_TOKENS])).cast("B"))
+
+    def extend_packed(self, tokens: bytes) -> list[int]:
+        """The same for tokens as ``array("i")`` has them."""
+        size = BLOCK_TOKENS * _TOKEN_BYTES
+        return self._add(memoryview(tokens)[len(self.hashes) * size : len(tokens) // size * size])
+
+    def _add(self, blocks: memoryview) -> list[int]:
+        start, size = len(self.hashes), BLOCK_TOKENS * _TOKEN_BYTES
         last = self._last
-        for block in range(end - start):
-            last = blake2b(packed[block * size : (block + 1) * size], digest_size=_HASH_BYTES, key=last).digest()
+        for place in range(0, len(blocks), size):
+            last = blake2b(blocks[place : place + size], digest_size=_HASH_BYTES, key=last).digest()
             self.hashes.append(int.from_bytes(last, "little"))
         self._last = last
         return self.hashes[start:]

@@ -2,7 +2,8 @@
 
 The HTTP process sends ``Submit`` and ``Cancel``; an engine sends ``Hello`` once, then ``Accepted`` or ``Refused`` for
 each submit. It sends one ``Step`` for each engine step, with every request's new tokens, and a ``Heartbeat`` at least
-once a second. Messages are msgpack on the wire (``ipc`` frames them). Each replica of the engine has a connection.
+once a second. In a cluster a ``PrefixReport`` says which prefixes it holds. Messages are msgpack on the wire (``ipc``
+frames them). Each replica of the engine has a connection.
 
 A submitted id ends in exactly one of: ``Refused``, a ``Finished`` or a ``Failed`` inside a ``Step``, the client's own
 ``Cancel`` (which is not answered), or the end of the connection.
@@ -136,6 +137,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     kernels: str = ""  #: instruction tier of the kernels in use; empty: llama.cpp's own kernels
     fastest_kernels: str = ""  #: the fastest tier that this CPU has; empty: none
     kernels_reason: str = ""  #: why no kernels are in use
+    prefix_identity: str = ""  #: of its prefixes in a cluster (``prefix_chain``); empty: they aren't reported
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):
@@ -296,6 +298,20 @@ class Heartbeat(msgspec.Struct, tag="heartbeat", frozen=True, array_like=True):
     stuck: float = 0.0  #: seconds for which a thread beside the loop has worked on one item
 
 
+class PrefixReport(msgspec.Struct, tag="prefixes", frozen=True, array_like=True):
+    """What a cluster's router must know of this engine, at most every ``cluster_state.CHANGE_SECONDS``. The first one
+    of a connection has all prefixes that are held, the later ones what has changed. Speeds are 0 until measured.
+    """
+
+    held: tuple[bytes, ...] = ()  #: new or moved blocks of each of ``cluster_state.TIERS``, packed
+    removed: bytes = b""  #: blocks that are no longer held, packed
+    waiting_prompt_tokens: int = 0  #: prompt tokens to be computed, of waiting and running sequences
+    free_tokens: int = 0  #: tokens that fit before a prefix is dropped
+    prefill_speed: float = 0.0  #: prompt tokens a second
+    decode_speed: float = 0.0  #: reply tokens a second, of all sequences together
+    disk_speed: float = 0.0  #: tokens of a prefix that are read from a file in a second
+
+
 class Tokenized(msgspec.Struct, tag="tokenized", frozen=True, array_like=True):
     """What was asked with ``Tokenize``."""
 
@@ -334,4 +350,4 @@ EngineQuery = Tokenize | Embed | Rank | Score
 EmbeddingAnswer = Embedded | Ranked | Scored
 QueryAnswer = Tokenized | Embedded | Ranked | Scored
 ToEngine = Submit | Cancel | Tokenize | Embed | Rank | Score
-FromEngine = Hello | Accepted | Refused | Step | Heartbeat | Tokenized | Embedded | Ranked | Scored
+FromEngine = Hello | Accepted | Refused | Step | Heartbeat | PrefixReport | Tokenized | Embedded | Ranked | Scored

@@ -140,6 +140,7 @@ def make_loop(
         page=page,
         cache=cache,
         core_share=core_share,
+        prefix_identity=backend.info.prefix_identity,
     )
 
 

@@ -23,6 +23,7 @@ from tailrace.engine.kv_cache.cache_op_executor import Applied
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, Fetched
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.longest_step import LongestStep
+from tailrace.engine.prefix_reports import PrefixReports
 from tailrace.engine.progress import PromptProgress
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.scheduler.scheduler import Scheduler
@@ -36,12 +37,13 @@ from tailrace.engine.step_accounting import StepAccounting
 from tailrace.engine.step_masks import StepMasks
 from tailrace.engine.structured.mask_threads import MaskReady
 from tailrace.progress_page import ProgressPage
-from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, Step
+from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, PrefixReport, Step
 
 #: Seconds between heartbeats.
 HEARTBEAT_SECONDS = 0.5
 
-Publish = Callable[[Step | Heartbeat | EmbeddingAnswer], None]
+Published = Step | Heartbeat | PrefixReport | EmbeddingAnswer
+Publish = Callable[[Published], None]
 
 
 class EngineLoop:
@@ -61,6 +63,7 @@ class EngineLoop:
         page: ProgressPage | None = None,
         cache: PrefixCache | None = None,
         core_share: CoreShare | None = None,
+        prefix_identity: str = "",
     ) -> None:
         """Set up an empty loop.
 
@@ -71,6 +74,7 @@ class EngineLoop:
         computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens. ``page``: where the
         supervisor reads the loop's progress. ``cache``: what an earlier loop on this backend has left; without it the
         backend's slots are empty. ``core_share``: this engine's part of cores that other engines compute on, too.
+        ``prefix_identity``: with one, the prefixes that the cache holds are reported for a cluster's router.
         """
         #: Work for the first time in which nothing runs: it may take a second, in which no step is made.
         self.when_quiet: Callable[[], None] | None = None
@@ -107,6 +111,11 @@ class EngineLoop:
             announce=self.inbox.put,
             can_recompute=not backend.rollback.by_checkpoints,
         )
+        self._prefixes: PrefixReports | None = None
+        if prefix_identity:
+            self._prefixes = PrefixReports(
+                prefix_identity, cache, self._scheduler, self._prefill_budget, backend.bytes_per_cell
+            )
         self._moving = False  #: whether states move in pieces, beside steps or while nothing runs
         self._page.growth = cache.growth_bytes(backend.bytes_per_cell)
         self._other_counters: list[EngineCounters] = []  #: of parts beside the loop
@@ -131,12 +140,15 @@ class EngineLoop:
                 self._core_share.end_work()
 
     def _run(self, publish: Publish) -> None:
-        page, longest, cores = self._page, self._longest, self._core_share
+        page, longest, cores, prefixes = self._page, self._longest, self._core_share, self._prefixes
         next_heartbeat = now = time.monotonic()
         idle, quiet, blocked = True, 0, False  # blocked: all sequences that run await their masks
         while True:
             waits = (idle or blocked) and not self._moving
-            if not self.take(next_heartbeat - now if waits else 0.0):
+            until = next_heartbeat - now
+            if prefixes is not None:
+                until = min(until, prefixes.seconds_until_due(now))
+            if not self.take(until if waits else 0.0):
                 self._drop_all()
                 self._masks.close()
                 return
@@ -154,6 +166,8 @@ class EngineLoop:
             if longest.is_estimated or now - begun > page.longest:
                 longest.observe(now - begun, len(self._batch.tokens))
             self._end_late_fetches(now)
+            if prefixes is not None:
+                prefixes.report(now, publish)
             # The change to idle is published at once: no step would do it.
             if now >= next_heartbeat or (idle and not was_idle):
                 self._publish_heartbeat(publish)

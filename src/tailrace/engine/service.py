@@ -23,6 +23,7 @@ from tailrace.engine.intake import Intake
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.load import load_backend, load_draft, make_loop
 from tailrace.engine.loop import EngineLoop
+from tailrace.engine.state_identity import prefix_identity
 from tailrace.engine.structured.grammar_compiler import GrammarCompiler
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.errors import ConfigurationError
@@ -64,6 +65,7 @@ class EngineService:
         self._draft = load_draft(self._backend, start.settings, self._replica, replicas=len(replicas), page=page)
         check_placement(start)
         self._try_template()
+        self._identify_prefixes()
         self._compiler = GrammarCompiler(self._backend)
         self._tokenizer = Tokenizer(self._backend)
         settle_memory()
@@ -96,6 +98,18 @@ class EngineService:
         if defect is not None:
             structlog.get_logger().warning("the model can't hold conversations", reason=defect)
             self._backend.info = msgspec.structs.replace(info, chat_template_defect=defect)
+
+    def _identify_prefixes(self) -> None:
+        """Have a replica of a cluster report its prefixes. Without an identity it is chosen by its load alone."""
+        settings = self._start.settings
+        if settings.cluster_secret is None or not self._backend.info.generates:
+            return
+        try:
+            identity = prefix_identity(self._model, settings, self._backend)
+        except OSError as error:
+            structlog.get_logger().warning("the model's prefixes aren't reported", error=str(error))
+            return
+        self._backend.info = msgspec.structs.replace(self._backend.info, prefix_identity=identity)
 
     def run(self) -> NoReturn:
         """Serve until a SIGTERM, which ends the process once its prefix states are saved. Raises BackendError."""

@@ -11,13 +11,13 @@ import pytest
 from tailrace.cores_page import ANY_CORES, CoresPage
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.core_share import CoreShare
-from tailrace.engine.loop import EngineLoop
+from tailrace.engine.loop import EngineLoop, Published
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
 from tailrace.generation_params import GenerationParams
 from tailrace.progress_page import create_page
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import EmbeddingAnswer, Heartbeat, Step, Submit
+from tailrace.protocol import Heartbeat, Step, Submit
 
 
 class Engine:
@@ -86,7 +86,7 @@ def test_the_loop_shows_its_work_and_its_end(page: CoresPage) -> None:
     loop.inbox.put(sequence)
     shown: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
 
-    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
+    def publish(message: Published) -> None:
         # Engine 2 would be the second one as long as this one computes.
         page.show(2, ANY_CORES)
         _, count = page.position(2, ANY_CORES)

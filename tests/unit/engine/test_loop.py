@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from context_backend import ContextBackend
 from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.engine.backends.fake import END, FakeBackend, Memory
-from tailrace.engine.loop import EngineLoop
+from tailrace.engine.loop import EngineLoop, Published
 from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.submission import prepare_sequence
 from tailrace.generation_params import GenerationParams, Sampling
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import EmbeddingAnswer, Finished, Heartbeat, Step, Submit
+from tailrace.protocol import Finished, Heartbeat, Step, Submit
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_a_step_is_published_before_it_is_accounted_for(backend: FakeBackend) ->
     runner.ask(_submit(2, "<say>a<nan></say>"))
     published: list[tuple[Step, Heartbeat]] = []
 
-    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
+    def publish(message: Published) -> None:
         if isinstance(message, Step):
             published.append((message, loop.heartbeat()))
 
@@ -199,7 +199,7 @@ def test_work_for_a_quiet_time_waits_until_nothing_has_run_for_a_while(backend: 
     runner.loop.when_quiet = lambda: events.append("quiet")
     runner.ask(_submit(1, "<say>ab</say>"))
 
-    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
+    def publish(message: Published) -> None:
         events.append("step" if isinstance(message, Step) else "beat")
         if events.count("quiet") and events[-3:] == ["quiet", "beat", "beat"]:
             runner.loop.inbox.put(None)
@@ -215,7 +215,7 @@ def test_the_prefix_cache_outlives_a_loop_that_cannot_publish(backend: FakeBacke
     runner = Runner(backend)
     runner.ask(_submit(1, "a text that is known then <say>abcd</say>"))
 
-    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
+    def publish(message: Published) -> None:
         if isinstance(message, Step) and message.tokens:
             raise BrokenPipeError
 
@@ -235,7 +235,7 @@ def test_a_loop_that_cannot_publish_ends_and_the_next_one_starts_empty(backend: 
     runner.ask(_submit(1, "<say>abcd</say>"))
     published: list[Step | Heartbeat] = []
 
-    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
+    def publish(message: Published) -> None:
         if len(published) == 3:
             raise BrokenPipeError
         assert isinstance(message, Step | Heartbeat)
@@ -299,7 +299,7 @@ def _replies(
     said: dict[int, list[int]] = {identity: [] for identity in range(len(scripts))}
     finished: list[Finished] = []
 
-    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
+    def publish(message: Published) -> None:
         if isinstance(message, Step):
             for identity, token in zip(message.ids, message.tokens, strict=True):
                 said[identity].append(token)
@@ -401,7 +401,7 @@ def test_a_heartbeat_reports_at_once_that_the_loop_is_idle(
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0)
     beats: queue.SimpleQueue[Heartbeat] = queue.SimpleQueue()
 
-    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
+    def publish(message: Published) -> None:
         if isinstance(message, Heartbeat):
             beats.put(message)
 
@@ -424,7 +424,7 @@ def test_a_heartbeat_reports_at_once_that_the_loop_is_idle(
 def test_a_change_of_the_queue_is_published_before_the_step_that_it_begins(backend: FakeBackend) -> None:
     """A step may read a long prompt, and steps that repeat each other publish nothing but tokens."""
     runner = Runner(backend)
-    published: list[Step | Heartbeat | EmbeddingAnswer] = []
+    published: list[Published] = []
     for identity in (1, 2, 3):
         runner.ask(_submit(identity, f"<say>{'x' * 5 * identity}</say>"))
     while runner.loop.has_work:

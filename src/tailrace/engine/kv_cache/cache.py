@@ -81,6 +81,11 @@ class KVCache:
         return max(0, self._policy.max_cells - self.layout.total) + self.prefix_store.free_tokens
 
     @property
+    def free_tokens(self) -> int:
+        """Tokens that fit into cells and host memory before a prefix is dropped."""
+        return max(0, self._policy.max_cells - self.used_cells) + self.prefix_store.free_tokens
+
+    @property
     def cached_slots(self) -> list[Slot]:
         """Slots that hold a prefix and no running sequence, least recently used first."""
         return [self.slots[index] for index in self._lru]
@@ -211,6 +216,7 @@ class KVCache:
             self.checkpoints.touch(placement.checkpoint)
         if placement.source_slot is not None:
             source = self.slots[placement.source_slot]
+            slot.renew()
             slot.tokens = source.tokens[: placement.prefix_len]
             slot.cells = source.cells[: placement.prefix_len]
             for cell in slot.cells:
@@ -246,6 +252,8 @@ class KVCache:
     def truncate(self, index: int, length: int) -> None:
         """Remove the slot's tokens from ``length`` on."""
         slot = self.slots[index]
+        if length < len(slot.tokens):
+            slot.renew()
         for cell in slot.cells[length:]:
             self._references[cell] -= 1
             if not self._references[cell]:
@@ -294,6 +302,8 @@ class KVCache:
     def swap(self, one: int, other: int) -> Swap:
         """Exchange the content of two slots."""
         a, b = self.slots[one], self.slots[other]
+        a.renew()
+        b.renew()
         a.tokens, b.tokens = b.tokens, a.tokens
         a.cells, b.cells = b.cells, a.cells
         a.occupied, b.occupied = b.occupied, a.occupied

@@ -56,6 +56,11 @@ class CacheExecutor:
         self._host_states: dict[int, KVState] = {}  #: by the prefix store's keys
         self._disk = _open_tier(disk, deliver) if disk is not None else None
 
+    @property
+    def disk(self) -> DiskTier | None:
+        """The disk tier; None without one."""
+        return self._disk
+
     def apply(self, ops: Iterable[CacheOp], *, beside: bool = False) -> Applied:
         """Apply the ops, in order. ``beside``: sequences decode, so long states are only begun to be loaded; their
         slots are in the accounting's ``loading``. Raises BackendError.

@@ -64,6 +64,10 @@ class Checkpoints:
         self._lengths: dict[int, int] = {}  #: how many checkpoints have each length
         self._clock = 0  #: tokens that checkpoints were taken of
         self.used_bytes = 0
+        self.revision = 0  #: how often checkpoints came and went
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -112,6 +116,7 @@ class Checkpoints:
         self._clock += checkpoint.saved
         checkpoint.used = self._clock
         self._by_key[key] = checkpoint
+        self.revision += 1
         self._lengths[length] = self._lengths.get(length, 0) + 1
         self.used_bytes += state.size
         while self.used_bytes > self._max_bytes or len(self._by_key) > _MAX_COUNT:
@@ -131,6 +136,7 @@ class Checkpoints:
 
     def _remove(self, checkpoint: Checkpoint) -> None:
         del self._by_key[checkpoint.key]
+        self.revision += 1
         self._lengths[checkpoint.length] -= 1
         if not self._lengths[checkpoint.length]:
             del self._lengths[checkpoint.length]

@@ -26,6 +26,8 @@ from tailrace.engine.kv_cache.state_index import MIN_PREFIX, StateIndex, name_of
 
 #: States that may wait to be written. More are dropped: they would take memory and the disk can't keep up.
 _MAX_QUEUED = 8
+#: Bytes of a packed token.
+_TOKEN_BYTES = 4
 #: Seconds between the times of two files that are saved together: the order of their use.
 _TIME_STEP = 0.01
 
@@ -66,6 +68,7 @@ class DiskTier:
         runs are found again. ``deliver`` is called from the tier's thread.
         """
         self.deliver = deliver
+        self.read_speed = 0.0  #: tokens a second of the files that were read; 0: none was
         self._folder = StateFolder(options.folder)
         self._options = options
         self._log = structlog.get_logger()
@@ -76,6 +79,16 @@ class DiskTier:
         self._jobs.put(self._folder.delete_expired)
         self._thread = HelperThread(self._work, name="kv-disk")
         self._thread.start()
+
+    @property
+    def index(self) -> StateIndex:
+        """The files, to be looked at in the loop's thread."""
+        return self._index
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that fit before a file is deleted."""
+        return max(0, self._options.max_bytes - self._index.used_bytes)
 
     @property
     def used_bytes(self) -> int:
@@ -200,8 +213,12 @@ class DiskTier:
     def _fetch(self, name: str, identity: int, packed: bytes) -> None:
         state: KVState | None = None
         carried: Carried = ()
+        begun = time.monotonic()
         try:
             state, carried = self._read(name)
+            if state is not None:
+                speed = len(packed) // _TOKEN_BYTES / max(1e-6, time.monotonic() - begun)
+                self.read_speed = speed if not self.read_speed else (self.read_speed + speed) / 2
         finally:
             self.deliver(Fetched(identity, unpack(packed), state, carried))
 

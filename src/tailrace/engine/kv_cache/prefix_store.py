@@ -6,7 +6,7 @@ the tokens by which they are found.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, KeysView
 from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
@@ -65,6 +65,10 @@ class PrefixStore:
     def free_tokens(self) -> int:
         """Tokens for which there is space without an eviction."""
         return max(0, self._max_tokens - self._lru.total)
+
+    def keys(self) -> KeysView[int]:
+        """The keys, in no order."""
+        return self._tokens.keys()
 
     def items(self) -> Iterator[tuple[int, list[int]]]:
         """Every key with its tokens, least recently used first."""

@@ -43,6 +43,7 @@ class StateIndex:
     def __init__(self, rollback: Rollback = ANY_LENGTH) -> None:
         """``rollback``: how a state's end can be removed, so that a part of its tokens is of use."""
         self._rollback = rollback
+        self.revision = 0  #: how often files were added and removed
         self._tokens: dict[str, bytes] = {}
         self._checkpoints: dict[str, tuple[int, ...]] = {}  #: lengths of those that a file carries, rising
         self._lru: LruIndex[str] = LruIndex()
@@ -56,6 +57,15 @@ class StateIndex:
         """Bytes that the files take."""
         return self._lru.total
 
+    @property
+    def names(self) -> list[str]:
+        """All files, least recently used first."""
+        return list(self._lru)
+
+    def checkpoints(self, name: str) -> tuple[int, ...]:
+        """The lengths of the checkpoints that the file carries, rising. Raises KeyError."""
+        return self._checkpoints[name]
+
     def tokens(self, name: str) -> bytes:
         """The file's tokens. Raises KeyError."""
         return self._tokens[name]
@@ -64,6 +74,7 @@ class StateIndex:
         """Add a new file as the most recently used one. ``checkpoints``: lengths of those that it carries, rising."""
         self._tokens[name] = packed
         self._checkpoints[name] = checkpoints
+        self.revision += 1
         self._lru.add(name, size)
         self._by_start.setdefault(_start(packed), set()).add(name)
 
@@ -76,6 +87,7 @@ class StateIndex:
         packed = self._tokens.pop(name, None)
         if packed is None:
             return
+        self.revision += 1
         del self._checkpoints[name]
         self._lru.remove(name)
         names = self._by_start[_start(packed)]

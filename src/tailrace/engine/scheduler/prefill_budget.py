@@ -64,6 +64,19 @@ class PrefillBudget:
         self._mixed_steps = 0  #: since a step beside replies was left without prompts
         self._allowed = 0  #: prompt tokens that ``mixed`` gave the last step
 
+    @property
+    def prefill_speed(self) -> float:
+        """Prompt tokens a second, where no sequence decodes if that was measured; 0: nothing was."""
+        seconds = self._alone_seconds or self._token_seconds
+        return 1 / seconds if seconds else 0.0
+
+    @property
+    def decode_speed(self) -> float:
+        """Reply tokens a second of all sequences together, at the number of sequences where it was highest; 0: nothing
+        was measured.
+        """
+        return max((number / seconds for number, seconds in self._decode.items() if seconds), default=0.0)
+
     def observe(self, n_decoding: int, prompt_tokens: int, seconds: float) -> None:
         """A step of ``n_decoding`` sequences and ``prompt_tokens`` took ``seconds``."""
         if not n_decoding and prompt_tokens >= _MANY_TOKENS:
