@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailrace.server import health, stats_routes, status_routes
 from tailrace.server.app_state import AppState
-from tailrace.server.cluster import state_routes as cluster_state_routes
+from tailrace.server.cluster import routes as cluster_routes
 from tailrace.server.dashboard import routes as dashboard_routes
 from tailrace.server.dashboard.running_requests import RunningRequest
 from tailrace.server.deadlines import Deadlines, deadlines_of
@@ -58,10 +58,11 @@ def endpoints(app: AppState) -> list[Endpoint]:
         *page_routes.routes(BuiltPage.find(), status_routes.root(app), enabled=app.settings.page == "on"),
         *status_routes.routes(app),
         *stats_routes.routes(app),
-        *cluster_state_routes.routes(app),
         *dashboard_routes.routes(app),
         *(replace(route, dialect=name) for name, dialect in _DIALECTS.items() for route in dialect.routes(app)),
     ]
+
+    known += cluster_routes.routes(app, known)
 
     async def openapi(request: Request) -> Response:
         return json_response(described)

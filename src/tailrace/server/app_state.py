@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tailrace.chat.template_limits import RenderTakesLong, rendering_briefly
+from tailrace.cluster_state import ReplicaPhase
 from tailrace.errors import RequestError
 from tailrace.machine.cgroup import read_throttling
 from tailrace.machine.plan import MachinePlan
@@ -21,11 +22,15 @@ from tailrace.models.derived_models import DerivedModels
 from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
 from tailrace.observe.telemetry import start_export
+from tailrace.prompt_text import PromptText
+from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server import sse
 from tailrace.server.admission import AdmissionQueue, QueuePlace
 from tailrace.server.body_memory import BodyMemory
 from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.caller import caller_of, current_caller, place_of
+from tailrace.server.cluster.prompt_probe import end_probe, is_probe
+from tailrace.server.cluster.state_feed import StateFeed
 from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dashboard.state import Dashboard
 from tailrace.server.engine_wait import wait_for_engine, while_connected
@@ -131,6 +136,10 @@ class AppState:
             self.on_shutdown.append(export.stop)
         self.guard = BrowserGuard(settings)
         self.forwarding = Forwarding(settings.cluster_secret)
+        self.state_feed: StateFeed | None = None  #: what the cluster's ingresses get; None: there are none
+        if settings.cluster_secret is not None:
+            self.state_feed = StateFeed(self._replica_phase, lambda: self.models.services, self._is_drained)
+            self.hub.on_prefix_report = self.state_feed.on_prefixes
         check_open_management(settings, self.guard, keyed=self.keys.required)
         self.limits = RequestLimits(settings)
         self.memory_trim = MemoryTrim()
@@ -336,6 +345,8 @@ class AppState:
         scope = request.scope
         service = self.models.service(model.name)
         self.limits.check_generation(wanted, await self.ready(request, model))
+        if is_probe(scope):
+            await end_probe(request, model, wanted, self._tokenise)
         queue_place: QueuePlace = scope[QUEUE_PLACE]
         claim_tokens(request, model, len(wanted.prompts) * wanted.choices, wanted.prompts)
         generation = await Generation.start(
@@ -359,6 +370,27 @@ class AppState:
             await while_connected(generation.begins(), request.receive)
             report_begun(scope)
         return generation
+
+    async def _tokenise(self, request: Request, model: ServedModel, text: PromptText, param: str) -> list[int]:
+        """The tokens that a generation has of this prompt. Raises RequestError."""
+        (found,) = await self.queries.ask(
+            request, model, lambda identity: Tokenize(id=identity, text=text), param=param
+        )
+        assert isinstance(found, Tokenized), "so is a Tokenize answered"
+        return found.tokens
+
+    # A replica of a cluster
+
+    def _replica_phase(self) -> ReplicaPhase:
+        if self.draining:
+            return "draining"
+        ready = self.loads_on_demand or any(client.replicas_ready for client in self.hub.connected)
+        return "ready" if ready else "starting"
+
+    def _is_drained(self, connections: int) -> bool:
+        """Whether the server stops, and requests have no more than so many connections."""
+        found = self.metrics.connections
+        return self.draining and not self.hub.in_flight and (found is None or found.active <= connections)
 
 
 def _ignore(error: RequestError) -> None:

@@ -21,11 +21,21 @@ from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolE
 from tailrace.ipc import frame
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.token_gaps import TokenGaps
-from tailrace.protocol import PROTOCOL_VERSION, EngineCounters, EngineQuery, Heartbeat, Hello, ModelInfo, Submit
+from tailrace.protocol import (
+    PROTOCOL_VERSION,
+    EngineCounters,
+    EngineQuery,
+    Heartbeat,
+    Hello,
+    ModelInfo,
+    PrefixReport,
+    Submit,
+)
 from tailrace.server.callbacks import GenerationCallbacks
 from tailrace.server.engine_connection import EngineConnection
 from tailrace.server.engine_query import PendingQuery
 from tailrace.server.in_flight import InFlightRequests
+from tailrace.server.known_prompts import KnownPrompts
 from tailrace.server.replica_router import ReplicaRouter
 from tailrace.server.request_timer import RequestTimer
 from tailrace.server.served_model import ServedModel
@@ -57,6 +67,9 @@ class EngineClient:
         self.on_ready: Callable[[ServedModel], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.on_unusable: Callable[[ModelError], None] | None = None
+        self.known_prompts: KnownPrompts | None = None  #: of texts that needn't be tokenised; only in a cluster
+        #: Called with each report of an engine's prefixes and this model's name, and with None at the engine's end.
+        self.on_prefix_report: Callable[[EngineConnection, str, PrefixReport | None], None] | None = None
         self.requests = InFlightRequests()
         self._wait_seconds = wait_seconds
         self._hang_seconds = hang_seconds
@@ -223,14 +236,17 @@ class EngineClient:
         """
         self._check_connected()
         first = self.requests.new_id(len(choices))
-        submit = make(first, range(len(choices)))
+        submit = self._filled(make(first, range(len(choices))))
         start = 0
         for connection, count in self._spread(submit):
             if count < len(choices):
-                submit = make(first + start, range(start, start + count))
+                submit = self._filled(make(first + start, range(start, start + count)))
             self.requests.register(first + start, choices[start : start + count], connection, frame(submit))
             start += count
         return [*range(first, first + len(choices))]
+
+    def _filled(self, submit: Submit) -> Submit:
+        return submit if self.known_prompts is None else self.known_prompts.fill(submit)
 
     def query(self, make: Callable[[int], EngineQuery], answers: int, *, param: str, caller: str = "") -> PendingQuery:
         """Send the query that ``make`` makes for a new id and that gets ``answers`` answers, for the caller of this
@@ -341,6 +357,8 @@ class EngineClient:
                 self.on_unusable(error)
             raise ProtocolError(str(error)) from error
         self.engine_starts += 1
+        if self.known_prompts is not None:
+            self.known_prompts.clear()
         self._connections[hello.replica] = connection
         connection.gaps = self._gaps[hello.replica]
         connection.gaps.clear()
@@ -354,11 +372,18 @@ class EngineClient:
             except Exception:
                 self._log.exception("the engine is ready, but that couldn't be announced")
 
+    def on_prefixes(self, connection: EngineConnection, report: PrefixReport) -> None:
+        """See ``ConnectionOwner``."""
+        if self.on_prefix_report is not None:
+            self.on_prefix_report(connection, self.name, report)
+
     def on_connection_lost(self, connection: EngineConnection) -> None:
         """See ``ConnectionOwner``."""
         if self._connections.get(connection.replica) is not connection:
             return
         del self._connections[connection.replica]
+        if self.on_prefix_report is not None:
+            self.on_prefix_report(connection, self.name, None)
         self._router.forget(connection.replica)
         if not self._connections and not self.stopping:
             self._ready.clear()

@@ -13,7 +13,7 @@ from tailrace.errors import ProtocolError
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.observe.token_gaps import TokenGaps
 from tailrace.progress_page import allowed_silence
-from tailrace.protocol import Accepted, Cancel, FromEngine, Heartbeat, Hello, Refused, Step
+from tailrace.protocol import Accepted, Cancel, FromEngine, Heartbeat, Hello, PrefixReport, Refused, Step
 from tailrace.server.in_flight import InFlightRequests
 
 
@@ -22,6 +22,10 @@ class ConnectionOwner(Protocol):
 
     def on_hello(self, connection: EngineConnection, hello: Hello) -> None:
         """The engine is ready. Raises ProtocolError when it can't be used."""
+        ...
+
+    def on_prefixes(self, connection: EngineConnection, report: PrefixReport) -> None:
+        """The engine has reported the prefixes that it holds."""
         ...
 
     def on_connection_lost(self, connection: EngineConnection) -> None:
@@ -42,6 +46,7 @@ class EngineConnection(asyncio.Protocol):
         self.last_heard = time.monotonic()  #: when the engine last sent anything
         self.heartbeat: Heartbeat | None = None  #: the last one
         self.heartbeat_at = self.last_heard  #: when it came
+        self.prefixes: PrefixReport | None = None  #: the last report; None: the server is no replica of a cluster
         self.pid = 0  #: the engine's process, known from Hello on
         self.hangs = False  #: whether its requests were failed because it hangs
         self.replica = -1  #: known from Hello on
@@ -129,6 +134,9 @@ class EngineConnection(asyncio.Protocol):
             self._requests.on_step(message)
         elif isinstance(message, Heartbeat):
             self.heartbeat, self.heartbeat_at = message, self.last_heard
+        elif isinstance(message, PrefixReport):
+            self.prefixes = message
+            self._owner.on_prefixes(self, message)
         elif isinstance(message, Hello):
             self.replica, self.pid = message.replica, message.pid
             self.kv_cells = message.model.kv_cells

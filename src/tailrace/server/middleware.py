@@ -40,7 +40,9 @@ from tailrace.server.waiting_stream import waiting_stream
 #: unknown ones included.
 PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
 #: Further routes that are served while the server stops, and on connections beyond the limit.
-ALWAYS_SERVED = frozenset({"/metrics", "/stats", "/stats/live"})
+ALWAYS_SERVED = frozenset({"/metrics", "/stats", "/stats/live", "/cluster/state"})
+#: Routes that need no key with the cluster's secret: no client's request is behind them.
+_FOR_INGRESS = frozenset({"/cluster/state"})
 
 _CONVERTOR = re.compile(":[a-z]+}")
 _SLASHES = re.compile("/{2,}")
@@ -161,15 +163,11 @@ class RequestMiddleware:
                 response.raw_headers = self._guard.preflight_headers(headers)
                 await response(scope, receive, send_guarded)
                 return
-            public = path in PUBLIC or path.startswith(ASSETS)
+            public = path in PUBLIC or path.startswith(ASSETS) or (client is not None and path in _FOR_INGRESS)
             if (refusal := refusal_of(scope)) is not None and not (public or path in ALWAYS_SERVED):
                 raise refusal
             if len(headers) < len(scope["headers"]):
                 check_one_host(scope["headers"])
-            if path.startswith("/cluster/"):  # No client learns that there are such routes.
-                if client is None:
-                    raise HTTPException(404)
-                public = True
             key = None if public and self._keys.required else self._keys.authenticate(headers)
             if key is not None:
                 summary.key = key.name

@@ -115,6 +115,11 @@ class RawResponse:
         if cycle is not None and not cycle.response_started and not cycle.disconnected:
             cycle.transport.write(head)
 
+    def abort(self) -> None:
+        """End the connection at once; what the client hasn't taken is dropped."""
+        if self._cycle is not None:
+            self._cycle.transport.abort()
+
     def write(self, data: bytes) -> None:
         """Write bytes of the response; the first ones begin with its head. Never waits: see ``write_paused``."""
         cycle = self._cycle

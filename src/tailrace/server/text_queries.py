@@ -11,9 +11,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from tailrace.errors import EngineDied
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import EngineQuery, QueryAnswer, Tokenize
+from tailrace.protocol import EngineQuery, QueryAnswer, Tokenize, Tokenized
 from tailrace.server.caller import caller_of, place_of
 from tailrace.server.choice_group import estimated_tokens
+from tailrace.server.cluster.prompt_probe import is_probe, no_prompt
 from tailrace.server.dashboard.running_requests import computes_texts
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.engine_query import computed_tokens, texts_of
@@ -60,16 +61,27 @@ class TextQueries:
 
         A query whose engine dies is asked once more, of the next engine.
         """
-        self.claim(request, model, texts_of(make(0)), param)
+        query = make(0)
+        self.claim(request, model, texts_of(query), param)
         computes_texts(request.scope)
         engine = self._models.service(model.name).engine
-        if not isinstance(make(0), Tokenize):  # Tokens alone cost little; other answers come from embedding passes.
+        known = engine.known_prompts
+        if not isinstance(query, Tokenize):  # Tokens alone cost little; other answers come from embedding passes.
+            if is_probe(request.scope):
+                raise no_prompt()
             report_begun(request.scope)
+        elif known is not None and (tokens := known.tokens_of(query)) is not None:
+            return [Tokenized(0, tokens)]
         try:
-            return await _ask_once(engine, request, make, answers, param)
+            found = await _ask_once(engine, request, make, answers, param)
         except EngineDied:
             await wait_for_engine(engine, request.receive)
-            return await _ask_once(engine, request, make, answers, param)
+            found = await _ask_once(engine, request, make, answers, param)
+        if known is not None and isinstance(query, Tokenize):
+            (answer,) = found
+            assert isinstance(answer, Tokenized), "so is a Tokenize answered"
+            known.add(query, answer.tokens)
+        return found
 
 
 def claim_tokens(

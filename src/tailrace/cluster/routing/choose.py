@@ -87,7 +87,7 @@ def _cost(
     busy = max(load.running + load.waiting, work.sequences, load.running + work.unbegun)
     over = max(0, busy + sequences - load.slots)
     dropped = max(0, new_tokens - load.free_tokens) if load.free_tokens is not None else 0
-    seconds += waiting_tokens / speed
+    seconds += waiting_tokens / (speed * max(1, load.engines))
     seconds += over * weights.reply_tokens / (load.decode_speed or weights.decode_speed)
     seconds += (busy * weights.running_tokens + dropped * weights.dropped_part) / speed
     return Choice(replica, new_tokens, seconds)

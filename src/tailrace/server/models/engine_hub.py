@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from tailrace import ipc
 from tailrace.errors import ProtocolError
-from tailrace.protocol import Hello
+from tailrace.protocol import Hello, PrefixReport
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.engine_connection import EngineConnection
 from tailrace.server.request_timer import RequestTimer
@@ -24,6 +24,8 @@ class EngineHub:
     def __init__(self, *, silence_seconds: float) -> None:
         """``silence_seconds``: the shortest silence that a stream must notice."""
         self.timer = RequestTimer(silence_seconds)  #: of the running requests of all models
+        #: Called with each report of an engine of the named model, and with None at its end.
+        self.on_prefix_report: Callable[[EngineConnection, str, PrefixReport | None], None] | None = None
         self.on_tick: Callable[[], None] | None = None  #: called at each tick of the timer
         self._clients: dict[str, EngineClient] = {}
         self._connected: dict[str, EngineClient] = {}  #: those that have had an engine since the last look
@@ -95,8 +97,13 @@ class EngineHub:
         if client is None:
             raise ProtocolError(f"an engine serves '{hello.name}', which this server doesn't")
         connection.hand_to(client, client.requests)
+        client.on_prefix_report = self.on_prefix_report
         self._connected[client.name] = client
         client.on_hello(connection, hello)
+
+    def on_prefixes(self, connection: EngineConnection, report: PrefixReport) -> None:
+        """See ``ConnectionOwner``: one that has said no Hello."""
+        raise ProtocolError("an engine has reported prefixes before its Hello")
 
     def on_connection_lost(self, connection: EngineConnection) -> None:
         """See ``ConnectionOwner``: one that has said no Hello."""

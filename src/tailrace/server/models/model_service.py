@@ -21,6 +21,7 @@ from tailrace.observe.metrics import Metrics
 from tailrace.observe.model_figures import LoadFigures
 from tailrace.protocol import ModelInfo
 from tailrace.server.engine_client import EngineClient
+from tailrace.server.known_prompts import KnownPrompts
 from tailrace.server.model_overrides import DerivedModelCache
 from tailrace.server.models.engine_hub import EngineHub
 from tailrace.server.served_model import ServedModel
@@ -71,6 +72,8 @@ class ModelService:
         self.engine = EngineClient(
             spec.name, hub.timer, wait_seconds=settings.engine_wait_seconds, hang_seconds=settings.hang_seconds
         )
+        if settings.cluster_secret is not None:
+            self.engine.known_prompts = KnownPrompts()
         hub.add(self.engine)
         self.engine.on_ready = self._on_ready
         self.engine.on_lost = self._on_lost
