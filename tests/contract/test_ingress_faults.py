@@ -86,9 +86,7 @@ DIALECTS = {
 
 @pytest.mark.parametrize("path", DIALECTS)
 @pytest.mark.parametrize("cut", [b"", b"40\r\ndata: {"])
-def test_a_stream_whose_replica_is_lost_ends_with_the_dialects_error(
-    patient: IngressProcess, path: str, cut: bytes
-) -> None:
+def test_a_lost_replicas_stream_ends_with_the_dialects_error(patient: IngressProcess, path: str, cut: bytes) -> None:
     """Also in the middle of an event, of which the client sees nothing."""
     with behind(patient, breaks(BEGUN, STREAM_HEAD, framed(CHUNK) + cut)) as replicas:
         reply = ask(patient.port, "POST", path, {**BODY, "stream": True})
@@ -118,9 +116,7 @@ def test_a_whole_reply_whose_replica_is_lost_is_the_dialects_502(patient: Ingres
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_request_that_no_engine_has_begun_goes_elsewhere_with_the_same_body(
-    patient: IngressProcess, stream: bool
-) -> None:
+def test_a_request_without_a_begun_engine_goes_elsewhere(patient: IngressProcess, stream: bool) -> None:
     second = BEGUN + (STREAM_HEAD + framed(CHUNK) + b"0\r\n\r\n" if stream else OK)
     with behind(patient, breaks(), answers(second)) as replicas:
         body = json.dumps({**BODY, "stream": stream}).encode()
