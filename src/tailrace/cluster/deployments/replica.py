@@ -42,6 +42,8 @@ class Replica:
         config = msgspec.json.decode(model, type=ModelConfig)
         server = msgspec.json.decode(settings, type=dict[str, Any])
         taken = msgspec.json.decode(resources, type=ReplicaResources)
+        if config.replicas.memory_mb is not None:
+            server["models_mb"] = config.replicas.memory_mb
         closed_port.close()
         self._id = serve.get_replica_context().replica_tag
         self._model = config.name
