@@ -7,11 +7,14 @@ It isn't tied to this process: when this one dies it goes on for a while, says t
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -30,6 +33,7 @@ from tailrace.cluster.ingress.orders import (
 )
 from tailrace.cluster.ingress_feed import IngressFeed
 
+_MODULE = "tailrace.cluster.ingress.process"
 #: Seconds before a process that has ended is started again; ten times as many after a short life.
 _AGAIN_SECONDS = 0.1
 _SHORT_LIFE_SECONDS = 5.0
@@ -37,6 +41,13 @@ _SHORT_LIFE_SECONDS = 5.0
 _WANTED_SECONDS = 2.5
 #: Seconds beyond the time for running replies in which an ingress has ended.
 _END_SECONDS = 15.0
+
+
+def end_ingress(pid: int) -> None:
+    """Have an ingress that another actor has started drain and end. Nothing is sent to a process of another kind."""
+    with contextlib.suppress(OSError):
+        if _MODULE in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace"):
+            os.kill(pid, signal.SIGTERM)
 
 
 class IngressProcess:
@@ -92,7 +103,7 @@ class IngressProcess:
 
     def _run_once(self) -> None:
         process = subprocess.Popen(
-            (sys.executable, "-P", "-m", "tailrace.cluster.ingress.process"),
+            (sys.executable, "-P", "-m", _MODULE),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # A signal for this process's group isn't meant for it.

@@ -1,7 +1,7 @@
 """The actor of one ingress: it starts the ingress's process, and tells it of the replicas that the directory knows.
 
 When the directory is lost, the process keeps what it knows. When this actor dies, its process goes on until the next
-one has taken over.
+actor's process listens at the same address.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from tailrace.cluster.deployments import closed_port
 from tailrace.cluster.deployments.directory import DirectoryClient, DirectoryLost
 from tailrace.cluster.deployments.node_address import node_address
 from tailrace.cluster.deployments.secret import shared_secret
-from tailrace.cluster.directory_book import REPORT_SECONDS, IngressRecord
+from tailrace.cluster.directory_book import REPORT_SECONDS, IngressRecord, Table
 from tailrace.cluster.ingress.orders import ClusterModel, IngressStart, SetModels
-from tailrace.cluster.ingress_process import IngressProcess
+from tailrace.cluster.ingress_process import IngressProcess, end_ingress
 from tailrace.models.reference import name_keys
 
 #: Starts of the process after which its actor is replaced, too.
@@ -38,6 +38,7 @@ class Ingress:
         self._host = settings.host
         self._tls = settings.tls_cert is not None
         self._stopped = threading.Event()
+        self._replaced: set[int] = set()  #: processes that have been told to end
         self._process = IngressProcess(IngressStart(settings=settings, reuse_port=True), _models(checked))
         self._reports = threading.Thread(target=self._report, name="reports", daemon=True)
         self._reports.start()
@@ -52,8 +53,9 @@ class Ingress:
         if not hasattr(self, "_process") or self._stopped.is_set():
             return
         self._stopped.set()
-        self._process.stop()
+        self._reports.join(REPORT_SECONDS * 4)
         DirectoryClient().leave(self._id)
+        self._process.stop()
 
     def _report(self) -> None:
         directory = DirectoryClient()
@@ -69,9 +71,22 @@ class Ingress:
                 wanted=process.wanted(),
             )
             try:
-                process.update(directory.report_ingress(record))
+                table = directory.report_ingress(record)
             except DirectoryLost:
-                pass  # The next report makes another directory.
+                continue  # The next report makes another directory.
+            process.update(table)
+            if process.port:
+                self._replace_others(table)
+
+    def _replace_others(self, table: Table) -> None:
+        """End the process of an ingress whose actor has died on this node, once this one listens at its address. An
+        ingress that ends in order has left the directory before.
+        """
+        for other in table.ingresses:
+            same = (other.node, other.host, other.port) == (self._node, self._host, self._process.port)
+            if same and other.id != self._id and other.pid not in self._replaced:
+                self._replaced.add(other.pid)
+                end_ingress(other.pid)
 
 
 def _models(config: ClusterConfig) -> SetModels:
