@@ -7,6 +7,7 @@ actor's process listens at the same address.
 from __future__ import annotations
 
 import threading
+import time
 
 import msgspec
 from ray import serve
@@ -16,13 +17,15 @@ from tailrace.cluster.deployments import closed_port
 from tailrace.cluster.deployments.directory import DirectoryClient, DirectoryLost
 from tailrace.cluster.deployments.node_address import node_address
 from tailrace.cluster.deployments.secret import shared_secret
-from tailrace.cluster.directory_book import REPORT_SECONDS, IngressRecord, Table
+from tailrace.cluster.directory_book import REPORT_SECONDS, IngressRecord
 from tailrace.cluster.ingress.orders import ClusterModel, IngressStart, SetModels
-from tailrace.cluster.ingress_process import IngressProcess, end_ingress
+from tailrace.cluster.ingress_process import IngressProcess
 from tailrace.models.reference import name_keys
 
 #: Starts of the process after which its actor is replaced, too.
 _MAX_STARTS = 20
+#: Seconds after which a process without a ready replica takes the address over, too.
+_TAKE_OVER_SECONDS = 5.0
 
 
 class Ingress:
@@ -38,7 +41,6 @@ class Ingress:
         self._host = settings.host
         self._tls = settings.tls_cert is not None
         self._stopped = threading.Event()
-        self._replaced: set[int] = set()  #: processes that have been told to end
         self._process = IngressProcess(IngressStart(settings=settings, reuse_port=True), _models(checked))
         self._reports = threading.Thread(target=self._report, name="reports", daemon=True)
         self._reports.start()
@@ -59,6 +61,7 @@ class Ingress:
 
     def _report(self) -> None:
         directory = DirectoryClient()
+        alone_until, has_taken_over = time.monotonic() + _TAKE_OVER_SECONDS, False
         while not self._stopped.wait(REPORT_SECONDS):
             process = self._process
             record = IngressRecord(
@@ -75,18 +78,9 @@ class Ingress:
             except DirectoryLost:
                 continue  # The next report makes another directory.
             process.update(table)
-            if process.port:
-                self._replace_others(table)
-
-    def _replace_others(self, table: Table) -> None:
-        """End the process of an ingress whose actor has died on this node, once this one listens at its address. An
-        ingress that ends in order has left the directory before.
-        """
-        for other in table.ingresses:
-            same = (other.node, other.host, other.port) == (self._node, self._host, self._process.port)
-            if same and other.id != self._id and other.pid not in self._replaced:
-                self._replaced.add(other.pid)
-                end_ingress(other.pid)
+            if not has_taken_over and process.port and (process.has_replica or time.monotonic() >= alone_until):
+                has_taken_over = True
+                process.take_over()
 
 
 def _models(config: ClusterConfig) -> SetModels:
