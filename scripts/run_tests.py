@@ -20,7 +20,15 @@ from typing import IO
 #: Folders and files of each lane: about the same time each.
 LANES = {
     "processes": ("tests/process", "tests/native"),
-    "wire": ("tests/contract", "tests/unit", "tests/clients", "tests/browser", "tests/faults", "tests/wheel"),
+    "wire": (
+        "tests/contract",
+        "tests/unit",
+        "tests/clients",
+        "tests/browser",
+        "tests/faults",
+        "tests/cluster",
+        "tests/wheel",
+    ),
 }
 _CLIENTS = "tests/clients/test_{}.py".format
 #: The browser's tests come last: Playwright's event loop goes on to the end of its process.
