@@ -16,6 +16,7 @@ from tailrace.cluster.config import ClusterConfig
 from tailrace.cluster.deployments import closed_port
 from tailrace.cluster.deployments.directory import DirectoryClient, DirectoryLost
 from tailrace.cluster.deployments.node_address import node_address
+from tailrace.cluster.deployments.raylet_tie import end_with_raylet
 from tailrace.cluster.deployments.secret import shared_secret
 from tailrace.cluster.directory_book import REPORT_SECONDS, IngressRecord
 from tailrace.cluster.ingress.orders import ClusterModel, IngressStart, SetModels
@@ -36,6 +37,7 @@ class Ingress:
         checked = msgspec.json.decode(config, type=ClusterConfig)
         settings = msgspec.structs.replace(checked.settings, cluster_secret=shared_secret())
         closed_port.close()
+        end_with_raylet()
         self._id = serve.get_replica_context().replica_tag
         self._node = node_address()
         self._host = settings.host
