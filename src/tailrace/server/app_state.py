@@ -130,6 +130,7 @@ class AppState:
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
         self.keys = KeyRing(settings)
         self.on_reload.append(self.keys.reload)
+        self.on_start.append(self.keys.start)
         self.on_shutdown.append(self.keys.close)
         self.certificate = certificate(settings)
         if self.certificate is not None:
