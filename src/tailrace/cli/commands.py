@@ -31,6 +31,7 @@ COMMANDS = {
     "ps": Command("ps", "ps"),
     "stop": Command("stop", "stop"),
     "logs": Command("logs", "show_logs"),
+    "worker": Command("worker", "worker"),
     "run": Command("run", "run"),
     "chat": Command("chat", "chat"),
     "launch": Command("launch", "launch", cls="LaunchCommand"),

@@ -1,0 +1,144 @@
+"""Runs a worker in this process until it is told to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+
+from tailrace.engine.kernels import loader
+from tailrace.engine.native_libs.ggml_headers import binding_version
+from tailrace.errors import ConfigurationError
+from tailrace.machine.openmp_spin import set_spin_count
+from tailrace.machine.plan import PoolPlan
+from tailrace.machine.plan_wording import memory_size
+from tailrace.worker.address import ListenAddress
+from tailrace.worker.client import find_client
+from tailrace.worker.memory_limit import MemoryLimit
+from tailrace.worker.status_server import StatusServer
+from tailrace.worker.tensor_cache import TensorCache
+from tailrace.worker_status import STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus
+
+#: Seconds between two looks at the folder of tensors.
+_TEND_SECONDS = 5.0
+_NO_PORT = "llama.cpp can't listen on {}: another process has taken the port"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """How a worker runs."""
+
+    address: ListenAddress
+    pool: PoolPlan  #: its threads
+    kernels: str  #: the setting
+    memory: int  #: bytes of the CPU's memory that are offered; 0: all that is free
+    cache_folder: Path
+    cache_bytes: int  #: of tensors that were sent; 0: none are kept
+
+
+def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoReturn:
+    """Serve until SIGTERM or SIGINT, which end the process at once. ``announce`` gets the line that says where.
+
+    Raises ConfigurationError where the worker can't listen, and OSError where its folder can't be written.
+    """
+    log = structlog.get_logger()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    set_spin_count(options.pool.poll)
+    loader.choose(options.kernels)
+    # It loads llama.cpp, after the kernels and the spin count.
+    from tailrace.engine.backends.llama import devices
+    from tailrace.engine.backends.llama.model_loader import redirect_log
+    from tailrace.engine.backends.llama.worker_server import serve_devices
+
+    redirect_log(lambda level, line: getattr(log, level)(line, source="llama.cpp"))
+    offered = devices.offered_devices()
+    limit = None
+    if options.memory:
+        if offered != [devices.cpu_device()]:
+            raise ConfigurationError("--memory-mb limits a CPU's memory, and this worker offers GPUs: leave it out")
+        limit = MemoryLimit(options.memory)
+    cache = TensorCache(options.cache_folder, options.cache_bytes) if options.cache_bytes else None
+    address = options.address
+    status = StatusServer(address.host, address.port + STATUS_PORT_OFFSET)
+    version = binding_version()
+
+    def report() -> WorkerStatus:
+        found = []
+        for device in offered:
+            memory = devices.device_memory(device)
+            free = memory.free if limit is None else min(memory.free, limit.free)
+            found.append(
+                OfferedDevice(devices.device_name(device), devices.device_description(device), free, memory.total)
+            )
+        return WorkerStatus(
+            llama_cpp=version,
+            threads=options.pool.threads,
+            devices=tuple(found),
+            client=find_client(address.port),
+        )
+
+    for each in report().devices:
+        log.info("offers", device=each.name, description=each.description, free=memory_size(each.free))
+    _silence_llama()
+    server = threading.Thread(
+        target=serve_devices,
+        args=(str(address), offered),
+        kwargs={"threads": options.pool.threads, "cache": None if cache is None else str(cache.folder)},
+        name="tailrace-rpc",
+        daemon=True,
+    )
+    server.start()
+    _wait_until_it_listens(server, address)
+    announce(f"tailrace worker listens on {address}, and reports on port {address.port + STATUS_PORT_OFFSET}")
+    client, tend_at = None, 0.0
+
+    def seen() -> WorkerStatus:
+        nonlocal client
+        found = report()
+        if found.client != client:
+            log.info("engine connected" if found.client else "engine disconnected", client=found.client or client)
+            client = found.client
+        return found
+
+    while server.is_alive():
+        status.beat(seen)
+        if cache is not None and time.monotonic() >= tend_at:
+            cache.tend()
+            tend_at = time.monotonic() + _TEND_SECONDS
+    raise ConfigurationError(_NO_PORT.format(address))
+
+
+def _silence_llama() -> None:
+    """Have Python write to another descriptor of standard output: llama.cpp writes of its clients to the first one, in
+    lines of another form.
+    """
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _wait_until_it_listens(server: threading.Thread, address: ListenAddress) -> None:
+    """Connect once: an engine may come as soon as the worker has reported itself. Raises ConfigurationError."""
+    while server.is_alive():
+        try:
+            socket.create_connection((address.host, address.port)).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+    raise ConfigurationError(_NO_PORT.format(address))
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """llama.cpp's threads can't be left in an orderly way, and nothing has to be saved."""
+    os._exit(0)

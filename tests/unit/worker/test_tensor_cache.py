@@ -1,0 +1,58 @@
+"""The files of tensors that a worker was sent."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from tailrace.worker.tensor_cache import TensorCache
+
+
+def write(folder: Path, number: int, size: int, age: float) -> Path:
+    path = folder / f"{number:016x}"
+    path.write_bytes(bytes(size))
+    then = time.time() - age
+    os.utime(path, (then, then))
+    return path
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.suffix != ".json"}
+
+
+def test_files_that_were_written_whole_outlive_the_worker(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path, 1000)
+    whole, fresh = write(tmp_path, 1, 100, age=60), write(tmp_path, 2, 100, age=0)
+    cache.tend()
+    TensorCache(tmp_path, 1000)
+    assert whole.exists()
+    assert not fresh.exists(), "the worker may have ended while it was written"
+
+
+def test_a_file_that_has_changed_its_size_is_deleted_at_the_start(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path, 1000)
+    path = write(tmp_path, 1, 100, age=60)
+    cache.tend()
+    path.write_bytes(bytes(50))
+    TensorCache(tmp_path, 1000)
+    assert not path.exists()
+
+
+def test_the_least_recently_used_files_go_first(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path, 250)
+    for number, age in ((1, 300), (2, 100), (3, 200)):
+        write(tmp_path, number, 100, age)
+    cache.tend()
+    assert names(tmp_path) == {f"{number:016x}" for number in (2, 3)}
+
+
+def test_other_files_and_a_damaged_list_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "whole-files.json").write_text("[", encoding="utf-8")
+    other = tmp_path / "notes.txt"
+    other.write_bytes(bytes(5000))
+    stray = write(tmp_path, 7, 10, age=60)
+    TensorCache(tmp_path, 100)
+    assert other.exists()
+    assert not stray.exists()
+    assert tmp_path.stat().st_mode & 0o077 == 0
