@@ -25,8 +25,8 @@ LANES = {
         "tests/unit",
         "tests/clients",
         "tests/browser",
+        "tests/devices",
         "tests/faults",
-        "tests/cluster",
         "tests/wheel",
     ),
 }

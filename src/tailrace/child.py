@@ -56,6 +56,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelSpec, ...] = ()  #: all models that are served (HTTP process only); the first is the default
     memory: int = 0  #: bytes that all loaded models may take together; 0 with one model (HTTP process only)
     process_name: str = ""  #: its name in the log
+    has_served: bool = False  #: whether an earlier process of this kind has become ready (engine only)
     announce: bool = True  #: whether to print where the server listens (until it has been printed)
 
 

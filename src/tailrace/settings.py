@@ -62,6 +62,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
     #: max duration of a step with prompt tokens beside decoding sequences; 0: from measured step times
     step_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
+    #: ``local`` and workers' addresses, ``local,10.0.0.2:50052``; None: this machine alone
+    devices: Annotated[str, Meta(min_length=1)] | None = None
+    placement: str | dict[str, Any] | None = (
+        None  #: rules for layers and tensors with ``devices``: a file's, or a table
+    )
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is all
     split_mode: Literal["none", "layer", "row"] = "layer"  #: how several GPUs share the model
     tensor_split: Annotated[str, Meta(pattern=r"^\d{1,9}(\.\d{1,9})?(,\d{1,9}(\.\d{1,9})?)*$")] | None = (
@@ -213,6 +218,8 @@ MODEL_FIELDS: frozenset[str] = frozenset(
         "checkpoint_mb",
         "prefill_chunk",
         "step_ms",
+        "devices",
+        "placement",
         "gpu_layers",
         "split_mode",
         "tensor_split",

@@ -12,7 +12,6 @@ from tailrace.cli.served_models import served_models
 from tailrace.errors import ConfigurationError
 from tailrace.observe import logs
 from tailrace.observe.telemetry import check_installed
-from tailrace.server.postgres.address import check_no_password
 from tailrace.server.start_check import check_http_settings
 from tailrace.settings import resolve
 from tailrace.supervisor import Supervisor
@@ -98,6 +97,12 @@ def serve(
     ] = None,
     step_ms: Annotated[
         int | None, typer.Option(help="Longest step beside running replies, in ms [from measured speeds].")
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="local and workers, such as local,10.0.0.2:50052 [this machine].")
+    ] = None,
+    placement: Annotated[
+        str | None, typer.Option(help="File of rules: which device has which layers and tensors [by free memory].")
     ] = None,
     gpu_layers: Annotated[
         int | None,
@@ -188,8 +193,6 @@ def serve(
 ) -> None:
     """Serve MODEL (the starter model by default) over HTTP until Ctrl-C. Several are loaded as requests need them."""
     flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
-    check_no_password("--keys-store", keys_store)
-    check_no_password("--responses-store", responses_store)
     if jinja is False:
         raise ConfigurationError("--no-jinja: templates are always Jinja; leave it out, or name a --chat-template")
     server = resolve({name: value for name, value in flags.items() if name.startswith("log_")}, file=config).settings

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.core_share import CoreShare
+from tailrace.engine.devices.worker_watch import connect_workers
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.disk_tier import DiskOptions
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
@@ -31,6 +32,7 @@ from tailrace.errors import ConfigurationError, ModelError
 from tailrace.folders import cache_folder
 from tailrace.machine.free_memory import available_memory
 from tailrace.machine.plan import ReplicaPlan
+from tailrace.machine.plan_wording import memory_size
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.chat_template import read_chat_template
@@ -43,8 +45,13 @@ from tailrace.settings import FIELDS, Settings
 #: Checkpoints for which there is memory by default, and the part of the available memory that they may take.
 _CHECKPOINTS = 64
 _CHECKPOINT_PART = 1 / 16
-#: Settings that change the served model's own numbers; another model has its own.
-_MODEL_CHANGES = ("override_kv", *(name for name in FIELDS if name.startswith(("rope_", "yarn_"))))
+#: Settings that are the served model's own: a model that drafts for it is on this machine, with its own numbers.
+_MODEL_CHANGES = (
+    "override_kv",
+    "devices",
+    "placement",
+    *(name for name in FIELDS if name.startswith(("rope_", "yarn_"))),
+)
 
 if TYPE_CHECKING:
     from tailrace.engine.backends import llama
@@ -59,12 +66,13 @@ def load_backend(
     replicas: int = 1,
     page: ProgressPage | None = None,
     shows_bar: bool = True,
+    first: bool = True,
 ) -> Backend:
     """The backend for the model at ``path``; None: the fake one. Parameters and errors are ``load_llama``'s."""
     backend: Backend = (
         _fake_backend(settings)
         if path is None
-        else load_llama(path, settings, replica, replicas=replicas, page=page, shows_bar=shows_bar)
+        else load_llama(path, settings, replica, replicas=replicas, page=page, shows_bar=shows_bar, first=first)
     )
     if settings.chat_template is not None:
         template = read_chat_template(settings.chat_template)
@@ -185,12 +193,14 @@ def load_llama(
     replicas: int = 1,
     page: ProgressPage | None = None,
     shows_bar: bool = True,
+    first: bool = True,
 ) -> llama.LlamaBackend:
     """The backend for the model at ``path``, in the weight format that the settings choose.
 
     It is one of ``replicas`` that share the machine. ``replica``: its placement; None: that of the machine's plan.
     ``page``: where the progress and llama.cpp's errors are reported to the supervisor.
-    ``shows_bar``: whether a terminal shows a progress bar, which only one process may do.
+    ``shows_bar``: whether a terminal shows a progress bar, which only one process may do. ``first``: no engine of this
+    server has served before, so it waits for workers only a little.
     Raises ModelError and ConfigurationError.
     """
     loader.choose(settings.kernels)
@@ -210,6 +220,7 @@ def load_llama(
 
     llama.report_aborts(log_abort)
     replica = replica or make_plan(read_topology(), settings).replicas[0]
+    workers = connect_workers(settings, page, first=first)
     begun = time.monotonic()
 
     def log_llama(level: str, line: str) -> None:
@@ -230,6 +241,7 @@ def load_llama(
             settings,
             replica,
             replicas=replicas,
+            workers=workers,
             log=log_llama,
             progress=lambda part: report(f"loading {file.name}", part),
         )
@@ -242,6 +254,7 @@ def load_llama(
         # Repacked weights are a copy: the kernel may drop their pages of the file.
         page.mapped += max(0, info.size_bytes - backend.repacked_bytes)
     _log_matmul_kernels(log, backend)
+    _log_placement(log, backend)
     log.info(
         "model loaded",
         model=info.description,
@@ -277,6 +290,27 @@ def _log_matmul_kernels(log: Any, backend: llama.LlamaBackend) -> None:
             expected=f"{expected / 1e6:.0f} MB",
             repacked=f"{backend.repacked_bytes / 1e6:.0f} MB",
         )
+
+
+def _log_placement(log: Any, backend: llama.LlamaBackend) -> None:
+    """Log what each device has of the model, as llama.cpp tells it."""
+    report = backend.placement
+    if report is None:
+        return
+    for each in report.devices:
+        log.info(
+            "device",
+            name=each.name,
+            layers=each.layers,
+            tensors=each.tensors,
+            weights=memory_size(each.weights_bytes),
+            kv_of_a_context=memory_size(each.kv_bytes),
+            free=memory_size(each.free_bytes),
+        )
+    if not report.is_known:
+        log.warning("this llama.cpp doesn't tell where it has put the tensors")
+    for difference in report.differences:
+        log.warning("the placement isn't as planned", difference=difference)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,13 @@ class EngineService:
         # With several models, others may load at the same time.
         alone = start.cores_fd < 0
         self._backend = load_backend(
-            self._model, start.settings, self._replica, replicas=len(replicas), page=page, shows_bar=alone
+            self._model,
+            start.settings,
+            self._replica,
+            replicas=len(replicas),
+            page=page,
+            shows_bar=alone,
+            first=not start.has_served,
         )
         self._draft = load_draft(self._backend, start.settings, self._replica, replicas=len(replicas), page=page)
         check_placement(start)

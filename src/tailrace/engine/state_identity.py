@@ -35,6 +35,8 @@ _NEUTRAL = frozenset(
         "keep_disk_mb",
         "prefill_chunk",
         "step_ms",
+        "devices",
+        "placement",
         "gpu_layers",
         "split_mode",
         "tensor_split",

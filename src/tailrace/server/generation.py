@@ -131,8 +131,7 @@ class Generation:
         try:
             generation._submit()
             await generation._accepted
-            await generation._accounting.accepted(generation._done)
-            generation._accounting.charge(generation.reply_tokens)
+            generation._accounting.accepted(generation._done, generation.reply_tokens)
         except BaseException as error:
             generation._stop("abort" if isinstance(error, ClientDisconnect) else "error")
             raise

@@ -36,12 +36,13 @@ class GenerationAccounting:
         """All choices are sent to the engine of this number."""
         self._totals = self._metrics.requests(replica)
 
-    async def accepted(self, done: asyncio.Future[None]) -> None:
-        """The engine has accepted all choices. From now on their tokens are charged, beginning with the prompts'; those
-        of replies may have come already. Raises TooManyRequests where the key has fewer tokens left than the prompts
-        have. ``done``: the end of the generation.
+    def accepted(self, done: asyncio.Future[None], reply_tokens: int) -> None:
+        """The engine has accepted all choices. From now on their tokens are charged, beginning with the prompts' and
+        ``reply_tokens``, which have come already. Raises TooManyRequests where the key has fewer tokens left than the
+        prompts have. ``done``: the end of the generation.
         """
-        await self._charge.begin(self.count.prompt, done)
+        self._charge.begin(self.count.prompt, done)
+        self.charge(reply_tokens)
         self._totals.accepted(self.figures.choices, self.figures.max_tokens)
 
     def charge(self, reply_tokens: int) -> None:

@@ -49,6 +49,7 @@ class ChildProcess:
     started: float = 0.0
     start_at: float | None = None  #: when it is started again; None: it runs or stays dead
     killed_for: str | None = None  #: why the supervisor has killed it
+    has_served: bool = False  #: whether an earlier run of it has become ready
 
     def start(self, hang_seconds: float, waiting: WaitingProcess | None = None) -> None:
         """Start the process. ``waiting``: one that becomes it; it has the file descriptors already.
@@ -80,7 +81,8 @@ class ChildProcess:
             os.close(fd)
 
     def _orders(self, page_fd: int) -> bytes:
-        return msgspec.json.encode(msgspec.structs.replace(self.orders, progress_fd=page_fd))
+        orders = msgspec.structs.replace(self.orders, progress_fd=page_fd, has_served=self.has_served)
+        return msgspec.json.encode(orders)
 
     @property
     def pid(self) -> int | None:
@@ -129,6 +131,7 @@ class ChildProcess:
     def forget(self) -> None:
         """Let go of the last run's page."""
         if self.page is not None:
+            self.has_served = self.has_served or self.page.has_served
             self.page.close()
         self.page = self.watch = None
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tailrace.engine.backends import llama
+from tailrace.engine.backends.llama.placed_model import PlacedModel, place_model
+from tailrace.engine.devices.device_list import parse_devices
+from tailrace.engine.devices.rules import read_rules
+from tailrace.errors import ModelError
 from tailrace.machine.memory_lock import lock_memory
 from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
@@ -12,6 +18,7 @@ from tailrace.machine.topology import read_topology
 from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.metadata_override import parse_overrides
 from tailrace.settings import Settings
+from tailrace.worker_status import WorkerStatus
 
 
 def create_llama(
@@ -20,12 +27,15 @@ def create_llama(
     replica: ReplicaPlan | None = None,
     *,
     replicas: int = 1,
+    workers: Mapping[str, WorkerStatus] | None = None,
     log: llama.LogSink | None = None,
     progress: llama.Progress | None = None,
 ) -> llama.LlamaBackend:
     """The warmed-up backend for the file ``path``. Raises ModelError and ConfigurationError.
 
     ``replica``: its plan (None: the machine's plan). ``replicas``: engine processes that share the machine's memory.
+    ``workers``: the reports of the settings' workers, by their addresses; None: the model is on this machine, whatever
+    the settings say. A device that hasn't the memory for its layers gets fewer, until it has.
     """
     replica = replica or make_plan(read_topology(), settings).replicas[0]
     options = llama.LlamaOptions(
@@ -49,11 +59,67 @@ def create_llama(
         tensor_split=tuple(map(float, settings.tensor_split.split(","))) if settings.tensor_split else (),
         main_gpu=settings.main_gpu,
     )
-    backend = llama.LlamaBackend(path, options, log=log, progress=progress)
-    backend.warm_up()
+    options = replace(options, placed=_place(path, settings, workers, options))
+    backend = _load(path, options, log, progress)
     if settings.mlock and (failed := lock_memory()) is not None and log is not None:
         log("warning", f"the model can't be kept in memory (mlock): {failed}")
     return backend
+
+
+def _place(
+    path: Path, settings: Settings, workers: Mapping[str, WorkerStatus] | None, options: llama.LlamaOptions
+) -> PlacedModel | None:
+    """The model's placement; None where llama.cpp decides."""
+    if workers is None or settings.devices is None:
+        return None
+    return place_model(
+        path,
+        parse_devices(settings.devices),
+        workers,
+        read_rules(settings.placement),
+        gpu_layers=settings.gpu_layers,
+        context=settings.kv_tokens or settings.ctx,
+        cache_types=options.cache_types,
+    )
+
+
+def _load(
+    path: Path, options: llama.LlamaOptions, log: llama.LogSink | None, progress: llama.Progress | None
+) -> llama.LlamaBackend:
+    """The warmed-up backend, with fewer layers on devices where one of them hasn't the memory. It is told once."""
+    planned = placed = options.placed
+    errors: list[str] = []
+
+    def note(level: str, line: str) -> None:
+        if placed is not None and level == "error":
+            errors.append(line)
+            level = "info"  # The next placement may fit.
+        if log is not None:
+            log(level, line)
+
+    while True:
+        errors.clear()
+        try:
+            backend = llama.LlamaBackend(path, replace(options, placed=placed), log=note, progress=progress)
+        except ModelError as error:
+            smaller = None if placed is None else placed.smaller("\n".join(errors))
+            if smaller is None:
+                raise ModelError(f"{error}: {errors[0]}" if errors else str(error)) from error
+            placed = smaller
+            continue
+        if planned is not None and placed is not None and placed is not planned and log is not None:
+            log("warning", f"a device had less memory than it told: {_changes(planned, placed)}")
+        backend.warm_up()
+        return backend
+
+
+def _changes(planned: PlacedModel, placed: PlacedModel) -> str:
+    """The layers of each device, where there are fewer or more."""
+    counts = [
+        (space.name, planned.placement.layers_on(device), placed.placement.layers_on(device))
+        for device, space in enumerate(planned.spaces)
+    ]
+    return ", ".join(f"{name} has {now} layers, planned were {wanted}" for name, wanted, now in counts if now != wanted)
 
 
 def _rope(settings: Settings) -> llama.RopeOptions:

@@ -25,6 +25,7 @@ from tailrace.engine.backends.llama.model_metadata import (
     recurrent_state,
 )
 from tailrace.engine.backends.llama.options import LlamaOptions
+from tailrace.engine.backends.llama.placement_report import report_placement
 from tailrace.engine.backends.llama.prediction_context import LlamaPredictionContext
 from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
@@ -36,7 +37,7 @@ from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout, LayoutPolicy
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.vocab import tokens_of
-from tailrace.errors import ConfigurationError
+from tailrace.errors import ConfigurationError, ModelError
 from tailrace.models.kv_shape import F16_CACHE
 from tailrace.models.model_header import read_header
 from tailrace.protocol import ModelInfo, RankScore
@@ -71,28 +72,24 @@ class LlamaBackend:
             offloads=memory_budget.offloads(options),
             progress=progress,
         )
+        self.placement = report_placement(self._model, options.placed) if options.placed is not None else None
         self._metadata = Metadata(self._model, options.overrides)
         self._vocab = LlamaVocab(self._model, self._metadata)
         # An encoder has no KV cache, so its heads may have any size.
         self.cache_types = options.cache_types if is_causal(self._metadata) else F16_CACHE
-        shape = kv_shape(self._model, self._metadata, [tensor for tensor, *_ in self.assignments])
+        shape = kv_shape(self._model, self._metadata, header.tensors)
         shape.check(self.cache_types)
         self.bytes_per_cell = max(1, shape.token_bytes(self.cache_types))
         self.max_batch = max(options.batch, options.parallel)
         max_context = options.ctx or llama.llama_model_n_ctx_train(self._model)
         self.layout_policy = self._plan_layouts(options, max_context)
-        self._context = LlamaContext(
-            self._model,
-            self.layout_policy.initial(),
-            slots=self.layout_policy.slots,
-            max_batch=self.max_batch,
-            bytes_per_cell=self.bytes_per_cell,
-            cache_types=self.cache_types,
-            rope=options.rope,
-            pools=self._pools,
-            reserved_cells=self.layout_policy.reserved_cells,
-            snapshots=memory_budget.snapshots(recurrent_state(self._metadata), self._pass_bytes(), options),
-        )
+        try:
+            self._context = self._open_context(options)
+        except ModelError:
+            # With fewer layers on devices, another load may fit.
+            llama.llama_model_free(self._model)
+            self._pools.close()
+            raise
         self.layout_policy = replace(self.layout_policy, reserved_cells=self._context.reserved_cells)
         self.piece_tokens = self._context.piece_tokens
         self._forward = ForwardPass(self._context, self._pools, max_batch=self.max_batch, vocab_size=self._vocab.size)
@@ -110,6 +107,21 @@ class LlamaBackend:
         self._forward.prediction_context = self._open_prediction(options)
         self._describe_vocabulary()
         self.info = self._describe_model(options, max_context)
+
+    def _open_context(self, options: LlamaOptions) -> LlamaContext:
+        return LlamaContext(
+            self._model,
+            self.layout_policy.initial(),
+            slots=self.layout_policy.slots,
+            max_batch=self.max_batch,
+            bytes_per_cell=self.bytes_per_cell,
+            cache_types=self.cache_types,
+            rope=options.rope,
+            pools=self._pools,
+            reserved_cells=self.layout_policy.reserved_cells,
+            snapshots=memory_budget.snapshots(recurrent_state(self._metadata), self._pass_bytes(), options),
+            is_local=options.placed is not None and options.placed.placement.kv_is_local,
+        )
 
     def _open_prediction(self, options: LlamaOptions) -> LlamaPredictionContext | None:
         """The context of the model's prediction layer; None where there is none, or no memory for it."""
@@ -136,7 +148,7 @@ class LlamaBackend:
                 f"kv_tokens is {limit} but one request may have ctx {max_context} tokens: "
                 "raise --kv-tokens or lower --ctx"
             )
-        own_attention = loader.status() == "on" and not memory_budget.offloads(options)
+        own_attention = loader.status() == "on" and memory_budget.attends_on_cpu(options)
         max_cells = -(-limit // CELL_PADDING) * CELL_PADDING
         return LayoutPolicy(
             slots=min(llama.llama_max_parallel_sequences(), options.parallel),

@@ -48,9 +48,11 @@ class LlamaContext:
         pools: ThreadPools,
         reserved_cells: int = 0,
         snapshots: int = 0,
+        is_local: bool = False,
     ) -> None:
         """``slots``: sequences of a shared layout. ``pools``: the threads of each new context. ``reserved_cells``: a
         shared layout has addresses for so many, so that it grows in place. ``snapshots``: see ``Rollback``.
+        ``is_local``: the KV cache is on the CPU, also that of layers on other devices.
 
         Raises ModelError when llama.cpp can't make the context.
         """
@@ -66,6 +68,7 @@ class LlamaContext:
         self._bytes_per_cell = bytes_per_cell
         self._cache_types = cache_types
         self._rope = rope
+        self._is_local = is_local
         self._gauge = MemoryGauge()
         self._recurrent_bytes = 0  #: of a slot's recurrent part in a state
         self.reserved_cells = reserved_cells  #: 0: the addresses can't be had
@@ -106,6 +109,7 @@ class LlamaContext:
         params.n_rs_seq = self._snapshots
         params.kv_unified = layout.shared
         params.no_perf = True
+        params.offload_kqv = not self._is_local
         set_cache_types(params, self._cache_types)
         set_rope(params, self._rope)
         with self._cell_memory.made(cells):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -110,19 +110,20 @@ def is_experts(tensor: Tensor) -> bool:
     return _EXPERTS.search(tensor.name) is not None
 
 
-def buffer_type_overrides(assignments: Sequence[Assignment]) -> list[tuple[str, int]]:
-    """Regular expressions of tensor names, each with a buffer type of llama.cpp.
+def buffer_type_overrides(types: Iterable[tuple[str, int | None]]) -> list[tuple[str, int]]:
+    """Regular expressions of tensor names, each with a buffer type of llama.cpp. ``types`` has all of the model's
+    tensors by name; None: llama.cpp chooses.
 
     llama.cpp compiles all of them for each tensor, so there are few: equal layers share one expression.
     """
     layers: dict[str, set[str]] = defaultdict(set)
     overridden: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for each in assignments:
-        found = re.match(r"blk\.(\d+)\.(.*)", each.tensor.name)
-        layer, name = (found[1], rf"\.{re.escape(found[2])}$") if found else ("", f"^{re.escape(each.tensor.name)}$")
+    for tensor, buffer_type in types:
+        found = re.match(r"blk\.(\d+)\.(.*)", tensor)
+        layer, name = (found[1], rf"\.{re.escape(found[2])}$") if found else ("", f"^{re.escape(tensor)}$")
         layers[name].add(layer)
-        if each.buffer_type is not None:
-            overridden[name, each.buffer_type].add(layer)
+        if buffer_type is not None:
+            overridden[name, buffer_type].add(layer)
     patterns = []
     for (name, buffer_type), some in overridden.items():
         if name.startswith("^"):

@@ -40,8 +40,13 @@ _OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 def offloads(options: LlamaOptions) -> bool:
-    """Whether layers are on a GPU."""
-    return options.gpu_layers != 0 and has_gpu()
+    """Whether llama.cpp puts layers on a GPU by itself."""
+    return options.placed is None and options.gpu_layers != 0 and has_gpu()
+
+
+def attends_on_cpu(options: LlamaOptions) -> bool:
+    """Whether the CPU computes all attention."""
+    return options.placed.placement.attends_on_cpu if options.placed is not None else not offloads(options)
 
 
 def repacked_weights(path: Path, options: LlamaOptions) -> int:
@@ -50,10 +55,12 @@ def repacked_weights(path: Path, options: LlamaOptions) -> int:
     The original weights count only where they are in this process's own memory. Pages of a mapped file aren't read
     again after repacking, so the kernel can drop them.
     """
-    if loader.status() != "on" or offloads(options) or not repacks_most_weights(path):
+    if loader.status() != "on" or offloads(options) or not repacks_most_weights(path, options.placed):
         return 0
     # Repacked super-blocks store their scales as bytes, which takes up to an 18th more (Q3_K).
-    weights = total_bytes(path) * 19 // 18
+    placed = options.placed
+    local = total_bytes(path) if placed is None else placed.local_bytes
+    weights = local * 19 // 18
     needed = 2 * weights if options.private_weights else weights
     return weights if needed <= _WEIGHTS_PART * _available(options) else 0
 
@@ -64,6 +71,8 @@ def kv_cells(max_context: int, bytes_per_cell: int, options: LlamaOptions, *, re
     The result is at least ``max_context``. ``repacked_bytes`` are taken from the available memory first.
     """
     affordable = int(_KV_PART * (_available(options) - repacked_bytes) / bytes_per_cell)
+    if options.placed is not None and (on_devices := options.placed.max_cells(bytes_per_cell)) is not None:
+        affordable = min(affordable, on_devices)
     return max(max_context, min(options.parallel * max_context, affordable))
 
 

@@ -17,6 +17,7 @@ from tailrace.engine.backends.llama.kernel_assignment import (
 )
 from tailrace.engine.backends.llama.model_params import ModelParams
 from tailrace.engine.backends.llama.options import LlamaOptions
+from tailrace.engine.backends.llama.placed_model import PlacedModel, PlacementParams
 from tailrace.engine.backends.llama.prediction_layers import without_prediction_layers
 from tailrace.engine.backends.llama.upstream_repack import repack_buffer_type
 from tailrace.engine.kernels import loader
@@ -62,15 +63,22 @@ def load_model(
     model_params = ModelParams(options)
     params = model_params.struct
     params.load_mtp = options.predicts
+    placement = PlacementParams(options.placed, params) if options.placed is not None else None
     # Own kernels repack nothing of such a file where memory is short, and llama.cpp's repacking takes as much.
-    is_too_large = not repacks and not offloads and loader.status() == "on" and repacks_most_weights(path)
+    is_too_large = (
+        not repacks and not offloads and loader.status() == "on" and repacks_most_weights(path, options.placed)
+    )
     params.use_extra_bufts = not (repacks or is_too_large or _is_better_unrepacked(path))
     assignments = (
         []
         if offloads
         else assignments_for(path, repacks=repacks, upstream_repacks=params.use_extra_bufts, predicts=options.predicts)
     )
-    overrides = buffer_type_overrides(assignments)
+    types = [(each.tensor.name, each.buffer_type) for each in assignments]
+    if placement is not None and options.placed is not None:
+        assignments = [each for each in assignments if options.placed.is_on_cpu(each.tensor.name)]
+        types = placement.buffer_types(dict(types), options.placed.sizes.tensors)
+    overrides = buffer_type_overrides(types)
     # llama.cpp reads this array during the call. An entry without a pattern ends it.
     array = (_BufferTypeOverride * (len(overrides) + 1))(
         *(_BufferTypeOverride(pattern.encode(), buffer_type) for pattern, buffer_type in overrides)
@@ -119,9 +127,13 @@ def _is_better_unrepacked(path: Path) -> bool:
     return (read_facts(path).quantisation or "").startswith("Q4_K")
 
 
-def repacks_most_weights(path: Path) -> bool:
-    """Whether tailrace's kernels, where they are active, can repack most of the file's weights. Raises ModelError."""
-    return repackable_part(read_header(path).tensors, _own_kernels(repacks=True)) >= _MOST
+def repacks_most_weights(path: Path, placed: PlacedModel | None = None) -> bool:
+    """Whether tailrace's kernels, where they are active, can repack most of the weights that the CPU computes with.
+
+    Raises ModelError.
+    """
+    tensors = [each for each in read_header(path).tensors if placed is None or placed.is_on_cpu(each.name)]
+    return repackable_part(tensors, _own_kernels(repacks=True)) >= _MOST
 
 
 def redirect_log(log: LogSink | None) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.kv_shape import F16_CACHE, CacheTypes
 from tailrace.models.metadata_override import MetadataOverride
+
+if TYPE_CHECKING:
+    from tailrace.engine.backends.llama.placed_model import PlacedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +50,4 @@ class LlamaOptions:
     split_mode: str = "layer"  #: how GPUs share the model: none, layer or row
     tensor_split: tuple[float, ...] = ()  #: the GPUs' parts; empty: by their free memory
     main_gpu: int = 0  #: the GPU that has the whole model with ``split_mode`` none
+    placed: PlacedModel | None = None  #: the devices of the model's parts; None: ``gpu_layers`` says how many a GPU has

@@ -49,6 +49,13 @@ def repack_buffer_type(tensor: Tensor, *, experts: bool) -> int | None:
     return _buffer_type(tensor.ggml_type, tensor.dimensions, experts)
 
 
+def tensor_buffer(tensor: int) -> int | None:
+    """The buffer of the tensor at this address; None where it has none. Raises ConfigurationError for another ggml."""
+    _check_structs()
+    found: int | None = _TensorHead.from_address(tensor).buffer
+    return found
+
+
 @cache
 def _check_structs() -> None:
     """Compare the declared structs with the library's, by ggml's own functions. Raises ConfigurationError.

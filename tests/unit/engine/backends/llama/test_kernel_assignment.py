@@ -129,12 +129,12 @@ def test_names_become_few_patterns_that_find_them_and_no_others() -> None:
     assignments = [assignment(f"blk.{layer}.ffn_up_exps", 1) for layer in range(30)]
     assignments += [assignment(f"blk.{layer}.ffn_down_exps", 1 if layer % 2 else None) for layer in range(30)]
     assignments += [assignment("output", 2), assignment("blk.3.attn_output", None)]
-    found = buffer_type_overrides(assignments)
+    found = buffer_type_overrides((each.tensor.name, each.buffer_type) for each in assignments)
     assert len(found) == 3
     for each in assignments:
         types = [buffer_type for pattern, buffer_type in found if re.search(pattern, each.tensor.name)]
         assert types == ([each.buffer_type] if each.buffer_type else []), each.tensor.name
-    assert buffer_type_overrides([assignment("output", None)]) == []
+    assert buffer_type_overrides([("output.weight", None)]) == []
 
 
 def test_the_summary_has_counts_and_bytes_by_kernels() -> None:

@@ -1,0 +1,121 @@
+"""Where llama.cpp has put a model's tensors and layers, compared with the placement that was wanted.
+
+The functions that tell it are llama.cpp's own C++, so they are found by their mangled names. Where a build hasn't got
+them, the report says that nothing is known.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import msgspec
+
+from tailrace.engine.backends.llama.devices import device_memory
+from tailrace.engine.backends.llama.ggml_function import ggml_function
+from tailrace.engine.backends.llama.placed_model import PlacedModel
+from tailrace.engine.backends.llama.upstream_repack import tensor_buffer
+from tailrace.engine.devices.placement import CPU, EMBEDDING, bytes_by_device
+
+#: ``const ggml_tensor * llama_model::get_tensor(const char *) const``.
+_GET_TENSOR = "_ZNK11llama_model10get_tensorEPKc"
+#: ``ggml_backend_dev_t llama_model::dev_layer(int) const``.
+_DEV_LAYER = "_ZNK11llama_model9dev_layerEi"
+#: Differences that are told one by one.
+_MAX_TOLD = 10
+
+
+class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device has of the model."""
+
+    name: str
+    layers: int  #: at home there
+    tensors: int
+    weights_bytes: int
+    kv_bytes: int  #: planned: for one context
+    free_bytes: int  #: after loading
+    total_bytes: int
+
+
+class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What llama.cpp has done."""
+
+    devices: tuple[DeviceReport, ...]
+    differences: tuple[str, ...]  #: from the placement; the first ones of each kind
+    is_known: bool  #: whether llama.cpp has told it
+
+
+def report_placement(model: llama.llama_model_p, placed: PlacedModel) -> PlacementReport:
+    """Ask llama.cpp for each tensor's and each layer's device."""
+    homes, tensors = _found_homes(model, placed), _found_tensors(model, placed)
+    is_known = homes is not None and tensors is not None
+    homes = list(placed.placement.homes) if homes is None else homes
+    tensors = dict(placed.placement.tensors) if tensors is None else tensors
+    names = [space.name for space in placed.spaces]
+    differences = [
+        f"layer {layer} is on {names[found]}, planned was {names[wanted]}"
+        for layer, (found, wanted) in enumerate(zip(homes, placed.placement.homes, strict=True))
+        if found != wanted
+    ][:_MAX_TOLD]
+    differences += [
+        f"{name} is on {names[found]}, planned was {names[placed.placement.tensors[name]]}"
+        for name, found in tensors.items()
+        if found != placed.placement.tensors[name]
+    ][:_MAX_TOLD]
+    planned = bytes_by_device(placed.sizes, placed.placement, len(names))
+    reports = []
+    for device, (name, handle) in enumerate(zip(names, placed.handles, strict=True)):
+        memory = device_memory(handle)
+        here = [tensor for tensor, at in tensors.items() if at == device]
+        reports.append(
+            DeviceReport(
+                name=name,
+                layers=homes.count(device),
+                tensors=len(here),
+                weights_bytes=sum(placed.sizes.tensors[tensor] for tensor in here),
+                kv_bytes=planned[device][1],
+                free_bytes=memory.free,
+                total_bytes=memory.total,
+            )
+        )
+    return PlacementReport(devices=tuple(reports), differences=tuple(differences), is_known=is_known)
+
+
+def _found_homes(model: llama.llama_model_p, placed: PlacedModel) -> list[int] | None:
+    tell = _function(_DEV_LAYER, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+    if tell is None:
+        return None
+    return [_number(tell(model, layer), placed) for layer in range(len(placed.placement.homes))]
+
+
+def _found_tensors(model: llama.llama_model_p, placed: PlacedModel) -> dict[str, int] | None:
+    """The device of each tensor that llama.cpp has loaded."""
+    get = _function(_GET_TENSOR, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+    if get is None:
+        return None
+    type_of = ggml_function("ggml_backend_buffer_get_type", ctypes.c_void_p, ctypes.c_void_p)
+    device_of = ggml_function("ggml_backend_buft_get_device", ctypes.c_void_p, ctypes.c_void_p)
+    found = {}
+    tied = "output.weight" not in placed.sizes.tensors
+    for name in placed.placement.tensors:
+        # Of two tensors with one name llama.cpp tells only one, and it doesn't load all tensors of a file.
+        if (name == EMBEDDING and tied) or not (tensor := get(model, name.encode())):
+            continue
+        if buffer := tensor_buffer(tensor):
+            found[name] = _number(device_of(type_of(buffer)), placed)
+    return found
+
+
+def _number(handle: int | None, placed: PlacedModel) -> int:
+    return placed.handles.index(handle) if handle in placed.handles else CPU
+
+
+def _function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of llama.cpp's own; None where this build has none of this name."""
+    try:
+        address = ctypes.cast(getattr(llama._lib, name), ctypes.c_void_p).value
+    except AttributeError:
+        return None
+    assert address is not None
+    return ctypes.CFUNCTYPE(result, *arguments)(address)

@@ -1,0 +1,24 @@
+"""The setting ``devices``."""
+
+from __future__ import annotations
+
+import pytest
+
+from tailrace.engine.devices.device_list import DeviceList, parse_devices
+from tailrace.errors import ConfigurationError
+
+
+def test_workers_have_llama_cpps_port_where_none_is_named() -> None:
+    assert parse_devices("local, 10.0.0.2 ,gpu-box:6000") == DeviceList(True, ("10.0.0.2:50052", "gpu-box:6000"))
+    assert parse_devices("a:1") == DeviceList(False, ("a:1",))
+
+
+@pytest.mark.parametrize("text", ["a:", "a:0", "a:65535", "a:b", ":5", "local,,", "a b:5", "a:5:6"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="devices can't have"):
+        parse_devices(text)
+
+
+def test_a_worker_is_named_once() -> None:
+    with pytest.raises(ConfigurationError, match="twice"):
+        parse_devices("a,a:50052")
