@@ -12,6 +12,8 @@ from typing import Any
 
 from docs_commands import commands_reference
 from docs_settings import settings_table
+from tailrace.cluster.metrics.ingress_metrics import INGRESS_METRICS, REPLICA_METRICS
+from tailrace.cluster.metrics.ingress_metrics import MODEL_METRICS as CLUSTER_MODEL_METRICS
 from tailrace.conformance.registry import RULES
 from tailrace.diagnosis.catalogue import CATALOGUE
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
@@ -62,6 +64,9 @@ PARTS: dict[str, dict[str, Callable[[str], str]]] = {
         "model": lambda _: metrics_table(MODEL_METRICS),
         "server": lambda _: metrics_table(SERVER_METRICS),
         "llama-server": lambda _: metrics_table(LLAMA_SERVER_METRICS),
+        "ingress": lambda _: metrics_table(INGRESS_METRICS),
+        "cluster model": lambda _: metrics_table(CLUSTER_MODEL_METRICS),
+        "replica": lambda _: metrics_table(REPLICA_METRICS),
     },
     "settings.md": {"settings": settings_table},
 }

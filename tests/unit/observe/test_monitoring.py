@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from model_load import Load
 from prometheus_tools import program
 from tailrace.cli.commands import command_line
+from tailrace.cluster.metrics.ingress_metrics import INGRESS_METRICS, REPLICA_METRICS
+from tailrace.cluster.metrics.ingress_metrics import MODEL_METRICS as CLUSTER_MODEL_METRICS
 from tailrace.errors import ConfigurationError
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
@@ -48,7 +50,11 @@ def alerts() -> list[Any]:
 
 def series() -> set[str]:
     found: set[str] = set()
-    for table in (VLLM_METRICS, ENGINE_METRICS, MODEL_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS):
+    tables = (
+        *(VLLM_METRICS, ENGINE_METRICS, MODEL_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS),
+        *(INGRESS_METRICS, CLUSTER_MODEL_METRICS, REPLICA_METRICS),
+    )
+    for table in tables:
         for metric in table:
             endings = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
             found |= {f"{metric.name}{ending}" for ending in endings}
@@ -104,6 +110,7 @@ def test_the_dashboard_s_form() -> None:
         "Speculation",
         "Errors",
         "Processes",
+        "Cluster",
     ]
     assert board["schemaVersion"] >= 39
     assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "instance", "model_name"]
@@ -203,6 +210,20 @@ FIRES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {'tailrace:process_resident_memory_bytes{instance="a",job="j",process="engine 0"}': "500000000+5000000x300"},
         {"process": "engine 0"},
     ),
+    "TailraceReplicaGone": (
+        {'tailrace:cluster_replicas{instance="a",job="j",model="m",phase="gone"}': "0x20 1x40"},
+        {"model": "m"},
+    ),
+    "TailraceModelAtMaxReplicas": (
+        {
+            'tailrace:cluster_replica_waiting_prompt_tokens{instance="a",job="j",model="m",replica="r"}': "0x9 3000x60",
+            'tailrace:cluster_replicas{instance="a",job="j",model="m",phase="ready"}': "1x60",
+            'tailrace:cluster_replicas{instance="a",job="j",model="m",phase="behind"}': "1x60",
+            'tailrace:cluster_max_replicas{instance="a",job="j",model="m"}': "2x60",
+        },
+        {"model": "m"},
+    ),
+    "TailraceUnmanaged": ({'tailrace:cluster_managed{instance="a",job="j"}': "1x20 0x40"}, {}),
     "TailraceLogLinesLost": ({'tailrace:log_lines_dropped_total{instance="a",job="j"}': "0x20 5x40"}, {}),
 }
 
