@@ -1,4 +1,6 @@
-"""A real Prometheus reads a real server: each query of the dashboard and each alert's expression returns data."""
+"""A real Prometheus reads a real server and a cluster's ingress: each query of the dashboard and each alert's
+expression returns data.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,17 @@ from typing import Any
 import pytest
 import yaml
 
+from ingress_process import SECRET, ingress
 from prometheus_tools import Prometheus, prometheus
-from servers import ServerProcess, serving, wait_for
+from servers import serving, wait_for
+from tailrace.cluster.ingress.orders import ClusterModel
 
 _FILES = resources.files("tailrace.observe").joinpath("monitoring")
 DASHBOARD = json.loads(_FILES.joinpath("grafana_dashboard.json").read_text(encoding="utf-8"))
 RULES = _FILES.joinpath("prometheus_rules.yml").read_text(encoding="utf-8")
+#: With the panel's number, as titles may come twice.
 QUERIES = {
-    f"{panel['title']} {target['refId']}": str(target["expr"])
+    f"{panel['id']} {panel['title']} {target['refId']}": str(target["expr"])
     for panel in DASHBOARD["panels"]
     for target in panel.get("targets", [])
 }
@@ -49,39 +54,60 @@ def ask(port: int, **fields: Any) -> None:
         error.read()
 
 
-def load(server: ServerProcess, stop: threading.Event) -> None:
+def load(port: int, stop: threading.Event) -> None:
     """A little of everything, so that no ratio is of nothing."""
     number = 0
     while not stop.is_set():
         number += 1
-        ask(server.port, n=2)
+        ask(port, n=2)
         # It repeats itself, so drafts are made.
-        ask(server.port, messages=[{"role": "user", "content": f"{number}. " + "one two three " * 30}], max_tokens=40)
-        ask(server.port, response_format={"type": "json_object"})
-        ask(server.port, max_tokens="many")
+        ask(port, messages=[{"role": "user", "content": f"{number}. " + "one two three " * 30}], max_tokens=40)
+        ask(port, response_format={"type": "json_object"})
+        ask(port, max_tokens="many")
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Prometheus]:
-    with serving("--ctx", "2048") as server, prometheus(server.port, RULES) as found:
+    """It reads a server, and an ingress in front of this server and another one."""
+    secret = {"TAILRACE_CLUSTER_SECRET": SECRET}
+    with (
+        serving("--ctx", "2048", environment=secret) as server,
+        serving("--ctx", "2048", environment=secret) as other,
+        ingress([server.port, other.port]) as front,
+        prometheus([server.port, front.port], RULES) as found,
+    ):
+        front.serve(ClusterModel(name=model_of(server.port), max_replicas=2))
         stop = threading.Event()
-        thread = threading.Thread(target=load, args=(server, stop))
+        thread = threading.Thread(target=load, args=(front.port, stop))
         thread.start()
         try:
             # The rate of every counter needs two samples, and each kind of request has to have ended between them.
-            wait_for("samples", lambda: bool(found.query("count_over_time(tailrace:ready[1m]) > 12")), 120)
+            wait_for("samples", lambda: len(found.query("count_over_time(tailrace:ready[1m]) > 12")) == 3, 120)
             yield found
         finally:
             stop.set()
             thread.join(60)
 
 
-def test_the_server_is_read_without_an_error(running: Prometheus) -> None:
-    (target,) = running.get("targets")["activeTargets"]
-    assert (target["health"], target["lastError"]) == ("up", "")
+def model_of(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=60) as response:
+        return str(json.load(response)["data"][0]["id"])
+
+
+def test_both_are_read_without_an_error(running: Prometheus) -> None:
+    targets = running.get("targets")["activeTargets"]
+    assert [(target["health"], target["lastError"]) for target in targets] == [("up", "")] * 2
     # Units and texts have arrived as well.
     (metadata,) = running.get("metadata", metric="vllm:inter_token_latency_seconds").values()
-    assert metadata[0]["type"] == "histogram"
+    assert {each["type"] for each in metadata} == {"histogram"}
+
+
+def test_the_ingress_has_the_series_of_the_server_with_labels_of_its_replicas(running: Prometheus) -> None:
+    for series in ("vllm:num_requests_running", "tailrace:process_cpu_seconds_total", "llamacpp:requests_processing"):
+        alone = running.query(f'count(count by (__name__, process) ({series}{{replica=""}}))')
+        for replica in ("r0", "r1"):
+            found = running.query(f'count(count by (__name__, process) ({series}{{replica="{replica}",model!=""}}))')
+            assert found[0]["value"][1] == alone[0]["value"][1]
 
 
 @pytest.mark.parametrize("name", QUERIES)

@@ -1,4 +1,4 @@
-"""Prometheus and promtool for tests: where they are, and a server that reads one target once a second."""
+"""Prometheus and promtool for tests: where they are, and a server that reads its targets once a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,13 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(target: int, rules: str) -> Iterator[Prometheus]:
-    """A Prometheus with these rules that reads the metrics of the server on port ``target``."""
+def prometheus(targets: Sequence[int], rules: str) -> Iterator[Prometheus]:
+    """A Prometheus with these rules that reads the metrics of the servers on these ports."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as name:
         free.bind(("127.0.0.1", 0))
         port, folder = free.getsockname()[1], Path(name)
         (folder / "rules.yml").write_text(rules, encoding="utf-8")
-        scrape = {"job_name": "tailrace", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
+        scrape = {"job_name": "tailrace", "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}]}
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": ["rules.yml"],

@@ -81,6 +81,7 @@ def _models(config: ClusterConfig) -> SetModels:
                 name=model.name,
                 keys=name_keys(model.name, config.settings_of(model).model),
                 aliases=config.settings_of(model).aliases,
+                max_replicas=model.replicas.max_replicas,
                 wakes=model.replicas.min_replicas == 0,
             )
             for model in config.models
