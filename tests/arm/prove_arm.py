@@ -59,7 +59,7 @@ _MISTAKES: tuple[tuple[Proof, tuple[str, ...], tuple[Mistake, ...]], ...] = (
         ("repacked Q5_0", "repacked Q8_0", "repacked MXFP4", "repacked Q4_1", "repacked Q4_K"),
         (
             Mistake("products/quants_neon.h", "vdupq_n_s8((int8_t)-from)", "vdupq_n_s8((int8_t)(1 - from))"),
-            Mistake("products/quants_neon.h", "vdupq_n_u8(128)", "vdupq_n_u8(64)"),
+            Mistake("products/repacked_neon.h", "vdupq_n_u8(128)", "vdupq_n_u8(64)"),
             Mistake("simd_neon.h", "vsubq_u32(e, vdupq_n_u32(1))", "e"),
             Mistake("products/repacked_neon.h", "vfmaq_f32(a[i][j], m, broad", "vfmsq_f32(a[i][j], m, broad"),
             Mistake("products/repacked_neon.h", "vmull_high_s16(a, b)", "vmull_s16(vget_low_s16(a), vget_low_s16(b))"),

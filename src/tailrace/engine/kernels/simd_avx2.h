@@ -1,28 +1,6 @@
-/* Float vectors of AVX2 with FMA and F16C, and loads and prefetches of its tiers. */
+/* Float vectors of AVX2 with FMA and F16C. */
 #pragma once
-#include <immintrin.h>
-
-INLINE float load_f16(const uint8_t *p) { return _cvtsh_ss((uint16_t)load_f16_bits(p)); }
-
-/* Half the powers of two of eight E8M0 exponents, as ggml has them: those of 0 and 1 are subnormal. */
-INLINE __m256 load_e8m0x8(const uint8_t *p) {
-    const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
-    const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
-    const __m256i small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
-    return _mm256_castsi256_ps(_mm256_blendv_epi8(small, normal, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1))));
-}
-
-/* Rounded to 16 bits. */
-INLINE float round_to_f16(float x) { return _cvtsh_ss(_cvtss_sh(x, 0)); }
-
-INLINE void pause_cpu(void) { _mm_pause(); }
-
-INLINE void prefetch_l1(const uint8_t *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
-
-/* Cache lines of a range, into the second-level cache. */
-INLINE void prefetch_l2(const uint8_t *p, int64_t bytes) {
-    for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch((const char *)p + line, _MM_HINT_T1);
-}
+#include "simd_x86.h"
 
 #define VF_LANES     8
 #define VF_REGISTERS 16
@@ -109,6 +87,26 @@ INLINE vf vf_mantissa(vf x) {
     return _mm256_castsi256_ps(_mm256_or_si256(fraction, _mm256_set1_epi32(0x3f800000)));
 }
 
+/* Bytes, VF_LANES of them. */
+INLINE vf vf_load_u8(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+INLINE vf vf_load_i8(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+/* The low nibbles of pairs of bytes, VF_LANES of them: of the first bytes and of the second ones. */
+INLINE void vf_load_nibble_pairs(const uint8_t *p, vf to[2]) {
+    const __m256i pairs = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), low = _mm256_set1_epi32(15);
+    to[0] = _mm256_cvtepi32_ps(_mm256_and_si256(pairs, low));
+    to[1] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(pairs, 16), low));
+}
+/* Half the powers of two of eight E8M0 exponents, as ggml has them: those of 0 and 1 are subnormal. */
+INLINE vf vf_load_e8m0(const uint8_t *p) {
+    const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+    const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    const __m256i small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(small, normal, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1))));
+}
 /* 16-bit floats, VF_LANES of them. */
 INLINE vf vf_load_f16(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 INLINE vf vf_load_bf16(const uint8_t *p) {

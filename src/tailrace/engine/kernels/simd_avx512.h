@@ -1,29 +1,8 @@
-/* Float vectors of AVX-512, and loads and prefetches of its tiers. */
+/* Float vectors of AVX-512. */
 #pragma once
-#include <immintrin.h>
+#include "simd_x86.h"
 
-INLINE float load_f16(const uint8_t *p) { return _cvtsh_ss((uint16_t)load_f16_bits(p)); }
 INLINE __m512 load_f16x16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-
-/* Half the powers of two of E8M0 exponents, as ggml has them: those of 0 and 1 are subnormal. */
-INLINE __m512 load_e8m0x16(const uint8_t *p) {
-    const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
-    const __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
-    const __m512i small = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
-    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2)), small));
-}
-
-/* Rounded to 16 bits. */
-INLINE float round_to_f16(float x) { return _cvtsh_ss(_cvtss_sh(x, 0)); }
-
-INLINE void pause_cpu(void) { _mm_pause(); }
-
-INLINE void prefetch_l1(const uint8_t *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
-
-/* Cache lines of a range, into the second-level cache. */
-INLINE void prefetch_l2(const uint8_t *p, int64_t bytes) {
-    for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch((const char *)p + line, _MM_HINT_T1);
-}
 
 #define VF_LANES     16
 #define VF_REGISTERS 32
@@ -98,6 +77,26 @@ INLINE void vf_load_every_4th(const float *p, vf to[4]) {
 INLINE vf vf_exponent(vf x) { return _mm512_getexp_ps(x); }
 INLINE vf vf_mantissa(vf x) { return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
 
+/* Bytes, VF_LANES of them. */
+INLINE vf vf_load_u8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+INLINE vf vf_load_i8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+/* The low nibbles of pairs of bytes, VF_LANES of them: of the first bytes and of the second ones. */
+INLINE void vf_load_nibble_pairs(const uint8_t *p, vf to[2]) {
+    const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p)), low = _mm512_set1_epi32(15);
+    to[0] = _mm512_cvtepi32_ps(_mm512_and_si512(pairs, low));
+    to[1] = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(pairs, 16), low));
+}
+/* Half the powers of two of E8M0 exponents, as ggml has them: those of 0 and 1 are subnormal. */
+INLINE vf vf_load_e8m0(const uint8_t *p) {
+    const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+    const __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    const __m512i small = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2)), small));
+}
 /* 16-bit floats, VF_LANES of them. */
 INLINE vf vf_load_f16(const uint8_t *p) { return load_f16x16(p); }
 INLINE vf vf_load_bf16(const uint8_t *p) {

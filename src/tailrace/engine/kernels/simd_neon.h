@@ -118,8 +118,14 @@ INLINE vf vf_load_u8(const uint8_t *p) { return vf_from_u8(load_four_bytes(p)); 
 INLINE vf vf_load_i8(const uint8_t *p) {
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_four_bytes(p))))));
 }
+/* The low nibbles of pairs of bytes, VF_LANES of them: of the first bytes and of the second ones. */
+INLINE void vf_load_nibble_pairs(const uint8_t *p, vf to[2]) {
+    const uint32x4_t pairs = vreinterpretq_u32_u16(vmovl_u8(vld1_u8(p))), low = vdupq_n_u32(15);
+    to[0] = vcvtq_f32_u32(vandq_u32(pairs, low));
+    to[1] = vcvtq_f32_u32(vandq_u32(vshrq_n_u32(pairs, 16), low));
+}
 /* Half the powers of two of four E8M0 exponents, as ggml has them: those of 0 and 1 are subnormal. */
-INLINE vf load_e8m0x4(const uint8_t *p) {
+INLINE vf vf_load_e8m0(const uint8_t *p) {
     const uint32x4_t e = vmovl_u16(vget_low_u16(vmovl_u8(load_four_bytes(p))));
     const uint32x4_t normal = vshlq_n_u32(vsubq_u32(e, vdupq_n_u32(1)), 23);
     const uint32x4_t small = vshlq_u32(vdupq_n_u32(0x00200000), vreinterpretq_s32_u32(e));

@@ -1,6 +1,6 @@
 /* Vectors of words in AVX-512 VNNI. */
 #pragma once
-#include "simd.h"
+#include "attention/words_x86.h"
 
 typedef __m512i vi;
 INLINE vi vi_zero(void) { return _mm512_setzero_si512(); }
@@ -33,15 +33,7 @@ INLINE void load_columns(const uint8_t *const *cells, int at, vi to[4]) {
     to[3] = _mm512_unpackhi_epi64(f, h);
 }
 
-INLINE __m128i load_f16_of_eight(const uint8_t *const *cells, int at) {
-    __m128i m = _mm_loadu_si16(cells[0] + at);
-#define INSERT(N) m = _mm_insert_epi16(m, (short)load_f16_bits(cells[N] + at), N)
-    INSERT(1), INSERT(2), INSERT(3), INSERT(4), INSERT(5), INSERT(6), INSERT(7);
-#undef INSERT
-    return m;
-}
-/* The 16-bit float of each of VF_LANES cells, `at` so many bytes behind its beginning. Scalar copies would take longer,
- * because a load of several numbers waits until each has been stored. */
+/* The 16-bit float of each of VF_LANES cells, `at` so many bytes behind its beginning. */
 INLINE vf load_f16_of_cells(const uint8_t *const *cells, int at) {
     return _mm512_cvtph_ps(_mm256_set_m128i(load_f16_of_eight(cells + 8, at), load_f16_of_eight(cells, at)));
 }

@@ -4,14 +4,7 @@
  * Without VNNI, bytes are multiplied in pairs whose sum has 16 bits. All of it is exact: see repacked_avx2.h. */
 #pragma once
 #include "formats.h"
-#include "products/block_scales.h"
-
-#define MAX_TILE_TOKENS 4
-/* Rows are too short for the hardware to notice that memory is read in order. */
-#define PREFETCH_BYTES 8192
-/* Floats of a prepared activation block: its scale and one sum; or, of a super-block, its scale and 16 sums. */
-#define BLOCK_SCALES 2
-#define SUPER_SCALES 17
+#include "products/file_order_scales.h"
 
 INLINE __m256i load_bytes_x32(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 INLINE __m256i load_twice(const uint8_t *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
@@ -124,11 +117,6 @@ INLINE void block_tile(enum format format, int n_tokens, int64_t n_blocks, const
 
 /* ---- Super-blocks of 256 weights --------------------------------------------------------------------------------- */
 
-/* Eight 6-bit scales, and eight 6-bit minima, of Q4_K and Q5_K. */
-INLINE __m128i unpack_scales(uint32_t a, uint32_t c) {
-    return _mm_set_epi32(0, 0, (int)((c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)), (int)(a & 0x3f3f3f3f));
-}
-
 /* The scales of a super-block, and the factors of the activations' sums. */
 struct super_scales {
     __m256i scales[2]; /* 16-bit integers: in both halves scales 0 to 7, and 8 to 15 where there are 16 */
@@ -142,9 +130,8 @@ INLINE struct super_scales load_super_scales(enum format format, const uint8_t *
     switch (format) {
         case Q4_K:
         case Q5_K: {
-            const uint32_t a = load_u32(block + 4), b = load_u32(block + 8), c = load_u32(block + 12);
-            s.scales[0] = s.scales[1] = _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(unpack_scales(a, c)));
-            const __m256i mins = _mm256_cvtepu8_epi32(unpack_scales(b, c >> 4));
+            s.scales[0] = s.scales[1] = _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(six_bit_scales(block)));
+            const __m256i mins = _mm256_cvtepu8_epi32(six_bit_mins(block));
             s.min[0] = _mm256_mul_ps(_mm256_cvtepi32_ps(mins), _mm256_set1_ps(load_f16(block + 2)));
             s.min[1] = _mm256_setzero_ps();
             return s;
@@ -161,13 +148,7 @@ INLINE struct super_scales load_super_scales(enum format format, const uint8_t *
             return s;
         }
         case IQ4_XS: {
-            const __m128i l = _mm_cvtsi32_si128((int)load_u32(block + offsetof(block_iq4_xs, scales_l)));
-            const __m128i bytes = _mm_unpacklo_epi8(l, _mm_srli_epi16(l, 4));
-            const __m256i low = _mm256_and_si256(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(15));
-            const __m256i h = _mm256_set1_epi32((int)load_f16_bits(block + offsetof(block_iq4_xs, scales_h)));
-            const __m256i two = _mm256_srlv_epi32(h, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
-            const __m256i high = _mm256_slli_epi32(_mm256_and_si256(two, _mm256_set1_epi32(3)), 4);
-            const __m256i all = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+            const __m256i all = iq4_xs_scales(block);
             const __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
             s.scales[0] = s.scales[1] = _mm256_broadcastsi128_si256(packed);
             s.min[0] = s.min[1] = _mm256_setzero_ps(); /* signed quants have no zero point */
@@ -175,12 +156,9 @@ INLINE struct super_scales load_super_scales(enum format format, const uint8_t *
         }
         case Q3_K:
         case Q6_K: {
-            const uint8_t *packed = block + offsetof(block_q3_K, scales);
-            const __m128i bytes =
-                format == Q6_K ? _mm_loadu_si128((const __m128i *)(block + offsetof(block_q6_K, scales)))
-                               : _mm_sub_epi8(_mm_setr_epi32((int)q3_k_scales(packed, 0), (int)q3_k_scales(packed, 1),
-                                                             (int)q3_k_scales(packed, 2), (int)q3_k_scales(packed, 3)),
-                                              _mm_set1_epi8(32));
+            const __m128i bytes = format == Q6_K
+                                      ? _mm_loadu_si128((const __m128i *)(block + offsetof(block_q6_K, scales)))
+                                      : q3_k_scale_bytes(block);
             const __m256i all = _mm256_cvtepi8_epi16(bytes);
             s.scales[0] = _mm256_permute4x64_epi64(all, 0x44);
             s.scales[1] = _mm256_permute4x64_epi64(all, 0xee);

@@ -2,14 +2,7 @@
  * file_order.c has prepared. A block of weights is unpacked once for all tokens of the call. */
 #pragma once
 #include "formats.h"
-#include "products/block_scales.h"
-
-#define MAX_TILE_TOKENS 4
-/* Rows are too short for the hardware to notice that memory is read in order. Half and twice as far are 5 % slower. */
-#define PREFETCH_BYTES 8192
-/* Floats of a prepared activation block: its scale and one sum; or, of a super-block, its scale and 16 sums. */
-#define BLOCK_SCALES 2
-#define SUPER_SCALES 17
+#include "products/file_order_scales.h"
 
 INLINE float sum_lanes(__m256 v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -105,19 +98,13 @@ INLINE void block_tile(enum format format, int n_tokens, int64_t n_blocks, const
 
 /* ---- Super-blocks of 256 weights --------------------------------------------------------------------------------- */
 
-/* Eight 6-bit scales, and eight 6-bit minima, of Q4_K and Q5_K. */
-INLINE __m128i unpack_scales(uint32_t a, uint32_t c) {
-    return _mm_set_epi32(0, 0, (int)((c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)), (int)(a & 0x3f3f3f3f));
-}
-
 /* The scales of a super-block (8 of 32 weights, or 16 of 16), and the factors of the activations' sums. */
 INLINE void load_super_scales(enum format format, const uint8_t *block, __m512 *scale, __m512 *min) {
     switch (format) {
         case Q4_K:
         case Q5_K: {
-            const uint32_t a = load_u32(block + 4), b = load_u32(block + 8), c = load_u32(block + 12);
-            const __m512i s = _mm512_cvtepu8_epi32(unpack_scales(a, c)),
-                          m = _mm512_cvtepu8_epi32(unpack_scales(b, c >> 4));
+            const __m512i s = _mm512_cvtepu8_epi32(six_bit_scales(block));
+            const __m512i m = _mm512_cvtepu8_epi32(six_bit_mins(block));
             *scale = _mm512_mul_ps(_mm512_cvtepi32_ps(s), _mm512_set1_ps(load_f16(block)));
             *min = _mm512_mul_ps(_mm512_cvtepi32_ps(m), _mm512_set1_ps(load_f16(block + 2)));
             return;
@@ -131,24 +118,14 @@ INLINE void load_super_scales(enum format format, const uint8_t *block, __m512 *
             return;
         }
         case Q3_K: {
-            const uint8_t *packed = block + offsetof(block_q3_K, scales);
-            const __m128i bytes = _mm_set_epi32((int)q3_k_scales(packed, 3), (int)q3_k_scales(packed, 2),
-                                                (int)q3_k_scales(packed, 1), (int)q3_k_scales(packed, 0));
-            const __m512i s = _mm512_sub_epi32(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32(32));
+            const __m512i s = _mm512_cvtepi8_epi32(q3_k_scale_bytes(block));
             const __m512 d = _mm512_set1_ps(load_f16(block + offsetof(block_q3_K, d)));
             *scale = *min = _mm512_mul_ps(_mm512_cvtepi32_ps(s), d);
             return;
         }
         case IQ4_XS: {
-            const __m128i l = _mm_cvtsi32_si128((int)load_u32(block + offsetof(block_iq4_xs, scales_l)));
-            const __m128i bytes = _mm_unpacklo_epi8(l, _mm_srli_epi16(l, 4));
-            const __m256i low = _mm256_and_si256(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(15));
-            const __m256i h = _mm256_set1_epi32((int)load_f16_bits(block + offsetof(block_iq4_xs, scales_h)));
-            const __m256i two = _mm256_srlv_epi32(h, _mm256_set_epi32(14, 12, 10, 8, 6, 4, 2, 0));
-            const __m256i high = _mm256_slli_epi32(_mm256_and_si256(two, _mm256_set1_epi32(3)), 4);
-            const __m256i s = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
-            const __m512 d = _mm512_set1_ps(load_f16(block));
-            *scale = *min = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_zextsi256_si512(s)), d);
+            const __m512 s = _mm512_cvtepi32_ps(_mm512_zextsi256_si512(iq4_xs_scales(block)));
+            *scale = *min = _mm512_mul_ps(s, _mm512_set1_ps(load_f16(block)));
             return;
         }
         case Q6_K: {

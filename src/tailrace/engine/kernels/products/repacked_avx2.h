@@ -5,8 +5,9 @@
  * overflow, and then widened. Bytes of weights are split into nibbles for that. All of it is exact. */
 #pragma once
 #include "products/activations.h"
+#include "products/group_scales.h"
 #include "products/panels.h"
-#include "products/quants_avx2.h"
+#include "products/quants.h"
 
 #if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
 #define HAS_DOT_U8X4 1
@@ -53,6 +54,12 @@ INLINE __m256i add_now(__m256i sum, __m256i product) {
     sum = _mm256_add_epi16(sum, product);
     __asm__("" : "+x"(sum));
     return sum;
+}
+
+/* Vector c of the quants of part n, up to 3, of a group, or of a half of a group of super-blocks. */
+INLINE vq unpack_quants(enum format format, const uint8_t *group, int half, int n, int c) {
+    return is_super_block(format) ? unpack_super_quants(format, group, half, n, c)
+                                  : unpack_block_quants(format, group, half, c);
 }
 
 /* s[half][j] += quants of n vectors, from place `first` of the order on, . token j's activations. */
@@ -141,7 +148,7 @@ INLINE void repacked_block_tile(enum format format, enum weights_from from, int 
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             const __m256 d = load_group_scales(format, group, half);
-            const __m256 m = t.has_min ? load_f16x8(group + 32 + 16 * half) : d;
+            const __m256 m = t.has_min ? vf_load_f16(group + 32 + 16 * half) : d;
             UNROLL for (int j = 0; j < n_tokens; j++) {
                 const __m256 scale = _mm256_mul_ps(d, broadcast_f32(scales + 4 * j));
                 a[half][j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[half][j]), scale, a[half][j]);
@@ -198,13 +205,13 @@ INLINE void repacked_super_tile(enum format format, enum weights_from from, int 
             }
         }
         for (int half = 0; half < 2; half++) {
-            const __m256 d = load_f16x8(group + 16 * half);
+            const __m256 d = vf_load_f16(group + 16 * half);
             UNROLL for (int j = 0; j < n_tokens; j++) {
                 const __m256 scale = _mm256_mul_ps(d, broadcast_f32(activations + 4 * j));
                 a[half][j] = _mm256_fmadd_ps(part[half][j], scale, a[half][j]);
             }
             if (!t.has_min) continue;
-            const __m256 m = load_f16x8(group + 32 + 16 * half);
+            const __m256 m = vf_load_f16(group + 32 + 16 * half);
             const int n_pairs = super_sums_bytes(format) / 4;
             __m256i mins[8];
             for (int v = 0; v < n_pairs; v++) mins[v] = load_min_pairs(format, group, half, v);

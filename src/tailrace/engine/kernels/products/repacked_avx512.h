@@ -2,6 +2,7 @@
 #pragma once
 #include "loading/repack_layout.h"
 #include "products/activations.h"
+#include "products/group_scales.h"
 #include "products/panels.h"
 
 /* Numbers of tokens for which the compiler makes a tile of its own, and the number of any other tile. The registers hold
@@ -93,11 +94,6 @@ INLINE void unpack_group(enum format format, const uint8_t *group, __m512i *q) {
     __builtin_unreachable();
 }
 
-/* The scales of a group of blocks of 32. */
-INLINE __m512 load_group_scales(enum format format, const uint8_t *group) {
-    return traits_of(format).scale_bytes == 1 ? load_e8m0x16(group) : load_f16x16(group);
-}
-
 /* out[j * out_stride + r]: 16 rows by up to eight tokens. Sums are exact within a block, and blocks are added in their
  * order in single precision, so a token's results don't depend on how many tokens there are. */
 INLINE void repacked_block_tile(enum format format, enum weights_from from, int n_tokens, int64_t n_blocks,
@@ -109,7 +105,7 @@ INLINE void repacked_block_tile(enum format format, enum weights_from from, int 
         prefetch_weights(from, group, 0, ((int)group_bytes(format) + 63) / 64);
         __m512i q[8];
         unpack_group(format, group, q);
-        const __m512 d = load_group_scales(format, group), m = t.has_min ? load_f16x16(group + 32) : d;
+        const __m512 d = load_group_scales(format, group, 0), m = t.has_min ? load_f16x16(group + 32) : d;
         for (int j = 0; j < n_tokens; j++) {
             const uint8_t *sum = activations + act_sums_at(n_tokens) + 4 * j;
             __m512i s = t.has_min ? _mm512_setzero_si512() : _mm512_castps_si512(broadcast_f32(sum));
@@ -191,43 +187,6 @@ INLINE void unpack_super_part(enum format format, const uint8_t *group, int n, _
     __builtin_unreachable();
 }
 
-/* The scales of 16 rows, which are bytes. */
-INLINE __m512 load_scales_x16(const uint8_t *scales, bool is_signed) {
-    const __m128i v = _mm_loadu_si128((const __m128i *)scales);
-    return _mm512_cvtepi32_ps(is_signed ? _mm512_cvtepi8_epi32(v) : _mm512_cvtepu8_epi32(v));
-}
-
-/* The scales of weights 32 n to 32 n + 31 of 16 rows: of the first 16 weights, and of the others. */
-INLINE void load_part_scales(enum format format, const uint8_t *group, int n, __m512 scale[2]) {
-    const uint8_t *scales = group + SUPER_SCALES_AT;
-    switch (format) {
-        case Q2_K: {
-            const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(scales + 32 * n)));
-            scale[0] = _mm512_cvtepi32_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(15)));
-            scale[1] = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(pairs, 16), _mm512_set1_epi32(15)));
-            return;
-        }
-        case Q3_K:
-        case Q6_K:
-            scale[0] = load_scales_x16(scales + 32 * n, true);
-            scale[1] = load_scales_x16(scales + 32 * n + 16, true);
-            return;
-        case Q4_K:
-        case Q5_K:
-        case IQ4_XS: scale[0] = scale[1] = load_scales_x16(scales + 16 * n, format == IQ4_XS); return;
-        case Q4_0:
-        case Q4_1:
-        case Q5_0:
-        case Q5_1:
-        case Q8_0:
-        case IQ4_NL:
-        case MXFP4:
-        case F16:
-        case BF16: break; /* no super-blocks */
-    }
-    __builtin_unreachable();
-}
-
 /* Minima 2 v and 2 v + 1 of 16 rows, as pairs of 16 bits, of a format with minima. */
 INLINE __m512i load_min_pairs(enum format format, const uint8_t *group, int v) {
     const int at = format == Q2_K ? SUPER_SCALES_AT : SUPER_MINS_AT;
@@ -254,7 +213,7 @@ INLINE void repacked_super_tile(enum format format, enum weights_from from, int 
                 __m512i q[8];
                 unpack_super_part(format, group, n, q);
                 __m512 scale[2];
-                load_part_scales(format, group, n, scale);
+                load_part_scales(format, group, 0, n, scale);
                 const bool fine = t.weights_per_scale == 16;
                 /* A token's sum is one chain of dependent instructions, so the chains of two tokens take turns. */
                 const int n_chains = n_tokens % 2 ? 1 : 2;

@@ -4,8 +4,9 @@
  * bytes of each row with the same four activations. All of it is exact. */
 #pragma once
 #include "products/activations.h"
+#include "products/group_scales.h"
 #include "products/panels.h"
-#include "products/quants_neon.h"
+#include "products/quants.h"
 
 #ifndef __ARM_FEATURE_DOTPROD
 #error "this tier needs DOTPROD"
@@ -28,6 +29,25 @@ INLINE void prefetch_weights(enum weights_from from, const uint8_t *group, int b
     if (from == CACHE)
         for (int line = begin; line < end; line++) prefetch_l1(group + 64 * line + 10240);
     else if (from == MEMORY) prefetch_l2(group + 64 * begin + 3072, 64 * (end - begin));
+}
+
+/* Whether quants are bytes that need all eight bits. Their zero point is 128, so they are computed with as signed bytes
+ * without one. */
+INLINE bool are_signed(enum format format) {
+    const struct format_traits t = traits_of(format);
+    return t.encoding == SIGNED_BYTES || (t.encoding == CODES && format != MXFP4);
+}
+#define SIGNED_HAVE_ZERO_POINT_128(name, block, weights, per_scale, encoding, quants, scale, min, zero, activations)   \
+    _Static_assert((encoding) != SIGNED_BYTES || (zero) == 128, #name ": bytes are unsigned by adding 128");
+FORMATS(SIGNED_HAVE_ZERO_POINT_128)
+#undef SIGNED_HAVE_ZERO_POINT_128
+
+/* The quants as they are computed with: signed where they are, unsigned up to 63 otherwise. */
+INLINE int8x16_t unpack_quants(enum format format, const uint8_t *group, int quarter, int n, int c) {
+    const vq quants = is_super_block(format)
+                          ? unpack_super_quants(format, group + part_quants(format, n), quarter, n % 4, c)
+                          : unpack_block_quants(format, group, quarter, c);
+    return vreinterpretq_s8_u8(are_signed(format) ? veorq_u8(quants, vdupq_n_u8(128)) : quants);
 }
 
 /* s[quarter][j] += quants of vectors `first` to `first` + n . token j's activations. */

@@ -71,7 +71,7 @@ INLINE void quants_to_tile(const __m512i q[8], const struct dequantiser as[2], u
 /* A repacked group whose quants have to be unpacked to a tile. */
 INLINE void unpacked_group_to_tile(enum format format, const uint8_t *group, uint8_t *tile) {
     const struct format_traits t = traits_of(format);
-    const __m512 d = load_group_scales(format, group);
+    const __m512 d = load_group_scales(format, group, 0);
     const __m512 m = t.has_min ? load_f16x16(group + 32) : _mm512_mul_ps(d, _mm512_set1_ps((float)-t.zero_point));
     struct dequantiser as[2];
     __m512i q[8];
@@ -103,7 +103,7 @@ INLINE void super_part_to_tile(enum format format, const uint8_t *group, int n, 
     const __m512 d = load_f16x16(group), dmin = load_f16x16(group + 32); /* unused without minima */
     const __m512i pairs = t.has_min ? load_min_pairs(format, group, fine ? n : n / 2) : _mm512_setzero_si512();
     __m512 scale[2];
-    load_part_scales(format, group, n, scale);
+    load_part_scales(format, group, 0, n, scale);
     struct dequantiser as[2];
     for (int half = 0; half < 2; half++) {
         const bool odd = fine ? half : n % 2;
