@@ -38,6 +38,7 @@ class DraftSource:
         self._probing = False  #: whether the last drafts were probes
         self._is_repeating = False  #: whether a probe is due because the last one was right
         self.prepared = False  #: whether a sequence of the present step may get its drafts
+        self.is_likely = True  #: whether a sequence that has had no draft yet may get one
 
     @property
     def wants_results(self) -> bool:
@@ -54,6 +55,7 @@ class DraftSource:
         """The drafts of a step are about to be chosen."""
         self._steps += 1
         self.prepared = False
+        self.is_likely = self.acceptance.rate(0) >= MIN_ACCEPTANCE
 
     def note_drafts(self, *, probes: bool) -> None:
         """The step has drafts of this source. ``probes``: all of them are."""

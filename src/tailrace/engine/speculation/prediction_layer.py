@@ -75,6 +75,9 @@ class PredictionLayer:
             if not self._free_slots:
                 return
             slot = self._slots[sequence.id] = _Slot(self._free_slots.pop())
+        if len(hidden) == 1 and start == slot.first_row + len(slot.rows) and len(slot.rows) < _MAX_ROWS:
+            slot.rows.append(hidden[0].copy())
+            return
         if not slot.first_row <= start <= slot.first_row + len(slot.rows):
             slot.rows, slot.first_row = [], start
         # Tokens that were computed again have the same hidden states.

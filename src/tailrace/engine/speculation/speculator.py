@@ -59,6 +59,7 @@ class _SourceStats:
 
     acceptance: Acceptance
     tokens_since_draft: int = 0  #: those that came with a draft of another source don't count
+    has_drafted: bool = False
 
 
 @dataclass(slots=True)
@@ -218,7 +219,7 @@ class Speculator:
             if drafted or source.drafter.learns_without_draft:
                 source.drafter.learn(sequence, sampled, own.acceptance)
             if drafted:
-                own.tokens_since_draft = 0
+                own.tokens_since_draft, own.has_drafted = 0, True
             elif not sequence.draft:
                 own.tokens_since_draft += len(sampled)
         if not sequence.draft:
@@ -275,10 +276,11 @@ class Speculator:
         found: list[tuple[int, int]] = []
         probing: int | None = None
         for number, (source, own) in enumerate(zip(self._sources, stats.sources, strict=True)):
-            prepared = _is_prepared(own)
-            source.prepared |= prepared
-            if not (source.drafter.learns_without_draft or source.probe_is_due or prepared):
-                continue
+            if not source.drafter.learns_without_draft:
+                prepared = _is_prepared(source, own)
+                source.prepared |= prepared
+                if not (prepared or source.probe_is_due):
+                    continue
             run = source.drafter.prepare(sequence)
             if run is None:
                 continue
@@ -379,5 +381,7 @@ class Speculator:
         return self._pass_cost.seconds(n_decoding + tokens) - self._pass_cost.seconds(n_decoding)
 
 
-def _is_prepared(stats: _SourceStats) -> bool:
-    return stats.tokens_since_draft < _PREPARE_TOKENS and stats.acceptance.rate(0) >= MIN_ACCEPTANCE
+def _is_prepared(source: DraftSource, stats: _SourceStats) -> bool:
+    if stats.tokens_since_draft >= _PREPARE_TOKENS:
+        return False
+    return stats.acceptance.rate(0) >= MIN_ACCEPTANCE if stats.has_drafted else source.is_likely
