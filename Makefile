@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup serve wheel test test-wheel test-clients test-faults test-devices test-peers test-numa test-arm bench docs check format clean
+.PHONY: help setup serve wheel test test-wheel test-clients test-faults test-cluster test-devices test-peers test-numa test-arm bench docs check format clean
 
 help:  ## Show this list
 	@echo "tailrace: make TARGET [ARGS=\"...\"] [PYTHON=python3.12]"
@@ -43,6 +43,11 @@ test-faults:  ## Kill, stop, starve and attack real servers, and print each faul
 	@$(PYTHON) scripts/setup.py --dev
 	@$(BIN)/tailrace pull
 	@TAILRACE_TEST_FAULTS=1 $(BIN)/python -m pytest tests/faults $(ARGS)
+
+test-cluster:  ## Serve from a Ray cluster of several nodes, kill each part, and print the figures; ARGS go to pytest
+	@$(PYTHON) scripts/setup.py --dev
+	@$(BIN)/tailrace pull
+	@TAILRACE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster $(ARGS)
 
 test-devices:  ## Divide models between workers on loopback, tensor by tensor, and kill the workers; ARGS go to pytest
 	@$(PYTHON) scripts/setup.py --dev

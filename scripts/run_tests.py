@@ -27,6 +27,7 @@ LANES = {
         "tests/browser",
         "tests/devices",
         "tests/faults",
+        "tests/cluster",
         "tests/wheel",
     ),
 }

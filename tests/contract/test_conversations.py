@@ -12,7 +12,7 @@ from openai import NotFoundError, OpenAI
 
 from openai_wire import Reply, ask
 from servers import ServerProcess, fake
-from tailrace.server.dialects.responses.store import ResponseStore
+from tailrace.server.dialects.responses.sqlite_store import SqliteResponseStore
 
 
 def create(server: ServerProcess, **fields: object) -> str:
@@ -151,7 +151,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> No
 
 def test_the_oldest_conversations_are_evicted(tmp_path: Path) -> None:
     async def scenario() -> None:
-        store = ResponseStore(tmp_path / "kept.sqlite", megabytes=1, days=30)
+        store = SqliteResponseStore(tmp_path / "kept.sqlite", megabytes=1, days=30)
         made = []
         for _ in range(20):
             item = {"id": "msg_1", "type": "message", "role": "user", "content": "x" * 100_000}

@@ -18,8 +18,8 @@ from tailrace.cli.cluster_rows import changes, listening_urls, tables
 from tailrace.cluster.config import ClusterConfig, read_config
 from tailrace.cluster.resources import replica_resources
 from tailrace.cluster.status import ClusterStatus
-from tailrace.errors import ConfigurationError, TailraceError
-from tailrace.models.model_reference import NotHere, locate_model
+from tailrace.errors import ConfigurationError, ModelError, TailraceError
+from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.server.start_check import check_http_settings
 
@@ -138,7 +138,7 @@ def _check_fits(config: ClusterConfig) -> None:
         if settings.backend != "fake":
             try:
                 locate_model(settings.model)
-            except NotHere as error:
+            except ModelError as error:
                 raise ConfigurationError(f"[models.{model.name}]: {error}") from error
         needed += replica_resources(settings, model.replicas).cpus * model.replicas.min_replicas
     if needed > cpus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailrace.cli import console_output
-from tailrace.server.keys import usage_store
-from tailrace.server.keys.allowance import today
 from tailrace.server.keys.duration import expiry
-from tailrace.server.keys.keys_file import KeyRecord, KeysFile, check_name, keys_path, new_key, now, read_keys
+from tailrace.server.keys.keys_file import KeyRecord, KeysFile, check_name, keys_path, new_key, now
+from tailrace.server.keys.postgres_keys import PostgresKeys
+from tailrace.server.postgres.address import check_address
 from tailrace.settings import resolve
 
 keys = typer.Typer(help="The server's named API keys.", no_args_is_help=True)
@@ -68,14 +69,14 @@ def create(
             models=tuple(model or ()),
         )
     )
-    path = _path(file, config)
-    is_first = KeysFile(path).add(record)
+    known = _known(file, config)
+    is_first = known.add(record)
     console = console_output.stderr()
     console.print(f"The key [bold]{escape(name)}[/bold], shown this once:\n", soft_wrap=True)
     typer.echo(key)
     ends = "" if record.expires is None else f" It expires on {record.expires:%Y-%m-%d %H:%M} UTC."
-    console.print(f"\nIts hash is in {escape(str(path))}.{ends} {_TOOK_EFFECT}", soft_wrap=True)
-    if is_first:
+    console.print(f"\nIts hash is in {escape(known.place)}.{ends} {_TOOK_EFFECT}", soft_wrap=True)
+    if is_first and isinstance(known, KeysFile):
         console.print(
             "[yellow]The file is new: with it, every request to a server needs a key.[/yellow]", soft_wrap=True
         )
@@ -88,15 +89,15 @@ def list_keys(
     config: _Config = None,
 ) -> None:
     """List the keys with their limits and what they have used today."""
-    path = _path(file, config)
-    records = read_keys(path)
-    rows = _rows(records or [])
+    known = _known(file, config)
+    records = known.read()
+    rows = _rows(records or [], known.used_today())
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
         return
     if not rows:
         what = "No keys file" if records is None else "No keys"
-        typer.echo(f"{what}: {path}. Make a key with: tailrace keys create NAME")
+        typer.echo(f"{what}: {known.place}. Make a key with: tailrace keys create NAME")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("NAME", "CREATED", "EXPIRES", "CONCURRENT", "TOKENS/MINUTE", "TOKENS/DAY", "TODAY", "MODELS"):
@@ -122,25 +123,33 @@ def revoke(
     name: Annotated[str, typer.Argument(help="The key's name.")], file: _File = None, config: _Config = None
 ) -> None:
     """Revoke a key: servers refuse it from then on. Its running replies go on; what it stored is out of reach."""
-    path = _path(file, config)
-    left = KeysFile(path).remove(name)
+    known = _known(file, config)
+    left = known.remove(name)
     console = console_output.stderr()
     console.print(f"The key [bold]{escape(name)}[/bold] is revoked. {_TOOK_EFFECT}", soft_wrap=True)
     if not left:
+        is_file = isinstance(known, KeysFile)
+        ending = f"delete {escape(known.place)}" if is_file else "leave the setting keys_store out"
         console.print(
             f"[yellow]No key is left: servers refuse every request without the setting api_key. "
-            f"To serve without keys, delete {escape(str(path))} and restart.[/yellow]",
+            f"To serve without keys, {ending} and restart.[/yellow]",
             soft_wrap=True,
         )
 
 
-def _path(file: Path | None, config: Path | None) -> Path:
-    return file.expanduser() if file is not None else keys_path(resolve({}, file=config).settings.keys_file)
+def _known(file: Path | None, config: Path | None) -> KeysFile | PostgresKeys:
+    """The keys that the command is about."""
+    if file is not None:
+        return KeysFile(file.expanduser())
+    settings = resolve({}, file=config).settings
+    if settings.keys_store is None:
+        return KeysFile(keys_path(settings.keys_file))
+    check_address("keys_store", settings.keys_store)
+    return PostgresKeys(settings.keys_store)
 
 
-def _rows(records: list[KeyRecord]) -> list[Row]:
+def _rows(records: list[KeyRecord], used: Mapping[str, int]) -> list[Row]:
     at = now()
-    used = usage_store.read_day(usage_store.default_file(), today(at))
     return [
         Row(
             name=record.name,

@@ -12,6 +12,7 @@ from tailrace.cli.served_models import served_models
 from tailrace.errors import ConfigurationError
 from tailrace.observe import logs
 from tailrace.observe.telemetry import check_installed
+from tailrace.server.postgres.address import check_no_password
 from tailrace.server.start_check import check_http_settings
 from tailrace.settings import resolve
 from tailrace.supervisor import Supervisor
@@ -193,6 +194,8 @@ def serve(
 ) -> None:
     """Serve MODEL (the starter model by default) over HTTP until Ctrl-C. Several are loaded as requests need them."""
     flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
+    check_no_password("--keys-store", keys_store)
+    check_no_password("--responses-store", responses_store)
     if jinja is False:
         raise ConfigurationError("--no-jinja: templates are always Jinja; leave it out, or name a --chat-template")
     server = resolve({name: value for name, value in flags.items() if name.startswith("log_")}, file=config).settings

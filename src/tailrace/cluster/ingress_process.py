@@ -7,6 +7,7 @@ It isn't tied to this process: when this one dies it goes on for a while, says t
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from tailrace.cluster.ingress.orders import (
     IngressStart,
     Listening,
     Order,
+    ReplicaSeen,
     SetModels,
     Stop,
     Wanted,
@@ -29,7 +31,9 @@ from tailrace.cluster.ingress.orders import (
     encode,
 )
 from tailrace.cluster.ingress_feed import IngressFeed
+from tailrace.cluster.ingress_place import VARIABLE, listen, place_of, take_over
 
+_MODULE = "tailrace.cluster.ingress.process"
 #: Seconds before a process that has ended is started again; ten times as many after a short life.
 _AGAIN_SECONDS = 0.1
 _SHORT_LIFE_SECONDS = 5.0
@@ -40,10 +44,15 @@ _END_SECONDS = 15.0
 
 
 class IngressProcess:
-    """See the module. ``start`` and ``models`` are the first orders of each process."""
+    """See the module. It listens itself, so that connections wait while a process is started again."""
 
     def __init__(self, start: IngressStart, models: SetModels) -> None:
-        self._start = start
+        """``start`` and ``models``: the first orders of each process. Raises ConfigurationError where the address can't
+        be had.
+        """
+        self._socket = listen(start.settings)
+        self._place = place_of(start.settings)
+        self._start = msgspec.structs.replace(start, socket_fd=self._socket.fileno())
         self._models = models
         self._feed = IngressFeed()
         self._wanted: dict[str, tuple[float, int]] = {}
@@ -52,6 +61,7 @@ class IngressProcess:
         self._stopping = threading.Event()
         self.port = 0  #: 0 while none listens
         self.starts = 0  #: processes so far
+        self.has_replica = False  #: whether the process has had a replica that takes requests
         self._thread = threading.Thread(target=self._live, name="ingress process", daemon=True)
         self._thread.start()
 
@@ -64,6 +74,11 @@ class IngressProcess:
         """Tell the process what is new of the replicas."""
         with self._lock:
             self._write(self._feed.update(table))
+
+    def take_over(self) -> None:
+        """End the process that another actor has left at this address."""
+        if self._start.settings.port and take_over(self._place, self.pid):
+            structlog.get_logger().info("the ingress has taken over the address")
 
     def wanted(self) -> dict[str, int]:
         """The requests that wait for a replica now, by model."""
@@ -81,6 +96,7 @@ class IngressProcess:
             structlog.get_logger().warning("the ingress didn't end in time; killing it")
             self._process.kill()
             self._thread.join()
+        self._socket.close()
 
     def _live(self) -> None:
         while not self._stopping.is_set():
@@ -92,9 +108,11 @@ class IngressProcess:
 
     def _run_once(self) -> None:
         process = subprocess.Popen(
-            (sys.executable, "-P", "-m", "tailrace.cluster.ingress.process"),
+            (sys.executable, "-P", "-m", _MODULE),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pass_fds=(self._socket.fileno(),),
+            env={**os.environ, VARIABLE: self._place},
             start_new_session=True,  # A signal for this process's group isn't meant for it.
         )
         assert process.stdin is not None
@@ -103,6 +121,8 @@ class IngressProcess:
             self._process = process
             self.starts += 1
             self._write([self._start, self._models, *self._feed.all_orders()])
+            if self._stopping.is_set():  # ``stop`` has written to the process before.
+                self._write([Stop()])
         try:
             self._read(process.stdout)
         finally:
@@ -122,6 +142,8 @@ class IngressProcess:
                 continue
             if isinstance(report, Listening):
                 self.port = report.port
+            elif isinstance(report, ReplicaSeen):
+                self.has_replica = self.has_replica or report.phase == "ready"
             elif isinstance(report, Wanted):
                 with self._lock:
                     self._wanted[report.model] = (time.monotonic(), report.requests)

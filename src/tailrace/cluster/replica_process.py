@@ -127,6 +127,9 @@ class ReplicaProcess:
             self._read(self._process.stdout)
             self._process.wait()
             log.join(_LOG_SECONDS)
+            self._process.stdout.close()
+            if not log.is_alive():
+                self._process.stderr.close()
         finally:
             self._ended.set()
             self._started.set()

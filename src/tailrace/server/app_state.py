@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -49,6 +49,7 @@ from tailrace.server.models.model_scheduler import ModelScheduler
 from tailrace.server.models.model_service import LoadOrders, ModelService
 from tailrace.server.models.model_turn import ModelGate, ModelTurn, OpenGate
 from tailrace.server.open_streams import OpenStreams
+from tailrace.server.postgres.database import Database
 from tailrace.server.request_body import read_body
 from tailrace.server.request_cycle import REQUEST_BODY
 from tailrace.server.request_limits import RequestLimits
@@ -125,9 +126,11 @@ class AppState:
             capacity=self._capacity,
         )
         self.metrics.queue = self.admission
+        self.on_start: list[Callable[[], None]] = []  #: called on the event loop before the first request
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
         self.keys = KeyRing(settings)
         self.on_reload.append(self.keys.reload)
+        self.on_start.append(self.keys.start)
         self.on_shutdown.append(self.keys.close)
         self.certificate = certificate(settings)
         if self.certificate is not None:
@@ -174,6 +177,14 @@ class AppState:
     def end_all(self) -> int:
         """See ``ServedWork``."""
         return self.hub.end_all()
+
+    @cached_property
+    def database(self) -> Database | None:
+        """PostgreSQL, where clients' objects are stored there. It closes after everything that uses it."""
+        address = self.settings.responses_store
+        if address is None:
+            return None
+        return Database(address, name="responses", connections=self.settings.postgres_connections)
 
     @property
     def loads_on_demand(self) -> bool:
@@ -265,8 +276,11 @@ class AppState:
         headers: Sequence[tuple[bytes, bytes]] = sse.HEADERS,
         *,
         keepalive_seconds: float | None = None,
+        before_end: Callable[[], Awaitable[None]] | None = None,
     ) -> EventStream:
-        """The response that sends ``generation`` as it happens. ``keepalive_seconds`` None is the server's setting."""
+        """The response that sends ``generation`` as it happens. ``keepalive_seconds`` None is the server's setting.
+        ``before_end`` is awaited before the last event is sent.
+        """
         settings = self.settings
         return EventStream(
             generation,
@@ -275,6 +289,7 @@ class AppState:
             bound=settings.slow_reader_kb * 1000,
             headers=headers,
             streams=self.open_streams,
+            before_end=before_end,
         )
 
     async def full_response(self, reply: CollectedReply, body: Callable[[], object], more: int = 0) -> Response:

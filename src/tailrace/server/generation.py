@@ -131,7 +131,8 @@ class Generation:
         try:
             generation._submit()
             await generation._accepted
-            generation._accounting.accepted(generation._done, generation.reply_tokens)
+            await generation._accounting.accepted(generation._done)
+            generation._accounting.charge(generation.reply_tokens)
         except BaseException as error:
             generation._stop("abort" if isinstance(error, ClientDisconnect) else "error")
             raise

@@ -36,13 +36,12 @@ class GenerationAccounting:
         """All choices are sent to the engine of this number."""
         self._totals = self._metrics.requests(replica)
 
-    def accepted(self, done: asyncio.Future[None], reply_tokens: int) -> None:
-        """The engine has accepted all choices. From now on their tokens are charged, beginning with the prompts' and
-        ``reply_tokens``, which have come already. Raises TooManyRequests where the key has fewer tokens left than the
-        prompts have. ``done``: the end of the generation.
+    async def accepted(self, done: asyncio.Future[None]) -> None:
+        """The engine has accepted all choices. From now on their tokens are charged, beginning with the prompts'; those
+        of replies may have come already. Raises TooManyRequests where the key has fewer tokens left than the prompts
+        have. ``done``: the end of the generation.
         """
-        self._charge.begin(self.count.prompt, done)
-        self.charge(reply_tokens)
+        await self._charge.begin(self.count.prompt, done)
         self._totals.accepted(self.figures.choices, self.figures.max_tokens)
 
     def charge(self, reply_tokens: int) -> None:

@@ -82,6 +82,7 @@ class HttpServer:
         self._max_unsent = 0  #: bytes, since memory was given back
         self._released = 0  #: bytes of bodies, when memory was given back
         self._stop_requested = asyncio.Event()
+        self._accepts = True  #: whether the listener is open
         self._log = structlog.get_logger()
 
     @property
@@ -93,6 +94,13 @@ class HttpServer:
         """Have ``serve`` return after running replies."""
         self._stop_requested.set()
 
+    def stop_accepting(self) -> None:
+        """Leave new connections to another process that listens at the same address. Those that wait are accepted."""
+        if self._accepts:
+            self._accepts = False
+            self._listener.accept_waiting()
+            self._listener.close()
+
     async def serve(self) -> None:
         """Serve until ``stop``, then drain: see docs/operations.md."""
         self._renew_date()
@@ -103,7 +111,8 @@ class HttpServer:
             except TimeoutError:
                 self._look()
         await self._drain()
-        self._listener.close()
+        if self._accepts:
+            self._listener.close()
 
     async def _drain(self) -> None:
         app, connections = self._app, self.connections

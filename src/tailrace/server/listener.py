@@ -63,6 +63,10 @@ class Listener:
         self._set_options()
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
+    def accept_waiting(self) -> None:
+        """Accept now what has come and waits in the kernel."""
+        self._accept()
+
     def close(self) -> None:
         """Accept no more. Other processes that have the socket may."""
         if self._resume is not None:

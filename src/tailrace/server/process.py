@@ -124,6 +124,8 @@ async def _serve(start: Start) -> None:
         ssl_context_factory=None if tls is None else lambda config, make: tls.context,
     )
     settle_memory()
+    for begin in app.on_start:
+        begin()
     server = HttpServer(config, http, app, open_files.limit())
     app.metrics.connections = server.connections
     loop = asyncio.get_running_loop()
@@ -132,6 +134,8 @@ async def _serve(start: Start) -> None:
     await server.serve()
     for stop in app.on_shutdown:
         stop()
+    if app.database is not None:
+        app.database.close()
     await app.hub.stop()
     if link is not None:
         link.stop()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from starlette.responses import Response
@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from tailrace.errors import SlowReader
 from tailrace.server import sse
 from tailrace.server.caller import caller_of
-from tailrace.server.events import Event, KeepAlive
+from tailrace.server.events import Event, Failure, KeepAlive, Usage
 from tailrace.server.generation import Generation
 from tailrace.server.open_streams import OpenStreams
 from tailrace.server.request_cycle import CHUNKED_BODY, ChunkedBody
@@ -41,10 +41,11 @@ class EventStream(Response):
         bound: int,
         headers: Sequence[tuple[bytes, bytes]] = sse.HEADERS,
         streams: OpenStreams | None = None,
+        before_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """``keepalive_seconds``: silence before a keep-alive; ``bound``: bytes that a client may be behind.
 
-        ``streams``: where it is registered while it is sent.
+        ``streams``: where it is registered while it is sent. ``before_end``: awaited before the last event is sent.
         """
         self._streams = OpenStreams() if streams is None else streams
         self.status_code = 200
@@ -52,6 +53,8 @@ class EventStream(Response):
         self.raw_headers = list(headers)
         self._generation = generation
         self._encoder = encoder
+        self._before_end = before_end
+        self._held: list[bytes] = []  #: the last event, until ``before_end`` has returned
         self._keepalive_seconds = keepalive_seconds
         self._bound = bound
         self._silence = 0.0  #: seconds
@@ -72,11 +75,19 @@ class EventStream(Response):
                         self.chunks.write(piece)
                 self._generation.attach(self)
                 await self._generation.finished()
+                if self._before_end is not None:
+                    await self._before_end()
+                    for piece in self._held:
+                        self.chunks.write(piece)
             await send({"type": "http.response.body", "body": self._encoder.end(), "more_body": False})
 
     def emit(self, event: Event) -> None:
         """See ``EventSink``."""
-        for piece in self._encoder.encode(event):
+        pieces = self._encoder.encode(event)
+        if self._before_end is not None and isinstance(event, (Usage, Failure)):
+            self._held += pieces
+            return
+        for piece in pieces:
             self.chunks.write(piece)
 
     def tick(self, seconds: float) -> None:

@@ -97,13 +97,15 @@ def claim_tokens(
 async def _ask_once(
     engine: EngineClient, request: Request, make: Callable[[int], EngineQuery], answers: int, param: str
 ) -> list[QueryAnswer]:
+    if (place := place_of(request.scope)) is not None:
+        await place.begin(0)
     query = engine.query(make, answers, param=param, caller=caller_of(request.scope).identity)
     try:
         async with cancelled_on_disconnect(query, request.receive):
             found = await query.answers()
     finally:
         query.withdraw()
-    if (place := place_of(request.scope)) is not None:
+    if place is not None:
         place.allowance.charge(sum(computed_tokens(answer) for answer in found or ()))
     if found is None:
         raise ClientDisconnect

@@ -58,6 +58,26 @@ def share_memory(settings: Settings, demand: MemoryDemand, budget: int) -> Setti
     return msgspec.structs.replace(settings, ctx=ctx, kv_tokens=kv_tokens)
 
 
+def limited(memory: Memory, settings: Settings) -> Memory:
+    """The memory that a server's only model may take: ``models_mb`` where it is set and less."""
+    bytes = settings.models_mb * 1_000_000
+    if not bytes or bytes >= memory.total:
+        return memory
+    return Memory(total=bytes, available=min(bytes, memory.available), where="the setting models_mb")
+
+
+def fill_budget(settings: Settings, demand: MemoryDemand) -> Settings:
+    """The settings of a server's only model whose memory ``models_mb`` limits, with a KV cache where none was set: one
+    context for each parallel request, as far as the memory goes beside weights, buffers and prefix cache.
+    """
+    each, ctx = demand.bytes_per_token, settings.ctx or demand.context
+    if not settings.models_mb or settings.kv_tokens or not each or not ctx:
+        return settings
+    left = settings.models_mb * 1_000_000 - demand.weights - demand.buffers - settings.keep_mb * 1_000_000
+    affordable = max(0, left) // each // _CONTEXT_STEP * _CONTEXT_STEP
+    return msgspec.structs.replace(settings, kv_tokens=max(ctx, min(settings.parallel * ctx, affordable)))
+
+
 def load_bytes(spec: ModelSpec, budget: int) -> int:
     """All that the engines of one of several models may come to take: weights, buffers, KV and prefix cache.
 

@@ -11,11 +11,11 @@ import structlog
 from tailrace.errors import ModelError
 from tailrace.machine.free_memory import read_memory
 from tailrace.machine.gpu import build_backends, offloads, read_gpus
-from tailrace.machine.memory_fit import MemoryDemand, fit_to_memory
+from tailrace.machine.memory_fit import Memory, MemoryDemand, fit_to_memory
 from tailrace.machine.plan import MachinePlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.serving.memory_share import engine_bytes, load_bytes, share_memory
+from tailrace.serving.memory_share import engine_bytes, fill_budget, limited, load_bytes, share_memory
 from tailrace.serving.model_memory import check_cache_types, engine_demand, memory_demand, model_needs
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
@@ -31,7 +31,7 @@ class PlannedModel:
 
 
 def plan_only_model(spec: ModelSpec) -> PlannedModel:
-    """Plan the only model of a server, which may have all of the memory.
+    """Plan the only model of a server, which may have all of the memory, or ``models_mb``.
 
     Raises ConfigurationError when a setting can't work here, or when the model can't fit.
     """
@@ -39,7 +39,8 @@ def plan_only_model(spec: ModelSpec) -> PlannedModel:
     settings, path = spec.settings, _path(spec)
     if path is not None and (not offload or settings.gpu_layers == 0):
         try:
-            settings = _fit(memory_demand(path, settings), settings, plan)
+            demand = memory_demand(path, settings)
+            settings = fill_budget(_fit(demand, settings, plan, limited(read_memory(), settings)), demand)
         except (ModelError, OSError):
             pass  # The engine reports what is wrong with the file.
     return PlannedModel(msgspec.structs.replace(spec, settings=settings), plan, 0)
@@ -59,7 +60,7 @@ def plan_model(spec: ModelSpec, budget: int) -> PlannedModel:
         return PlannedModel(spec, plan, load_bytes(spec, budget))
     settings = share_memory(spec.settings, demand, budget)
     if not offload or settings.gpu_layers == 0:
-        fitting = _fit(demand, spec.settings, plan)
+        fitting = _fit(demand, spec.settings, plan, read_memory())
         if fitting.ctx and fitting.ctx < settings.ctx:
             settings = msgspec.structs.replace(settings, ctx=fitting.ctx, kv_tokens=fitting.kv_tokens or fitting.ctx)
     if settings.ctx < demand.context and not spec.settings.ctx:
@@ -100,9 +101,9 @@ def _plan(spec: ModelSpec) -> tuple[bool, MachinePlan]:
     return offload, make_plan(read_topology(), spec.settings, needs, offload=offload)
 
 
-def _fit(demand: MemoryDemand, settings: Settings, plan: MachinePlan) -> Settings:
+def _fit(demand: MemoryDemand, settings: Settings, plan: MachinePlan, memory: Memory) -> Settings:
     private = sum(replica.node is not None or bool(replica.interleave) for replica in plan.replicas)
-    fitting, warnings = fit_to_memory(demand, settings, read_memory(), private_copies=private)
+    fitting, warnings = fit_to_memory(demand, settings, memory, private_copies=private)
     for warning in warnings:
         structlog.get_logger().warning(warning)
     return fitting

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tailrace.machine.memory_fit import Memory, MemoryDemand
 from tailrace.serving import model_memory
-from tailrace.serving.memory_share import engine_bytes, keep_mb, load_bytes, memory_budget, share_memory
+from tailrace.serving.memory_share import (
+    engine_bytes,
+    fill_budget,
+    keep_mb,
+    limited,
+    load_bytes,
+    memory_budget,
+    share_memory,
+)
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 
@@ -84,3 +93,24 @@ def test_a_scripted_model_takes_what_its_test_says(monkeypatch: pytest.MonkeyPat
         for name in ("small", "large", "other")
     ]
     assert taken == [10_000_000, 500_000_000, 0]
+
+
+def test_only_model_fills_its_budget_with_contexts() -> None:
+    demand = MemoryDemand(weights=100_000_000, buffers=50_000_000, bytes_per_token=1000, context=4096)
+    settings = Settings(models_mb=400, keep_mb=100, parallel=8)
+
+    assert fill_budget(settings, demand).kv_tokens == 8 * 4096
+    assert fill_budget(msgspec.structs.replace(settings, models_mb=260), demand).kv_tokens == 9984
+    assert fill_budget(msgspec.structs.replace(settings, models_mb=251), demand).kv_tokens == 4096, "one whole context"
+    assert fill_budget(msgspec.structs.replace(settings, kv_tokens=5000), demand).kv_tokens == 5000
+    assert fill_budget(Settings(), demand) == Settings(), "without a limit the engine decides"
+
+
+def test_only_model_is_limited_by_its_budget_alone_where_that_is_less() -> None:
+    memory = Memory(total=10_000_000_000, available=6_000_000_000)
+
+    assert limited(memory, Settings()) is memory
+    assert limited(memory, Settings(models_mb=20_000)) is memory
+    part = limited(memory, Settings(models_mb=2_000))
+    assert (part.total, part.available) == (2_000_000_000, 2_000_000_000)
+    assert "models_mb" in part.where

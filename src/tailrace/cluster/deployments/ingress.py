@@ -1,12 +1,13 @@
 """The actor of one ingress: it starts the ingress's process, and tells it of the replicas that the directory knows.
 
 When the directory is lost, the process keeps what it knows. When this actor dies, its process goes on until the next
-one has taken over.
+actor's process listens at the same address.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 
 import msgspec
 from ray import serve
@@ -15,6 +16,7 @@ from tailrace.cluster.config import ClusterConfig
 from tailrace.cluster.deployments import closed_port
 from tailrace.cluster.deployments.directory import DirectoryClient, DirectoryLost
 from tailrace.cluster.deployments.node_address import node_address
+from tailrace.cluster.deployments.raylet_tie import end_with_raylet
 from tailrace.cluster.deployments.secret import shared_secret
 from tailrace.cluster.directory_book import REPORT_SECONDS, IngressRecord
 from tailrace.cluster.ingress.orders import ClusterModel, IngressStart, SetModels
@@ -23,6 +25,8 @@ from tailrace.models.reference import name_keys
 
 #: Starts of the process after which its actor is replaced, too.
 _MAX_STARTS = 20
+#: Seconds after which a process without a ready replica takes the address over, too.
+_TAKE_OVER_SECONDS = 5.0
 
 
 class Ingress:
@@ -33,6 +37,7 @@ class Ingress:
         checked = msgspec.json.decode(config, type=ClusterConfig)
         settings = msgspec.structs.replace(checked.settings, cluster_secret=shared_secret())
         closed_port.close()
+        end_with_raylet()
         self._id = serve.get_replica_context().replica_tag
         self._node = node_address()
         self._host = settings.host
@@ -52,11 +57,13 @@ class Ingress:
         if not hasattr(self, "_process") or self._stopped.is_set():
             return
         self._stopped.set()
-        self._process.stop()
+        self._reports.join(REPORT_SECONDS * 4)
         DirectoryClient().leave(self._id)
+        self._process.stop()
 
     def _report(self) -> None:
         directory = DirectoryClient()
+        alone_until, has_taken_over = time.monotonic() + _TAKE_OVER_SECONDS, False
         while not self._stopped.wait(REPORT_SECONDS):
             process = self._process
             record = IngressRecord(
@@ -69,9 +76,13 @@ class Ingress:
                 wanted=process.wanted(),
             )
             try:
-                process.update(directory.report_ingress(record))
+                table = directory.report_ingress(record)
             except DirectoryLost:
-                pass  # The next report makes another directory.
+                continue  # The next report makes another directory.
+            process.update(table)
+            if not has_taken_over and process.port and (process.has_replica or time.monotonic() >= alone_until):
+                has_taken_over = True
+                process.take_over()
 
 
 def _models(config: ClusterConfig) -> SetModels:

@@ -18,6 +18,7 @@ from tailrace.cluster.config import ModelConfig
 from tailrace.cluster.deployments import closed_port
 from tailrace.cluster.deployments.directory import DirectoryClient, DirectoryLost
 from tailrace.cluster.deployments.node_address import node_address
+from tailrace.cluster.deployments.raylet_tie import end_with_raylet
 from tailrace.cluster.deployments.secret import shared_secret
 from tailrace.cluster.directory_book import REPORT_SECONDS, ReplicaRecord
 from tailrace.cluster.replica_process import ReplicaEnded, ReplicaOrders, ReplicaProcess
@@ -42,7 +43,10 @@ class Replica:
         config = msgspec.json.decode(model, type=ModelConfig)
         server = msgspec.json.decode(settings, type=dict[str, Any])
         taken = msgspec.json.decode(resources, type=ReplicaResources)
+        if config.replicas.memory_mb is not None:
+            server["models_mb"] = config.replicas.memory_mb
         closed_port.close()
+        end_with_raylet()
         self._id = serve.get_replica_context().replica_tag
         self._model = config.name
         self._node = node_address()

@@ -48,6 +48,8 @@ from tailrace.server.tls import certificate
 
 #: Seconds between two reports of the models that requests wait for.
 _WANTED_SECONDS = 1.0
+#: Seconds in which connections bring a request after the address has been handed over.
+_HAND_OVER_SECONDS = 1.0
 #: Connections that the kernel holds until they are accepted.
 _BACKLOG = 2_048
 
@@ -101,7 +103,9 @@ class _Ingress:
         self._replicas = replicas = Replicas(start.settings.cluster_secret, self._on_phase)
         self._readiness = Readiness(replicas)
         work = IngressWork(start)
-        app = IngressApp(work, replicas, self._readiness, KeyRing(start.settings), BrowserGuard(start.settings))
+        keys = KeyRing(start.settings)
+        keys.start()
+        app = IngressApp(work, replicas, self._readiness, keys, BrowserGuard(start.settings))
         app.metrics = MetricsEndpoint(work, replicas, self._readiness)
         tls = certificate(start.settings)
         listening = _listening_socket(start)
@@ -118,6 +122,7 @@ class _Ingress:
         server = self._server = HttpServer(config, listening, work, open_files.limit())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGUSR2, self._hand_over)
         parent.on_order, parent.on_gone = self._on_order, self._on_gone
         settle_memory()
         parent.take(self._rest)
@@ -158,6 +163,14 @@ class _Ingress:
         if self._server is not None and self._server.stopping:
             os._exit(128 + number)
         self._stop()
+
+    def _hand_over(self) -> None:
+        """Another process listens at the same address: leave new connections to it, then drain."""
+        if self._server is not None and not self._server.stopping:
+            self._log.info("another process takes over the address")
+            self._server.stop_accepting()
+            # Connections that have just been accepted bring their request first.
+            asyncio.get_running_loop().call_later(_HAND_OVER_SECONDS, self._stop)
 
     def _stop(self) -> None:
         if self._server is not None:

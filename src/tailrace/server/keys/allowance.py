@@ -39,7 +39,7 @@ class Allowance:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._record = record
+        self.record = record
         self._used = used
         self._clock = clock
         self._now = now
@@ -51,10 +51,10 @@ class Allowance:
 
     def replace(self, record: KeyRecord) -> None:
         """Apply the limits of the key's new record. What is used stays used."""
-        before, after = self._record.tokens_per_minute or 0, record.tokens_per_minute or 0
+        before, after = self.record.tokens_per_minute or 0, record.tokens_per_minute or 0
         self._refill()
         self._level += after - before
-        self._record = record
+        self.record = record
 
     def set_day(self, day: str, tokens: int) -> None:
         """``tokens`` is what the record of the day has, which may be of other servers too."""
@@ -62,20 +62,37 @@ class Allowance:
         if day == self._day:
             self._day_tokens = max(self._day_tokens, tokens)
 
+    def set_used(self, level: float | None, day_tokens: int) -> None:
+        """Go on from these counts: tokens that are left of the minute's, and those used today."""
+        self._level, self._level_at = level or 0.0, self._clock()
+        self._day, self._day_tokens = today(self._now()), day_tokens
+
     def check(self) -> None:
         """Raise TooManyRequests when no further request may begin."""
-        record = self._record
+        record = self.record
         if record.concurrency is not None and self.running >= record.concurrency:
-            raise TooManyRequests(
-                f"The key '{record.name}' has {self.running} of {record.concurrency} requests running. "
-                "Try again when one of them has ended.",
-                code=_CODE,
-            )
+            raise too_many_running(record, self.running)
         self.require(1)
+
+    async def begin(self, tokens: int) -> int:
+        """A request begins, with so many prompt tokens: how many of them are charged already. Raises TooManyRequests
+        when they aren't left.
+        """
+        if tokens:
+            self.require(tokens)
+        return 0
+
+    def ended(self) -> None:
+        """A request that has begun has ended, after ``running`` was counted down."""
+
+    @property
+    def running_elsewhere(self) -> int:
+        """Requests of the key that other servers run."""
+        return 0
 
     def require(self, tokens: int) -> None:
         """Raise TooManyRequests when so many tokens aren't left."""
-        record = self._record
+        record = self.record
         if record.tokens_per_minute is not None:
             self._refill()
             if tokens > record.tokens_per_minute:
@@ -115,15 +132,15 @@ class Allowance:
 
     def requests(self) -> Limit | None:
         """The limit of concurrent requests, for headers."""
-        limit = self._record.concurrency
+        limit = self.record.concurrency
         if limit is None:
             return None
-        free = max(0, limit - self.running)
+        free = max(0, limit - self.running - self.running_elsewhere)
         return Limit(limit, free, 0.0 if free else 1.0)
 
     def tokens(self) -> Limit | None:
         """The limit of tokens that is reached first, for headers."""
-        record, limits = self._record, []
+        record, limits = self.record, []
         if record.tokens_per_minute is not None:
             self._refill()
             missing = record.tokens_per_minute - self._level
@@ -142,7 +159,7 @@ class Allowance:
 
     def _refill(self) -> None:
         """The minute's tokens come back evenly: a sixtieth of them a second."""
-        if (most := self._record.tokens_per_minute) is None:
+        if (most := self.record.tokens_per_minute) is None:
             self._level = 0.0
             return
         now = self._clock()
@@ -167,12 +184,24 @@ class Place:
     def __init__(self, allowance: Allowance) -> None:
         self.allowance = allowance
         self._holders = 0
+        self._has_begun = False
 
     def enter(self) -> None:
         """Take it for the request. Raises TooManyRequests when a limit is reached."""
         self.allowance.check()
         self.allowance.running += 1
         self._holders = 1
+
+    async def begin(self, tokens: int) -> int:
+        """The request begins, with so many prompt tokens: how many of them are charged already. Raises TooManyRequests
+        when a limit is reached.
+        """
+        if self._has_begun:  # It has asked the engine before, without a prompt of its own.
+            self.allowance.require(tokens)
+            return 0
+        charged = await self.allowance.begin(tokens)
+        self._has_begun = True
+        return charged
 
     def hold(self) -> None:
         """One more holder."""
@@ -184,6 +213,17 @@ class Place:
             self._holders -= 1
             if not self._holders:
                 self.allowance.running -= 1
+                if self._has_begun:
+                    self.allowance.ended()
+
+
+def too_many_running(record: KeyRecord, running: int) -> TooManyRequests:
+    """The key has as many requests as it may have at the same time."""
+    return TooManyRequests(
+        f"The key '{record.name}' has {running} of {record.concurrency} requests running. "
+        "Try again when one of them has ended.",
+        code=_CODE,
+    )
 
 
 def today(now: datetime) -> str:

@@ -6,6 +6,8 @@ time shows nothing about any key, however many there are.
 
 The file is looked at once a second at most, when a request comes, and at ``reload``. With the file or the setting
 ``api_key`` every request needs a key. A file that is deleted or broken later doesn't open the server.
+
+Keys in PostgreSQL are followed from ``start`` on. With the setting ``keys_store`` every request needs a key, too.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from pathlib import Path
 
 import structlog
 
-from tailrace.errors import ConfigurationError, Unauthorized
+from tailrace.errors import ConfigurationError, StorageUnavailable, Unauthorized
 from tailrace.server.keys import usage_store
 from tailrace.server.keys.allowance import Allowance, today
 from tailrace.server.keys.daily_use import DailyUse
 from tailrace.server.keys.keys_file import DEFAULT_NAME, KeyRecord, keys_path, read_keys
+from tailrace.server.keys.shared_keys import SharedKeys
 from tailrace.settings import Settings
 
 #: Seconds between two looks at the file.
@@ -63,6 +66,7 @@ class KeyRing:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """A file that can't be used is logged, and then no key of it works: the command has checked it at the start."""
+        self._shared = None if settings.keys_store is None else SharedKeys(settings.keys_store, self._take)
         self._file = keys_path(settings.keys_file)
         self._clock = clock
         self._now = now
@@ -73,6 +77,10 @@ class KeyRing:
             record = KeyRecord(name=DEFAULT_NAME, id="", sha256="", created=_BEGINNING)
             default = ApiKey(record, Allowance(record, _uncounted))
             self._default[hashlib.sha256(settings.api_key.encode()).digest()] = default
+        if self._shared is not None:
+            self.required = True  #: whether requests need a key
+            self._keys = self._default
+            return
         self._state: tuple[int, ...] | None = self._look()
         self._looked_at = clock()
         found: list[KeyRecord] | None = []
@@ -80,16 +88,13 @@ class KeyRing:
             found = read_keys(self._file)
         except ConfigurationError as error:
             structlog.get_logger().error("no API key of the file works", error=str(error))
-        self.required = found is not None or bool(self._default)  #: whether requests need a key
+        self.required = found is not None or bool(self._default)
         self._take(found or [])
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> ApiKey | None:
         """The request's key; None where none is needed. Raises Unauthorized for a missing, wrong or expired one."""
-        now = self._clock()
-        if now - self._looked_at >= _LOOK_SECONDS:
-            self._looked_at = now
-            if self._look() != self._state:
-                self.reload()
+        if self._shared is None:
+            self._follow_file()
         if not self.required:
             return None
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
@@ -106,10 +111,19 @@ class KeyRing:
             raise Unauthorized(
                 f"The API key '{expired.name}' expired on {end}. Ask for a new one.", code="expired_api_key"
             )
+        if self._shared is not None and not self._shared.is_known and any(given):
+            raise StorageUnavailable("This server can't read its API keys yet; its log says why. Try again later.")
         raise Unauthorized("Missing or wrong API key. Send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.")
+
+    def start(self) -> None:
+        """Begin to follow keys in PostgreSQL, on the running event loop."""
+        if self._shared is not None:
+            self._shared.start()
 
     def reload(self) -> None:
         """Read the file again. A file that can't be used is logged, and the keys stay as they were."""
+        if self._shared is not None:
+            return
         log = structlog.get_logger()
         self._state = self._look()
         try:
@@ -131,6 +145,16 @@ class KeyRing:
     def close(self) -> None:
         """Store what was used."""
         self._usage.close()
+        if self._shared is not None:
+            self._shared.close()
+
+    def _follow_file(self) -> None:
+        """Read the file again if it has changed; it is looked at once a second."""
+        now = self._clock()
+        if now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            if self._look() != self._state:
+                self.reload()
 
     def _look(self) -> tuple[int, ...] | None:
         """What changes when the file does; None without a file."""
@@ -146,15 +170,22 @@ class KeyRing:
         for record in records:
             before = known.get(record.id)
             if before is None:
-                allowance = Allowance(record, self._usage.counter(record.id), clock=self._clock, now=self._now)
+                allowance = self._new_allowance(record)
             else:
                 allowance = before.allowance
                 allowance.replace(record)
             keys[bytes.fromhex(record.sha256)] = ApiKey(record, allowance)
         self._keys = keys
+        if self._shared is not None:
+            return  # PostgreSQL is asked for the use of a key with limits when a request begins.
         if any(record.tokens_per_day is not None for record in records if record.id not in known):
             day = today(self._now())
             self._on_totals(day, self._usage.of_day(day))
+
+    def _new_allowance(self, record: KeyRecord) -> Allowance:
+        if self._shared is not None:
+            return self._shared.allowance(record, self._clock, self._now)
+        return Allowance(record, self._usage.counter(record.id), clock=self._clock, now=self._now)
 
     def _on_totals(self, day: str, totals: Mapping[str, int]) -> None:
         for key in self._keys.values():

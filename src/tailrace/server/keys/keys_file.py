@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from tailrace.errors import ConfigurationError, TailraceError
 from tailrace.folders import config_folder
+from tailrace.server.keys import usage_store
 
 #: The beginning of every key, by which people and secret scanners know it.
 PREFIX = "tr-"
@@ -115,6 +116,19 @@ class KeysFile:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+        return str(self.file)
+
+    def read(self) -> list[KeyRecord] | None:
+        """See ``read_keys``."""
+        return read_keys(self.file)
+
+    def used_today(self) -> dict[str, int]:
+        """Each key's tokens of the day, by its id: of all servers of this user."""
+        return usage_store.read_day(usage_store.default_file(), datetime.now(UTC).date().isoformat())
 
     def add(self, record: KeyRecord) -> bool:
         """Add a key; True when the file is new. Raises ConfigurationError for a name that is taken."""

@@ -17,14 +17,15 @@ class TokenCharge:
         self.has_begun = False
         self._charged = 0  #: tokens so far
 
-    def begin(self, tokens: int, done: asyncio.Future[None]) -> None:
+    async def begin(self, tokens: int, done: asyncio.Future[None]) -> None:
         """The request is served, with so many prompt tokens: it holds its place until it is ``done``, and its tokens
         are charged. Raises TooManyRequests where the key has fewer tokens left.
         """
         if (place := self._place) is None:
             return
         if not done.done():
-            place.allowance.require(tokens)
+            self._charged = await place.begin(tokens)
+        if not done.done():
             place.hold()
             done.add_done_callback(lambda _: place.release())
         self.has_begun = True

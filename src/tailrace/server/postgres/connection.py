@@ -71,6 +71,11 @@ class Connection:
             cursor.execute(statement.encode(), values or None)
             return cursor.rowcount
 
+    def script(self, statements: str) -> None:
+        """Carry out several statements without values."""
+        with self._reporting(), self._connection.cursor() as cursor:
+            cursor.execute(statements.encode())
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All statements inside, or none of them."""

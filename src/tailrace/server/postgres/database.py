@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_all
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,7 @@ import structlog
 
 from tailrace.errors import StorageUnavailable
 from tailrace.server.postgres.connection import CONNECT_SECONDS, STATEMENT_SECONDS, Connection, DatabaseFailure
-from tailrace.server.postgres.schema import Changes, bring_up_to_date
+from tailrace.server.postgres.schema import bring_up_to_date
 
 T = TypeVar("T")
 
@@ -33,11 +33,11 @@ _MAX_WAITING = 1000
 class Database:
     """See the module. Nothing connects before the first call."""
 
-    def __init__(self, address: str, *, name: str, connections: int, changes: Changes) -> None:
-        """``name``: what the threads are called, and the log calls it. ``changes``: of the tables that it uses."""
+    def __init__(self, address: str, *, name: str, connections: int) -> None:
+        """``name``: what the threads are called, and the log calls it."""
         self._address = address
         self._name = name
-        self._changes = changes
+        self._changes: dict[str, Sequence[str]] = {}
         self._executor = ThreadPoolExecutor(connections, thread_name_prefix=name)
         self._lock = threading.Lock()  #: over all that follows
         self._idle: list[Connection] = []
@@ -45,6 +45,12 @@ class Database:
         self._is_current = False  #: whether the tables are known to be up to date
         self._failure: str | None = None  #: why PostgreSQL can't be reached
         self._closed = threading.Event()
+
+    def use(self, part: str, changes: Sequence[str]) -> None:
+        """Have the tables of this part: ``changes`` make each version of the one before. Called before the first call
+        of ``run``.
+        """
+        self._changes[part] = changes
 
     def is_gone(self) -> bool:
         """Whether PostgreSQL couldn't be reached lately: calls fail at once."""
@@ -84,7 +90,7 @@ class Database:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), LIMIT_SECONDS)
         except TimeoutError:
-            self._abort_late()
+            self._abort(LIMIT_SECONDS)
             raise DatabaseFailure(f"no answer in {LIMIT_SECONDS:.0f} s") from None
 
     def close(self, last: Callable[[Connection], object] | None = None) -> None:
@@ -95,7 +101,7 @@ class Database:
             running = list(self._jobs)
         wait_all(running, STATEMENT_SECONDS)
         self._closed.set()
-        self._abort_late(older_than=0.0)
+        self._abort(0.0)
         self._executor.shutdown(wait=True, cancel_futures=True)
         with self._lock:
             idle, self._idle = self._idle, []
@@ -148,11 +154,11 @@ class Database:
             self._is_current = True
         return connection
 
-    def _abort_late(self, older_than: float = LIMIT_SECONDS) -> None:
-        """Free threads whose work takes too long: PostgreSQL doesn't answer."""
+    def _abort(self, seconds: float) -> None:
+        """Free threads whose work takes at least so long: PostgreSQL doesn't answer."""
         now = time.monotonic()
         with self._lock:
-            late = [job for job in self._jobs.values() if now - job.begun_at >= older_than]
+            late = [job for job in self._jobs.values() if now - job.begun_at >= seconds]
             for job in late:
                 job.is_aborted = True
                 if job.connection is not None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tailrace.server.postgres.connection import Connection, DatabaseFailure
 
@@ -13,12 +13,11 @@ from tailrace.server.postgres.connection import Connection, DatabaseFailure
 _LOCK = 7_386_241_903
 _VERSION = "SELECT version FROM tailrace_versions WHERE part = %s"
 
-#: What each part's changes are: the first makes version 1 of nothing.
-Changes = Mapping[str, Sequence[str]]
 
-
-def bring_up_to_date(connection: Connection, changes: Changes) -> None:
-    """Make every part's newest version. Raises DatabaseFailure, also for a version that is newer."""
+def bring_up_to_date(connection: Connection, changes: Mapping[str, Sequence[str]]) -> None:
+    """Make every part's newest version: the first of its changes makes version 1 of nothing. Raises DatabaseFailure,
+    also for a version that is newer.
+    """
     if _versions(connection, changes) == {part: len(steps) for part, steps in changes.items()}:
         return
     with connection.transaction():
@@ -33,7 +32,7 @@ def bring_up_to_date(connection: Connection, changes: Changes) -> None:
             if version > len(steps):
                 raise DatabaseFailure(f"the tables of {part} are of another version of tailrace; use another database")
             for step in steps[version:]:
-                connection.rows(step)
+                connection.script(step)
             connection.rows(
                 "INSERT INTO tailrace_versions VALUES (%s, %s) "
                 "ON CONFLICT (part) DO UPDATE SET version = excluded.version",
@@ -41,7 +40,7 @@ def bring_up_to_date(connection: Connection, changes: Changes) -> None:
             )
 
 
-def _versions(connection: Connection, parts: Changes) -> dict[str, int]:
+def _versions(connection: Connection, parts: Iterable[str]) -> dict[str, int]:
     exists = connection.row("SELECT to_regclass('tailrace_versions') IS NOT NULL")
     if exists is None or not exists[0]:
         return {}

@@ -33,7 +33,7 @@ def test_new_tokens_are_charged_once_from_the_beginning_on() -> None:
         charge.update(10)
         assert used == []
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        charge.begin(10, done)
+        await charge.begin(10, done)
         for tokens in (10, 10, 14, 12):
             charge.update(tokens)
         assert used == [10, 4]
@@ -51,7 +51,7 @@ def test_a_request_with_more_tokens_than_are_left_charges_nothing() -> None:
         used: list[int] = []
         charge = TokenCharge(place(used, tokens_per_minute=5))
         with pytest.raises(TooManyRequests):
-            charge.begin(10, asyncio.get_running_loop().create_future())
+            await charge.begin(10, asyncio.get_running_loop().create_future())
         charge.update(10)
         assert used == []
 
@@ -61,7 +61,7 @@ def test_a_request_with_more_tokens_than_are_left_charges_nothing() -> None:
 def test_a_request_without_a_key_charges_nothing() -> None:
     async def run() -> None:
         charge = TokenCharge(None)
-        charge.begin(10, asyncio.get_running_loop().create_future())
+        await charge.begin(10, asyncio.get_running_loop().create_future())
         charge.update(10)
         assert not charge.has_begun
 

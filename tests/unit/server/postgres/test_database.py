@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -17,14 +17,23 @@ from tailrace.errors import StorageUnavailable
 from tailrace.server.postgres import database as database_module
 from tailrace.server.postgres.connection import Connection, DatabaseFailure
 from tailrace.server.postgres.database import Database
-from tailrace.server.postgres.schema import Changes
 
 
-def play(address: str, scenario: Callable[[Database], Awaitable[None]], changes: Changes | None = None) -> None:
-    """Runs a scenario with a pool of two connections."""
+def pool(address: str, changes: Mapping[str, Sequence[str]]) -> Database:
+    """A pool of two connections, and tables."""
+    database = Database(address, name="test", connections=2)
+    for part, steps in changes.items():
+        database.use(part, steps)
+    return database
+
+
+def play(
+    address: str, scenario: Callable[[Database], Awaitable[None]], changes: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Runs a scenario with a pool."""
 
     async def inside() -> None:
-        database = Database(address, name="test", connections=2, changes=changes or {})
+        database = pool(address, changes or {})
         try:
             await scenario(database)
         finally:
@@ -83,10 +92,10 @@ def test_tables_are_made_once_by_servers_that_start_together(postgres: PostgresS
     changes = {"things": ("CREATE TABLE things (n INTEGER)", "ALTER TABLE things ADD COLUMN m INTEGER")}
 
     async def scenario(_: Database) -> None:
-        pools = [Database(address, name=f"p{n}", connections=1, changes=changes) for n in range(4)]
-        await asyncio.gather(*(pool.run(lambda c: c.rows("SELECT m FROM things")) for pool in pools))
-        for pool in pools:
-            pool.close()
+        pools = [pool(address, changes) for _ in range(4)]
+        await asyncio.gather(*(one.run(lambda c: c.rows("SELECT m FROM things")) for one in pools))
+        for one in pools:
+            one.close()
 
     play(address, scenario)
     assert postgres.sql("SELECT version FROM tailrace_versions", address) == "2"
@@ -193,7 +202,7 @@ def test_a_statement_has_a_time_limit(postgres: PostgresServer, monkeypatch: pyt
 def test_what_was_submitted_is_done_before_it_closes(postgres: PostgresServer) -> None:
     address = postgres.database()
     changes = {"things": ("CREATE TABLE things (n INTEGER)",)}
-    database = Database(address, name="test", connections=2, changes=changes)
+    database = pool(address, changes)
 
     def insert(connection: Connection) -> int:
         return connection.count("INSERT INTO things VALUES (1)")

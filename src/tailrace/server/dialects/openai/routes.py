@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -165,12 +165,15 @@ class _OpenAI:
 
         if payload.stream:
             encoder = telemetry(make_stream(), generation, timings=bool(payload.timings_per_token))
+            before_end = None
             if payload.store and self._store is not None:
+                # A client that has the end may go to another server, which has to find the completion.
+                before_end = self._store.settled if self._store.is_shared else None
                 collected = CollectedReply([CollectedChoice() for _ in range(generation_request.choices)])
                 encoder = stored_completion_routes.StoringStream(
                     encoder, collected, partial(self._store_stream, payload, owner, lambda: full_body(collected))
                 )
-            return self._stream(generation, encoder, payload)
+            return self._stream(generation, encoder, payload, before_end)
         transcript = await collect_reply(generation, generation_request.choices, request.receive)
 
         if payload.store and self._store is not None and transcript.complete:
@@ -184,9 +187,17 @@ class _OpenAI:
         assert self._store is not None, "it was looked at"
         self._store.put(*stored_form(payload, full_body()), owner)
 
-    def _stream(self, generation: Generation, encoder: Encoder, payload: SharedParameters) -> Response:
+    def _stream(
+        self,
+        generation: Generation,
+        encoder: Encoder,
+        payload: SharedParameters,
+        before_end: Callable[[], Awaitable[None]] | None = None,
+    ) -> Response:
         """The streamed response, with the request's keep-alive interval."""
-        return self._app.stream_response(generation, encoder, keepalive_seconds=payload.keepalive_seconds)
+        return self._app.stream_response(
+            generation, encoder, keepalive_seconds=payload.keepalive_seconds, before_end=before_end
+        )
 
     async def input_tokens(self, request: Request) -> Response:
         """The same prompt as a reply's, counted by the engine as it would read it."""

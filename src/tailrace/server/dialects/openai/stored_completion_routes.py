@@ -17,7 +17,9 @@ from tailrace.server.caller import caller_of
 from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.common_fields import Metadata
-from tailrace.server.dialects.openai.completion_store import CompletionStore, default_file
+from tailrace.server.dialects.openai.completion_store import CompletionStore
+from tailrace.server.dialects.openai.postgres_completions import PostgresCompletions
+from tailrace.server.dialects.openai.sqlite_completions import SqliteCompletions, default_file
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.events import Event
 from tailrace.server.json_response import json_response
@@ -49,11 +51,16 @@ def store_of(app: AppState) -> CompletionStore | None:
     settings = app.settings
     if not settings.responses_mb:
         return None
-    file = default_file()
-    if settings.responses_file:
-        given = Path(settings.responses_file).expanduser()
-        file = given.with_name(f"{given.stem}-completions{given.suffix}")
-    store = CompletionStore(file, megabytes=settings.responses_mb, days=settings.responses_days)
+    bounds = {"megabytes": settings.responses_mb, "days": settings.responses_days}
+    store: CompletionStore
+    if app.database is not None:
+        store = PostgresCompletions(app.database, **bounds)
+    else:
+        file = default_file()
+        if settings.responses_file:
+            given = Path(settings.responses_file).expanduser()
+            file = given.with_name(f"{given.stem}-completions{given.suffix}")
+        store = SqliteCompletions(file, **bounds)
     app.on_shutdown.append(store.close)
     return store
 

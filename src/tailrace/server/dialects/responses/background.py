@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import structlog
 
-from tailrace.errors import InternalError
+from tailrace.errors import InternalError, RequestError
 from tailrace.server.dialects.responses.event_recording import Recorder, Recording
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.events import Failure
@@ -21,34 +21,45 @@ MAX_RUNNING = 256
 class _Running(NamedTuple):
     generation: Generation
     task: asyncio.Task[None]
-    recording: Recording
+    recorder: Recorder
     finish: Callable[[], None]
     owner: str  #: the id of the key that made it
 
 
 class Background:
-    """Those that run. ``recorded`` is called with each one's id and events once it is finish, after the stream has
-    reported its end.
-    """
+    """Those that run."""
 
-    def __init__(self, recorded: Callable[[str, Recording], None]) -> None:
-        self._recorded = recorded
+    def __init__(self) -> None:
         self._running: dict[str, _Running] = {}
+
+    @property
+    def recordings(self) -> dict[str, Recording]:
+        """The events of each one that runs, by its id."""
+        return {identity: running.recorder.recording for identity, running in self._running.items()}
 
     @property
     def full(self) -> bool:
         """Whether no more may begin."""
         return len(self._running) >= MAX_RUNNING
 
-    def run(self, identity: str, owner: str, generation: Generation, stream: ResponsesStream) -> Recording:
-        """Run the generation, for the key with the id ``owner``. Returns the recording of its events."""
+    def run(
+        self,
+        identity: str,
+        owner: str,
+        generation: Generation,
+        stream: ResponsesStream,
+        recorded: Callable[[Recording], None],
+    ) -> Recording:
+        """Run the generation, for the key with the id ``owner``. Returns the recording of its events. ``recorded`` is
+        called with it once it is complete, after the stream has reported its end.
+        """
         recorder = Recorder(stream)
         generation.attach(recorder)
 
         def finish() -> None:
             if self._running.pop(identity, None) is not None:
                 recorder.close()
-                self._recorded(identity, recorder.recording)
+                recorded(recorder.recording)
 
         def done(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (defect := task.exception()) is not None:
@@ -57,14 +68,25 @@ class Background:
             finish()
 
         task = asyncio.create_task(generation.finished())
-        self._running[identity] = _Running(generation, task, recorder.recording, finish, owner)
+        self._running[identity] = _Running(generation, task, recorder, finish, owner)
         task.add_done_callback(done)
         return recorder.recording
 
     def recording(self, identity: str, owner: str) -> Recording | None:
         """The events of one that runs."""
         running = self._of(identity, owner)
-        return None if running is None else running.recording
+        return None if running is None else running.recorder.recording
+
+    def cancel_soon(self, identity: str) -> None:
+        """Stop it, if it runs, whoever made it; its end is reported soon."""
+        if (running := self._running.get(identity)) is not None:
+            running.generation.cancel()
+
+    def fail(self, identity: str, error: RequestError) -> None:
+        """End it with this error, if it runs."""
+        if (running := self._running.get(identity)) is not None:
+            running.recorder.emit(Failure(error))
+            running.generation.cancel()
 
     async def cancel(self, identity: str, owner: str) -> None:
         """Stop it, if it runs, and return when its end has been reported."""

@@ -1,186 +1,83 @@
-"""The store of conversations: lists of items. Each response in a conversation appends its input and its output."""
+"""The interface of the store of conversations: lists of items. Each response in a conversation appends its input and
+its output.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-import time
-from collections.abc import Callable
-from typing import Any
-
-import msgspec
+from typing import Any, Protocol
 
 from tailrace.errors import NotFound
-from tailrace.server.dialects.responses.items import Item, as_listed, item_type, new_id, quoted
-from tailrace.server.dialects.responses.page import Order, Page, page
-from tailrace.server.store_thread import StoreThread
+from tailrace.server.dialects.responses.items import Item, item_type, new_id, quoted
+from tailrace.server.dialects.responses.page import Order, Page
 
 
-class ConversationStore:
-    """The conversations, for the event loop. Every method but ``append`` raises NotFound for an unknown one, and for
-    one of another key than that with the id ``owner``.
+class ConversationStore(Protocol):
+    """The conversations, for the event loop. Every method but ``create`` and ``append`` raises NotFound for an unknown
+    one, and for one of another key than that with the id ``owner``.
     """
-
-    def __init__(self, thread: StoreThread, tables: Callable[[], ConversationTables]) -> None:
-        """``tables`` is called on the store's thread."""
-        self._thread = thread
-        self._tables = tables
 
     async def create(self, items: list[Item], metadata: dict[str, str], owner: str, caller: str = "") -> dict[str, Any]:
         """A new conversation with these items, by the sender of the identity ``caller``; the conversation object."""
-        return await self._thread.run(lambda: self._tables().create(items, metadata, owner, caller))
+        ...
 
     async def get(self, identity: str, owner: str) -> dict[str, Any]:
         """The conversation object."""
-        return await self._thread.run(lambda: self._tables().get(identity, owner))
+        ...
 
     async def update(self, identity: str, owner: str, metadata: dict[str, str]) -> dict[str, Any]:
         """Replace the metadata; the conversation object."""
-        return await self._thread.run(lambda: self._tables().update(identity, owner, metadata))
+        ...
 
     async def delete(self, identity: str, owner: str) -> None:
         """Forget it and its items."""
-        await self._thread.run(lambda: self._tables().delete(identity, owner))
+        ...
 
     async def items(self, identity: str, owner: str) -> list[Item]:
         """All of its items as they were received or generated, in order."""
-        return await self._thread.run(lambda: self._tables().items(identity, owner))
+        ...
 
     async def page(self, identity: str, owner: str, *, after: str | None, limit: int, order: Order) -> Page:
         """Some of its items, as the API lists them. Raises InvalidRequest for an unknown ``after``."""
-        return await self._thread.run(lambda: self._tables().page(identity, owner, after, limit, order))
+        ...
 
     async def add(self, identity: str, owner: str, items: list[Item]) -> list[Item]:
         """Add items at the end; the same with their ids."""
-        return await self._thread.run(lambda: self._tables().add(identity, owner, items))
+        ...
 
     def append(self, identity: str, owner: str, items: list[Item]) -> None:
         """Append items, unless the conversation is deleted. Returns at once; later reads see them."""
-
-        def work() -> None:
-            try:
-                self._tables().add(identity, owner, items)
-            except NotFound:
-                return  # The conversation was deleted while the reply was generated.
-
-        self._thread.submit(work)
+        ...
 
     async def item(self, identity: str, owner: str, item: str) -> Item:
         """One item, as the API lists it. Raises NotFound for an unknown one, too."""
-        return await self._thread.run(lambda: self._tables().item(identity, owner, item))
+        ...
 
     async def remove(self, identity: str, owner: str, item: str) -> dict[str, Any]:
         """Remove one item; the conversation object. Raises NotFound for an unknown one, too."""
-        return await self._thread.run(lambda: self._tables().remove(identity, owner, item))
+        ...
 
 
-class ConversationTables:
-    """The same for the thread that owns the connection."""
-
-    def __init__(
-        self, connection: sqlite3.Connection, evict: Callable[[], None], check_size: Callable[[int], None]
-    ) -> None:
-        """``evict`` is called after each write; ``check_size`` raises where a conversation has too many bytes."""
-        self._connection = connection
-        self._evict = evict
-        self._check_size = check_size
-
-    def create(self, items: list[Item], metadata: dict[str, str], owner: str, caller: str) -> dict[str, Any]:
-        identity, now = new_id("conversation"), time.time()
-        with self._connection as connection:
-            encoded = msgspec.json.encode(metadata)
-            row = (identity, int(now), now, encoded, owner, caller, len(encoded))
-            connection.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            self._insert(identity, items)
-        self._evict()
-        return self.get(identity, owner)
-
-    def get(self, identity: str, owner: str) -> dict[str, Any]:
-        query = "SELECT created, metadata FROM conversations WHERE id = ? AND key = ?"
-        row = self._connection.execute(query, (identity, owner)).fetchone()
-        if row is None:
-            raise NotFound(f"The conversation {quoted(identity)} is not kept here.")
-        with self._connection as connection:
-            connection.execute("UPDATE conversations SET used = ? WHERE id = ?", (time.time(), identity))
-        metadata = msgspec.json.decode(row[1])
-        return {"id": identity, "object": "conversation", "created_at": row[0], "metadata": metadata}
-
-    def update(self, identity: str, owner: str, metadata: dict[str, str]) -> dict[str, Any]:
-        with self._connection as connection:
-            encoded = msgspec.json.encode(metadata)
-            query = "UPDATE conversations SET metadata = ? WHERE id = ? AND key = ?"
-            connection.execute(query, (encoded, identity, owner))
-        return self.get(identity, owner)
-
-    def delete(self, identity: str, owner: str) -> None:
-        self.get(identity, owner)
-        with self._connection as connection:
-            delete_conversation(connection, identity)
-
-    def items(self, identity: str, owner: str) -> list[Item]:
-        self.get(identity, owner)
-        query = "SELECT body FROM conversation_items WHERE conversation = ? ORDER BY position"
-        return [msgspec.json.decode(body) for (body,) in self._connection.execute(query, (identity,))]
-
-    def page(self, identity: str, owner: str, after: str | None, limit: int, order: Order) -> Page:
-        items = self.items(identity, owner)
-        if order == "desc":
-            items.reverse()
-        return page(items, after, limit).listed()
-
-    def add(self, identity: str, owner: str, items: list[Item]) -> list[Item]:
-        self.get(identity, owner)
-        with self._connection:
-            added = self._insert(identity, items)
-        self._evict()
-        return [as_listed(item) for item in added]
-
-    def item(self, identity: str, owner: str, item: str) -> Item:
-        self.get(identity, owner)
-        query = "SELECT body FROM conversation_items WHERE conversation = ? AND id = ?"
-        row = self._connection.execute(query, (identity, item)).fetchone()
-        if row is None:
-            raise _no_item(identity, item)
-        return as_listed(msgspec.json.decode(row[0]))
-
-    def remove(self, identity: str, owner: str, item: str) -> dict[str, Any]:
-        found = self.get(identity, owner)
-        with self._connection as connection:
-            query = "DELETE FROM conversation_items WHERE conversation = ? AND id = ?"
-            if not connection.execute(query, (identity, item)).rowcount:
-                raise _no_item(identity, item)
-        return found
-
-    def _insert(self, identity: str, items: list[Item]) -> list[Item]:
-        """The stored items. An item with an id that the conversation has already gets a new one."""
-        connection = self._connection
-        query = "SELECT coalesce(max(position), -1) + 1 FROM conversation_items WHERE conversation = ?"
-        begin = connection.execute(query, (identity,)).fetchone()[0]
-        known = {
-            one
-            for (one,) in connection.execute("SELECT id FROM conversation_items WHERE conversation = ?", (identity,))
-        }
-        added = []
-        size = connection.execute("SELECT bytes FROM conversations WHERE id = ?", (identity,)).fetchone()[0]
-        for position, item in enumerate(items, begin):
-            if item["id"] in known:
-                item = {**item, "id": new_id(str(item_type(item)))}
-            known.add(item["id"])
-            added.append(item)
-            encoded = msgspec.json.encode(item)
-            size += len(encoded)
-            connection.execute(
-                "INSERT INTO conversation_items VALUES (?, ?, ?, ?)", (identity, position, item["id"], encoded)
-            )
-        self._check_size(size)
-        connection.execute("UPDATE conversations SET bytes = ? WHERE id = ?", (size, identity))
-        return added
+def conversation_object(identity: str, created: int, metadata: Any) -> dict[str, Any]:
+    """The object that the API has."""
+    return {"id": identity, "object": "conversation", "created_at": created, "metadata": metadata}
 
 
-def delete_conversation(connection: sqlite3.Connection, identity: str) -> None:
-    """Delete a conversation, if it exists, within the caller's transaction."""
-    connection.execute("DELETE FROM conversation_items WHERE conversation = ?", (identity,))
-    connection.execute("DELETE FROM conversations WHERE id = ?", (identity,))
+def with_new_ids(items: list[Item], known: set[str]) -> list[Item]:
+    """The items; one with an id that the conversation has already, or an item before it, gets a new one."""
+    taken, added = set(known), list[Item]()
+    for item in items:
+        if item["id"] in taken:
+            item = {**item, "id": new_id(str(item_type(item)))}
+        taken.add(item["id"])
+        added.append(item)
+    return added
 
 
-def _no_item(identity: str, item: str) -> NotFound:
+def no_conversation(identity: str) -> NotFound:
+    """There is no such conversation."""
+    return NotFound(f"The conversation {quoted(identity)} is not kept here.")
+
+
+def no_item(identity: str, item: str) -> NotFound:
+    """The conversation has no such item."""
     return NotFound(f"The conversation {quoted(identity)} has no item {quoted(item)}.")

@@ -49,15 +49,14 @@ class Recording:
             changed.set_result(None)
 
 
-def compress_events(recording: Recording) -> bytes:
-    """The events in compressed form: each token has an event."""
-    return zlib.compress(b"".join(recording.pieces), 1)
+def compress_events(pieces: Sequence[bytes]) -> bytes:
+    """Events in compressed form: each token has an event."""
+    return zlib.compress(b"".join(pieces), 1)
 
 
-def decompress_events(data: bytes) -> Recording:
-    """The recording that ``compress_events`` has compressed."""
-    events = zlib.decompress(data).split(b"\n\n")
-    return Recording([event + b"\n\n" for event in events if event], closed=True)
+def decompress_events(data: bytes) -> list[bytes]:
+    """The events that ``compress_events`` has compressed."""
+    return [event + b"\n\n" for event in zlib.decompress(data).split(b"\n\n") if event]
 
 
 class Recorder:

@@ -20,21 +20,19 @@ from tailrace.server.dialects.responses.background import MAX_RUNNING, Backgroun
 from tailrace.server.dialects.responses.chat_messages import ChatMessages, to_chat_messages
 from tailrace.server.dialects.responses.conversation_routes import conversation_routes
 from tailrace.server.dialects.responses.conversation_store import ConversationStore
-from tailrace.server.dialects.responses.event_recording import (
-    RecordedStream,
-    Recording,
-    compress_events,
-    decompress_events,
-)
+from tailrace.server.dialects.responses.event_recording import RecordedStream, Recording
 from tailrace.server.dialects.responses.hosted_tool_items import tools_in_items
 from tailrace.server.dialects.responses.items import Item, item_type, quoted, with_type_and_id
 from tailrace.server.dialects.responses.output import Output
+from tailrace.server.dialects.responses.postgres_store import PostgresResponseStore
 from tailrace.server.dialects.responses.prepare import prepare
 from tailrace.server.dialects.responses.query_params import PageQuery, RetrieveQuery
 from tailrace.server.dialects.responses.replay import replay
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.response_object import ResponseHead
-from tailrace.server.dialects.responses.store import ResponseStore, default_file
+from tailrace.server.dialects.responses.shared_background import SharedBackground
+from tailrace.server.dialects.responses.sqlite_store import SqliteResponseStore, default_file
+from tailrace.server.dialects.responses.store import ResponseStore
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.dialects.responses.timing_fields import with_timings
 from tailrace.server.dialects.responses.tools import Toolset, toolset
@@ -124,11 +122,17 @@ class _Responses:
     def __init__(self, app: AppState) -> None:
         self._app = app
         settings = app.settings
+        self._background = Background()
         self._store: ResponseStore | None = None
-        if settings.responses_mb:
+        if settings.responses_mb and app.database is not None:
+            shared = PostgresResponseStore(app.database, megabytes=settings.responses_mb, days=settings.responses_days)
+            exchange = SharedBackground(self._background, shared)
+            app.on_start.append(exchange.start)
+            app.on_shutdown.append(exchange.stop)
+            self._store = shared
+        elif settings.responses_mb:
             file = Path(settings.responses_file).expanduser() if settings.responses_file else default_file()
-            self._store = ResponseStore(file, megabytes=settings.responses_mb, days=settings.responses_days)
-        self._background = Background(self._recorded)
+            self._store = SqliteResponseStore(file, megabytes=settings.responses_mb, days=settings.responses_days)
         app.on_shutdown.append(self._stop)
         self._comments = settings.keepalive_style == "comment"
 
@@ -169,23 +173,35 @@ class _Responses:
         if is_stored and not await self._saved(payload, head.body("in_progress", []), given.own, caller):
             is_stored = False
             head.forget_storing()
-        ended = self._store_callback(payload, given.own, caller, is_stored=is_stored)
-        if payload.stream or payload.background:
-            if not payload.background:
-                encoder = telemetry(stream, generation, timings=bool(payload.timings_per_token))
-                return app.stream_response(generation, encoder, keepalive_seconds=payload.keepalive_seconds)
+        if payload.background:
             started = head.body("in_progress", [])
-            recording = self._background.run(head.id, owner, generation, stream)
+            ends = list[dict[str, Any]]()
+            ended = ends.append
+            recorded = partial(self._recorded, payload, given.own, caller, ends)
+            recording = self._background.run(head.id, owner, generation, stream, recorded)
             return self._streamed(recording, 0) if payload.stream else json_response(started)
+        ended = self._store_callback(payload, given.own, caller, is_stored=is_stored)
+        if payload.stream:
+            encoder = telemetry(stream, generation, timings=bool(payload.timings_per_token))
+            # A client that has the end may go to another server, which has to find the response.
+            before_end = self._store.settled if self._store is not None and self._store.is_shared else None
+            return app.stream_response(
+                generation, encoder, keepalive_seconds=payload.keepalive_seconds, before_end=before_end
+            )
         output = Output(tools, summary=payload.wants_summary, encrypted=payload.wants_encrypted)
         async with cancelled_on_disconnect(generation, request.receive):
             generation.attach(output)
             await generation.finished()
         status = "cancelled" if output.status == "in_progress" else output.status
         done = head.body(status, output.items(), output.usage, output.error)
-        if is_stored and status != "cancelled" and not await self._saved(payload, done, given.own, caller):
-            done["store"] = False
-        ended(done)
+        if status == "cancelled":
+            ended(done)
+        else:
+            if is_stored and not await self._saved(payload, done, given.own, caller):
+                done["store"] = False
+            self._append(payload, given.own, caller, done)
+        if self._store is not None and self._store.is_shared:
+            await self._store.settled()
         if output.error is not None:
             raise output.error
         if status == "cancelled":
@@ -219,14 +235,14 @@ class _Responses:
         query = RetrieveQuery.read(request)
         identity, owner = request.path_params["id"], caller_of(request.scope).owner
         store = self._require_store(request)
+        begin = 0 if query.starting_after is None else query.starting_after + 1
         recording = self._background.recording(identity, owner) if query.stream else None
         if recording is None:
             response = await store.get(identity, owner)
             if not query.stream:
                 return json_response(response)
-            events = await store.events(identity)
-            recording = replay(response) if events is None else decompress_events(events)
-        return self._streamed(recording, 0 if query.starting_after is None else query.starting_after + 1)
+            recording = await store.recording(response, begin) or replay(response)
+        return self._streamed(recording, begin)
 
     def _streamed(self, recording: Recording, begin: int) -> Response:
         return RecordedStream(recording, begin=begin, keepalive_seconds=self._app.settings.keepalive_seconds)
@@ -245,6 +261,9 @@ class _Responses:
         response = await store.get(identity, owner)
         if not response["background"]:
             raise InvalidRequest(f"The response '{identity}' was not made in the background; it can't be cancelled.")
+        if response["status"] == "in_progress":  # Another server makes it.
+            await store.cancel(identity, owner)
+            response = await store.get(identity, owner)
         return json_response(response)
 
     async def input_items(self, request: Request) -> Response:
@@ -302,21 +321,35 @@ class _Responses:
         """A callback that stores a state of the response: in the store if requested, and in its conversation once it is
         complete.
         """
-        store, conversation_id = self._store, payload.conversation_id
+        store = self._store
         if store is None:
             return _store_nothing
 
         def keep(response: dict[str, Any]) -> None:
             if is_stored:
                 store.put(response, own, caller.owner, caller.identity)
-            if conversation_id is not None and response["status"] in ("completed", "incomplete"):
-                store.conversations.append(conversation_id, caller.owner, [*own, *response["output"]])
+            self._append(payload, own, caller, response)
 
         return keep
 
-    def _recorded(self, identity: str, recording: Recording) -> None:
+    def _recorded(
+        self,
+        payload: ResponsesRequest,
+        own: list[Item],
+        caller: Caller,
+        ends: list[dict[str, Any]],
+        recording: Recording,
+    ) -> None:
+        """Store the end of a response in the background: the last of ``ends``."""
         assert self._store is not None, "what runs in the background is kept"
-        self._store.put_events(identity, compress_events(recording))
+        self._store.put_end(ends[-1], own, caller.owner, caller.identity, recording)
+        self._append(payload, own, caller, ends[-1])
+
+    def _append(self, payload: ResponsesRequest, own: list[Item], caller: Caller, response: dict[str, Any]) -> None:
+        """Append input and output to the response's conversation, if it has one and is complete."""
+        identity = payload.conversation_id
+        if self._store is not None and identity is not None and response["status"] in ("completed", "incomplete"):
+            self._store.conversations.append(identity, caller.owner, [*own, *response["output"]])
 
     def _require_store(self, request: Request) -> ResponseStore:
         if self._store is None:

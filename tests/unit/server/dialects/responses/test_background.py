@@ -34,31 +34,29 @@ class Fake:
             self.done.set_result(None)
 
 
-def begin(background: Background, ended: list[dict[str, Any]]) -> tuple[str, Fake]:
+def begin(
+    background: Background, ended: list[dict[str, Any]], recorded: list[Recording] | None = None
+) -> tuple[str, Fake]:
     head = ResponseHead(ResponsesRequest(input="x"), Toolset(), "m", stored=True)
     generation = Fake()
     stream = ResponsesStream(head, Toolset(), summary=False, encrypted=False, comments=False, ended=ended.append)
-    background.run(head.id, "", cast(Generation, generation), stream)
+    taken = list[Recording]() if recorded is None else recorded
+    background.run(head.id, "", cast(Generation, generation), stream, taken.append)
     return head.id, generation
-
-
-def made() -> tuple[Background, dict[str, Recording]]:
-    recorded: dict[str, Recording] = {}
-    return Background(recorded.__setitem__), recorded
 
 
 def test_each_end() -> None:
     async def scenario() -> None:
-        (background, recorded), ended = made(), list[dict[str, Any]]()
-        identity, generation = begin(background, ended)
+        background, ended, recorded = Background(), list[dict[str, Any]](), list[Recording]()
+        identity, generation = begin(background, ended, recorded)
         for event in (TextDelta(0, "a"), Finish(0, "stop"), Usage(1, 2, 0)):
             generation.sink.emit(event)
         generation.done.set_result(None)
         await background.cancel(identity, "")
-        cancelled, _ = begin(background, ended)
+        cancelled, _ = begin(background, ended, recorded)
         await background.cancel(cancelled, "")
         await background.cancel(cancelled, "")
-        stopped, _ = begin(background, ended)
+        stopped, _ = begin(background, ended, recorded)
         background.stop()
         await asyncio.sleep(0)
         assert [(one["id"], one["status"]) for one in ended] == [
@@ -66,16 +64,16 @@ def test_each_end() -> None:
             (cancelled, "cancelled"),
             (stopped, "cancelled"),
         ]
-        assert list(recorded) == [identity, cancelled, stopped]
-        assert all(recording.closed for recording in recorded.values())
-        assert b"response.completed" in recorded[identity].pieces[-1]
+        assert len(recorded) == 3
+        assert all(recording.closed for recording in recorded)
+        assert b"response.completed" in recorded[0].pieces[-1]
 
     asyncio.run(scenario())
 
 
 def test_a_defect_fails_the_response_and_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     async def scenario() -> None:
-        (background, _), ended = made(), list[dict[str, Any]]()
+        background, ended = Background(), list[dict[str, Any]]()
         identity, generation = begin(background, ended)
         generation.done.set_exception(ZeroDivisionError("here"))
         await background.cancel(identity, "")
@@ -91,7 +89,7 @@ def test_background_responses_are_limited(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("tailrace.server.dialects.responses.background.MAX_RUNNING", 2)
 
     async def scenario() -> None:
-        (background, _), ended = made(), list[dict[str, Any]]()
+        background, ended = Background(), list[dict[str, Any]]()
         full = [background.full]
         first, _ = begin(background, ended)
         full.append(background.full)

@@ -14,7 +14,7 @@ import pytest
 
 from tailrace.errors import InvalidRequest, NotFound, StorageUnavailable
 from tailrace.server.dialects.responses.items import Item
-from tailrace.server.dialects.responses.store import ResponseStore
+from tailrace.server.dialects.responses.sqlite_store import SqliteResponseStore
 
 
 def body(identity: str, previous: str | None = None, text: str = "", status: str = "completed") -> dict[str, Any]:
@@ -26,11 +26,13 @@ def inputs(identity: str) -> list[Item]:
     return [{"id": f"in_{identity}", "type": "message", "role": "user", "content": identity}]
 
 
-def play(file: Path, scenario: Callable[[ResponseStore], Awaitable[None]], megabytes: int = 10, days: int = 30) -> None:
+def play(
+    file: Path, scenario: Callable[[SqliteResponseStore], Awaitable[None]], megabytes: int = 10, days: int = 30
+) -> None:
     """Runs a scenario with a store."""
 
     async def inside() -> None:
-        store = ResponseStore(file, megabytes=megabytes, days=days)
+        store = SqliteResponseStore(file, megabytes=megabytes, days=days)
         try:
             await scenario(store)
         finally:
@@ -44,7 +46,7 @@ def ids(items: list[Item]) -> list[str]:
 
 
 def test_a_conversation_is_all_that_its_last_response_builds_on(tmp_path: Path) -> None:
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         for identity, previous in (("a", None), ("b", "a"), ("x", "a"), ("c", "b")):
             store.put(body(identity, previous), inputs(identity), "")
         assert ids(await store.conversation("c", "")) == ["in_a", "msg_a", "in_b", "msg_b", "in_c", "msg_c"]
@@ -60,7 +62,7 @@ def test_a_conversation_is_all_that_its_last_response_builds_on(tmp_path: Path) 
 
 
 def test_a_later_state_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         store.put({**body("a", status="in_progress"), "output": []}, inputs("a"), "")
         store.put(body("a", text="done"), inputs("a"), "")
         assert await store.get("a", "") == body("a", text="done")
@@ -72,7 +74,7 @@ def test_a_later_state_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
 def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     """A conversation that goes on stays whole, however old its beginning is."""
 
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         store.put(body("first"), inputs("first"), "")
         store.put(body("second", "first"), inputs("second"), "")
         for number in range(60):
@@ -84,7 +86,7 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
         kept = sum([await found(store, f"r{number}") for number in range(60)])
         assert 10 <= kept <= 20, "a megabyte of them"
 
-    async def found(store: ResponseStore, identity: str) -> bool:
+    async def found(store: SqliteResponseStore, identity: str) -> bool:
         try:
             await store.get(identity, "")
         except NotFound:
@@ -99,7 +101,7 @@ def test_unused_responses_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     now = [1e9]
     monkeypatch.setattr(time, "time", lambda: now[0])
 
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         store.put(body("old"), [], "")
         store.put(body("used"), [], "")
         await store.get("used", "")
@@ -115,8 +117,8 @@ def test_unused_responses_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_two_servers_may_share_a_file(tmp_path: Path) -> None:
-    async def scenario(one: ResponseStore) -> None:
-        other = ResponseStore(tmp_path / "s", megabytes=10, days=30)
+    async def scenario(one: SqliteResponseStore) -> None:
+        other = SqliteResponseStore(tmp_path / "s", megabytes=10, days=30)
         try:
             for number in range(20):
                 one.put(body(f"a{number}"), [], "")
@@ -143,7 +145,7 @@ def test_a_file_that_another_server_is_making_is_waited_for(tmp_path: Path, monk
 
     monkeypatch.setattr(time, "sleep", wait)
 
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         store.put(body("a"), [], "")
         assert await store.get("a", "") == body("a")
 
@@ -157,7 +159,7 @@ def test_a_file_of_another_version_is_not_changed(tmp_path: Path, capsys: pytest
         connection.execute("PRAGMA user_version = 99")
     connection.close()
 
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         with pytest.raises(StorageUnavailable):
             await store.get("a", "")
 
@@ -169,7 +171,7 @@ def test_a_file_of_another_version_is_not_changed(tmp_path: Path, capsys: pytest
 def test_a_failed_store_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
 
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         store.put(body("a"), [], "")
 
     play(tmp_path / "file" / "s", scenario)
@@ -179,7 +181,7 @@ def test_a_failed_store_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_objects_of_before_there_were_keys_belong_to_no_named_key(tmp_path: Path) -> None:
     file = tmp_path / "s"
 
-    async def before(store: ResponseStore) -> None:
+    async def before(store: SqliteResponseStore) -> None:
         store.put(body("a"), inputs("a"), "")
         await store.get("a", "")
 
@@ -195,7 +197,7 @@ def test_objects_of_before_there_were_keys_belong_to_no_named_key(tmp_path: Path
         connection.execute("PRAGMA user_version = 2")
         connection.commit()
 
-    async def after(store: ResponseStore) -> None:
+    async def after(store: SqliteResponseStore) -> None:
         assert await store.get("a", "") == body("a")
         assert ids(await store.conversation("a", "")) == ["in_a", "msg_a"]
         assert (await store.conversations.get("conv_a", ""))["id"] == "conv_a"
@@ -212,7 +214,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_is_begun(tmp_path: Path) -> N
     file = tmp_path / "s"
     file.write_bytes(b"This is no database. " * 500)
 
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         await store.save(body("a"), inputs("a"), "")
         assert await store.get("a", "") == body("a")
 
@@ -224,7 +226,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_is_begun(tmp_path: Path) -> N
 def test_a_file_that_is_damaged_while_it_is_open_is_set_aside(tmp_path: Path) -> None:
     file = tmp_path / "s"
 
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         for number in range(200):
             store.put(body(f"r{number}", text="x" * 5000), inputs("r"), "")
         await store.get("r0", "")
@@ -244,7 +246,7 @@ def test_a_locked_file_is_unavailable_and_no_endless_wait(tmp_path: Path, monkey
     monkeypatch.setattr("tailrace.server.sqlite._PATIENCE", 0.1)
     file = tmp_path / "s"
 
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         await store.save({**body("a", status="in_progress"), "output": []}, inputs("a"), "")
         other = sqlite3.connect(file, isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
@@ -262,7 +264,7 @@ def test_a_locked_file_is_unavailable_and_no_endless_wait(tmp_path: Path, monkey
 
 
 def test_one_callers_large_responses_push_out_their_own(tmp_path: Path) -> None:
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         for number in range(5):
             store.put(body(f"small{number}", text="x" * 1000), inputs("s"), "", "address:10.0.0.1")
         for number in range(60):
@@ -276,7 +278,7 @@ def test_one_callers_large_responses_push_out_their_own(tmp_path: Path) -> None:
 
 
 def test_one_response_can_not_take_the_whole_store(tmp_path: Path) -> None:
-    async def scenario(store: ResponseStore) -> None:
+    async def scenario(store: SqliteResponseStore) -> None:
         with pytest.raises(InvalidRequest, match="more than the 125000") as caught:
             await store.save(body("a", text="x" * 130_000), inputs("a"), "")
         assert caught.value.param == "store"

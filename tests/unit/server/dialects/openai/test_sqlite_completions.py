@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.errors import NotFound
-from tailrace.server.dialects.openai.completion_store import CompletionStore
+from tailrace.server.dialects.openai.sqlite_completions import SqliteCompletions
 
 
 def test_completions_of_before_there_were_keys_belong_to_no_named_key(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_completions_of_before_there_were_keys_belong_to_no_named_key(tmp_path: 
         connection.commit()
 
     async def scenario() -> None:
-        store = CompletionStore(file, megabytes=1, days=1)
+        store = SqliteCompletions(file, megabytes=1, days=1)
         store.put({"id": "new"}, [], "k1")
         assert (await store.get("old", ""))["id"] == "old"
         assert (await store.get("new", "k1"))["id"] == "new"
