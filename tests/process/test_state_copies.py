@@ -82,6 +82,9 @@ def test_a_reply_goes_on_while_its_state_is_copied(backend: LlamaBackend) -> Non
     slots = Slots(backend)
     slots.read(0, _PROMPT)
     save = backend.kv_begin_save(0)
+    assert save is not None
+    while save.state is None:
+        save.advance()
     expected = slots.read(0, [7, 8, 9], 200)
     state = slots.finish(save)
     backend.kv_truncate(0, 0)

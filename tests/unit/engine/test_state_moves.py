@@ -86,9 +86,9 @@ class Runner:
         self.whole_beside: list[int] = []
         self.ended: set[int] = set()
 
-    def ask(self, identity: int, prompt: list[int], max_tokens: int) -> None:
+    def ask(self, identity: int, prompt: list[int], max_tokens: int, caller: str = "") -> None:
         params = GenerationParams(max_tokens=max_tokens, ignore_eos=True, sampling=Sampling(temperature=0.0))
-        sequence = prepare_sequence(self.backend, Submit(id=identity, prompt=[*prompt], params=params))
+        sequence = prepare_sequence(self.backend, Submit(id=identity, prompt=[*prompt], params=params, caller=caller))
         assert isinstance(sequence, Sequence)
         self.said[identity] = []
         self.loop.inbox.put(sequence)
@@ -163,6 +163,44 @@ def test_a_prefix_whose_cells_a_reply_will_need_is_copied_before() -> None:
     runner.ask(3, [*prompt_of(1, 250), 99], 2)
     runner.until(3)
     assert runner.cached[3] >= 250, "it came back from host memory"
+
+
+def test_a_reply_goes_on_while_its_state_is_copied_for_another_caller() -> None:
+    backend = CountingBackend(parallel=2, kv_tokens=2048)
+    runner = Runner(backend)
+    prompts = {1: prompt_of(1, 400), 2: prompt_of(2, 380)}
+    for identity, prompt in prompts.items():
+        runner.ask(identity, prompt, 300, caller="A")
+        while not runner.said[identity]:
+            runner.step()
+    runner.ask(3, prompt_of(3, 20), 20, caller="B")
+    before = len(runner.said[1]) + len(runner.said[2])
+    while not runner.said[3]:
+        runner.step()
+    pieces = 380 // PIECE
+    assert len(runner.said[1]) + len(runner.said[2]) > before + 2 * pieces, "both went on while one was copied"
+    for identity in (3, 1, 2):
+        runner.until(identity)
+    assert runner.loop.heartbeat().counters.preemptions == 1
+    assert runner.whole_beside == []
+    assert {identity: runner.said[identity] for identity in (1, 2)} == {
+        identity: alone(prompt, 300) for identity, prompt in prompts.items()
+    }
+    assert runner.said[3] == alone(prompt_of(3, 20), 20)
+
+
+def test_a_sequence_that_is_paused_when_cells_run_out_was_copied_before() -> None:
+    backend = CountingBackend(parallel=2, kv_tokens=1024)
+    runner = Runner(backend)
+    prompts = {1: prompt_of(1, 300), 2: prompt_of(2, 350)}
+    for identity, prompt in prompts.items():
+        runner.ask(identity, prompt, 250)
+    for identity in prompts:
+        runner.until(identity)
+    assert runner.loop.heartbeat().counters.preemptions == 1
+    assert runner.whole_beside == []
+    for identity, prompt in prompts.items():
+        assert runner.said[identity] == alone(prompt, 250)
 
 
 def test_two_requests_share_a_prefix_that_only_begins_to_be_loaded() -> None:
@@ -270,7 +308,7 @@ def test_replies_are_the_same_whatever_moves() -> None:
             for identity, (kind, length, max_tokens, begins, cancel) in enumerate(requests):
                 if begins == number:
                     asked[identity] = prompt_of(kind, min(length, 380)), max_tokens
-                    runner.ask(identity, *asked[identity])
+                    runner.ask(identity, *asked[identity], caller="AAB"[(kind + length) % 3])
                 if cancel == 0 and begins + 5 == number and identity not in runner.ended:
                     runner.cancel(identity)
             runner.step()

@@ -93,7 +93,10 @@ class EmbeddingContext(Protocol):
 
 
 class StateMove(Protocol):
-    """A slot's state on its way out of the cache or into it. Until it is done, nothing else may use the slot."""
+    """A slot's state on its way out of the cache or into it. Until it is done, nothing may change these positions.
+
+    The state that leaves is that of the moment in which ``state`` is there first. Further positions may be appended.
+    """
 
     @property
     def done(self) -> bool:
@@ -102,11 +105,11 @@ class StateMove(Protocol):
 
     @property
     def state(self) -> KVState | None:
-        """The state. None once it can't be loaded: the slot is empty."""
+        """The state. None before the copy begins, and once it can't be loaded: the slot is empty."""
         ...
 
     def advance(self) -> None:
-        """Move at most ``Backend.piece_tokens`` positions. Raises BackendError."""
+        """Move about ``Backend.piece_tokens`` positions. Raises BackendError."""
         ...
 
 
@@ -258,8 +261,8 @@ class Backend(Protocol):
         ...
 
     def kv_begin_save(self, slot: int) -> StateMove | None:
-        """As ``kv_save``, in pieces. The slot keeps its content, which must not change until the move is done. None
-        where states of this model or layout move whole. Raises MemoryError.
+        """As ``kv_save``, in pieces. The slot keeps its content, and may go on. None where states of this model or
+        layout move whole. Raises MemoryError.
         """
         ...
 

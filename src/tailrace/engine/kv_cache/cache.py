@@ -24,6 +24,9 @@ from tailrace.engine.kv_cache.prefix_store import PrefixStore
 from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
 from tailrace.engine.kv_cache.slot import Slot
 
+#: A copied state is outdated when its sequence has gone on by more tokens than this, and than this part of the state.
+_OUTDATED_TOKENS = 128
+_OUTDATED_PART = 0.125
 #: Tokens behind the last checkpoint from which one is taken where a sequence goes on: no step has to end for it.
 _MIN_CONTINUED = 16
 
@@ -124,7 +127,8 @@ class KVCache:
         if self.layout.shared:
             empty = next((slot for slot in self.slots if not (slot.occupied or slot.tokens)), None)
             if empty is None and self.leaving is not None and self.leaving.copied:
-                return self.slots[self.leaving.slot]
+                copied = self.slots[self.leaving.slot]
+                empty = None if copied.occupied else copied
             return empty or next((self.slots[index] for index in self._lru), None)
         slots = self.slots[: self.layout.partitions]
         age = {index: place for place, index in enumerate(self._lru)}
@@ -208,8 +212,8 @@ class KVCache:
         """A sequence takes the slot. The slot must be empty unless its own tokens are the prefix."""
         slot = self.slots[placement.slot]
         slot.occupied = True
-        if (leaving := self._take_leaving(slot.index)) is not None:
-            leaving.wanted = False
+        if self.leaving is not None and self.leaving.slot == slot.index:
+            self._give_up_leaving()
         if slot.index in self._lru:
             self._lru.remove(slot.index)
         if placement.checkpoint is not None and self.checkpoints is not None:
@@ -243,6 +247,9 @@ class KVCache:
         """The slot's sequence has ended; its tokens stay for reuse, as the most recently used prefix."""
         slot = self.slots[index]
         slot.occupied = False
+        leaving = self.leaving
+        if leaving is not None and leaving.slot == index and _is_outdated(leaving, slot.tokens):
+            self._give_up_leaving()
         if index in self.loading:
             self.loading.discard(index)
             self.truncate(index, 0)
@@ -254,6 +261,8 @@ class KVCache:
         slot = self.slots[index]
         if length < len(slot.tokens):
             slot.renew()
+        if self.leaving is not None and self.leaving.slot == index and length < self.leaving.tokens:
+            self._give_up_leaving()
         for cell in slot.cells[length:]:
             self._references[cell] -= 1
             if not self._references[cell]:
@@ -266,38 +275,47 @@ class KVCache:
         The offloaded state ``pinned_key`` is about to be loaded and stays.
         """
         self._lru.remove(index)
-        tokens = self.slots[index].tokens[:]
+        leaving = self._take_leaving(index)
+        tokens = self.slots[index].tokens[: None if leaving is None else leaving.tokens]
         self.truncate(index, 0)
-        return Evict(index, self.prefix_store.offload(tokens, pinned_key), leaving=self._take_leaving(index))
+        return Evict(index, self.prefix_store.offload(tokens, pinned_key), leaving=leaving)
 
     def can_leave(self, index: int) -> bool:
-        """Whether the cached slot can be evicted without a long copy. If not, it is copied in pieces from now on, or
-        after the one that is being copied.
+        """Whether the slot can be evicted without a long copy. If not, it is copied in pieces from now on, or after the
+        one that is being copied. A running sequence in it goes on.
         """
         leaving, tokens = self.leaving, self.slots[index].tokens
         if not self.layout.shared or len(tokens) <= self.piece_tokens or not self.piece_tokens:
             return True
-        if leaving is not None and leaving.slot == index:
+        if leaving is not None and leaving.slot == index and not _is_outdated(leaving, tokens):
             return leaving.copied
         if not self.prefix_store.takes(tokens):
             return True
-        if leaving is None or leaving.copied:
-            if leaving is not None:
-                leaving.wanted = False
+        if leaving is None or leaving.copied or leaving.slot == index:
+            self._give_up_leaving()
             self.leaving = Leaving(index, len(tokens))
         return False
+
+    def _give_up_leaving(self) -> None:
+        if self.leaving is not None:
+            self.leaving.wanted = False
+            self.leaving = None
 
     def _take_leaving(self, index: int) -> Leaving | None:
         leaving = self.leaving
         if leaving is None or leaving.slot != index:
+            return None
+        if not leaving.begun:
+            self._give_up_leaving()
             return None
         self.leaving = None
         return leaving
 
     def offload(self, index: int) -> Evict:
         """Copy a cached slot's tokens to host memory, as ``evict`` does; the slot keeps them."""
-        offload = self.prefix_store.offload(self.slots[index].tokens[:])
-        return Evict(index, offload, stays=True, leaving=self._take_leaving(index))
+        leaving = self._take_leaving(index)
+        offload = self.prefix_store.offload(self.slots[index].tokens[: None if leaving is None else leaving.tokens])
+        return Evict(index, offload, stays=True, leaving=leaving)
 
     def swap(self, one: int, other: int) -> Swap:
         """Exchange the content of two slots."""
@@ -386,9 +404,7 @@ class KVCache:
         self._policy = self._full_policy
 
     def _reset_slots(self, layout: Layout) -> None:
-        if self.leaving is not None:
-            self.leaving.wanted = False
-            self.leaving = None
+        self._give_up_leaving()
         self.layout = layout
         self.slots = [Slot(index) for index in range(len(self.slots))]
         self._lru = LruIndex()
@@ -398,3 +414,8 @@ class KVCache:
         cells = self.layout.cells if self.layout.shared else 0
         self._free = list(range(cells - 1, -1, -1))
         self._references = [0] * cells
+
+
+def _is_outdated(leaving: Leaving, tokens: list[int]) -> bool:
+    """Whether too much of the slot's ``tokens`` would be computed again after the state that was copied."""
+    return leaving.begun and len(tokens) - leaving.tokens > max(_OUTDATED_TOKENS, _OUTDATED_PART * leaving.tokens)

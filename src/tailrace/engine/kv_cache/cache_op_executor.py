@@ -25,6 +25,8 @@ from tailrace.machine.free_memory import MemoryGauge
 
 #: Bytes of new memory that are touched after a step: milliseconds in a virtual machine.
 _TOUCH_BYTES = 2 << 20
+#: The same of memory for checkpoints, which is touched page by page.
+_CHECKPOINT_BYTES = 1 << 19
 #: The same while nothing runs: a request that comes meanwhile waits for it.
 _IDLE_TOUCH_BYTES = 8 << 20
 
@@ -101,8 +103,9 @@ class CacheExecutor:
         if not (moved.more or moved.ended):
             touched = _TOUCH_BYTES if beside else _IDLE_TOUCH_BYTES
             moved.more = self._backend.kv_touch_ahead(self._cache.used_cells, touched)
-            if not (moved.more or beside) and (checkpoints := self._cache.checkpoints) is not None:
-                moved.more = self._checkpoint_memory.prepare(touched, checkpoints.free_bytes)
+            if not moved.more and (checkpoints := self._cache.checkpoints) is not None:
+                touched = _CHECKPOINT_BYTES if beside else _IDLE_TOUCH_BYTES
+                moved.more = self._checkpoint_memory.prepare(touched, checkpoints.free_bytes, beside=beside)
         return moved
 
     def empty(self, slots: Iterable[int]) -> None:

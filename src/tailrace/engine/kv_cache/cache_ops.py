@@ -33,13 +33,16 @@ class Placement:
 
 @dataclass(slots=True, eq=False)
 class Leaving:
-    """A cached slot of so many ``tokens`` that is to be evicted. Its state is copied before, in pieces.
+    """A slot that is to be evicted. Before, the state of its first ``tokens`` is copied in pieces. The sequence in it
+    may go on meanwhile, and is paused afterwards.
 
-    ``copied``: all of it is. ``wanted``: False once the slot was used again, and the copy is useless.
+    ``begun``: ``tokens`` is final. ``copied``: all of it is, or can't be. ``wanted``: False once the slot was used
+    again, and the copy is useless.
     """
 
     slot: int
     tokens: int
+    begun: bool = False
     copied: bool = False
     wanted: bool = True
 

@@ -121,6 +121,9 @@ class StateMoves:
         move = self._save[1]
         if move is not None:
             move.advance()
+            if not leaving.begun and move.state is not None:
+                leaving.begun = True
+                leaving.tokens = len(self._cache.slots[leaving.slot].tokens)
         leaving.copied = moved.ended = move is None or move.done
         return True
 

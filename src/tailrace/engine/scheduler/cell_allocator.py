@@ -76,29 +76,37 @@ class CellAllocator:
                 plan.cache_ops.append(cache.evict(slot.index, placement.offload_key))
         return placement if cache.free_cells(placement.slot) >= needed or not self._running else None
 
-    def copy_ahead(self) -> None:
-        """Begin to copy the cached prefix that is evicted next, where running sequences will soon need its cells."""
-        cached = self._cache.cached_slots
-        if cached and self._cache.free_cells(0) < self._taken_meanwhile():
-            self._cache.can_leave(cached[0].index)
+    def copy_ahead(self, pausable: int | None) -> None:
+        """Begin to copy the state that is evicted next, where running sequences will soon need its cells: that of a
+        cached prefix, or of the slot ``pausable``, whose sequence is paused then.
+        """
+        index = self._next_to_leave(pausable)
+        if index is not None and self._cache.free_cells(0) < self._taken_meanwhile(index):
+            self._cache.can_leave(index)
 
-    def steps_without_copy(self) -> int | None:
+    def steps_without_copy(self, pausable: int | None) -> int | None:
         """Steps with a token of each running sequence until ``copy_ahead`` has something to do; None: it has nothing to
         do.
         """
         cache = self._cache
-        if cache.leaving is not None or not (taken := self._taken_meanwhile()):
+        index = self._next_to_leave(pausable) if cache.leaving is None else None
+        if index is None or not (taken := self._taken_meanwhile(index)):
             return None
         return max(0, (cache.free_cells(0) - taken) // len(self._running))
 
-    def _taken_meanwhile(self) -> int:
-        """Cells that running sequences take while the cached prefix that is evicted next is copied; 0 where it needn't
-        be.
-        """
+    def _next_to_leave(self, pausable: int | None) -> int | None:
+        """The slot whose state is evicted when cells run out; None where states move whole, or cells can be added."""
         cache = self._cache
-        if not (cache.piece_tokens and cache.always_shared and (cached := cache.cached_slots)):
-            return 0
-        pieces = len(cached[0].tokens) // cache.piece_tokens
+        if not (cache.piece_tokens and cache.always_shared):
+            return None
+        if cached := cache.cached_slots:
+            return cached[0].index
+        return pausable if len(self._running) > 1 and self._grown_layout() is None else None
+
+    def _taken_meanwhile(self, index: int) -> int:
+        """Cells that running sequences take while the slot is copied; 0 where its state is short."""
+        cache = self._cache
+        pieces = len(cache.slots[index].tokens) // cache.piece_tokens
         return sum(sequence.pending + pieces + _SPARE_STEPS for sequence in self._running) if pieces else 0
 
     def return_to_partitions(self, plan: Plan) -> None:

@@ -196,7 +196,7 @@ class Scheduler:
         if plan.scheduled:
             if self._cache.layout.shared:
                 self._allocator.evict_one_prefix(plan)
-                self._allocator.copy_ahead()
+                self._allocator.copy_ahead(self._pausable_slot())
             else:
                 compact(plan, self._cache, self.running)
         plan.scheduled.sort(key=lambda entry: (not entry[0].decoding, entry[0].slot))
@@ -214,13 +214,17 @@ class Scheduler:
         cache = self._cache
         if cache.layout.shared:
             steps = cache.free_cells(0) // len(plan.scheduled) - 1
-            if (until_copy := self._allocator.steps_without_copy()) is not None:
+            if (until_copy := self._allocator.steps_without_copy(self._pausable_slot())) is not None:
                 steps = min(steps, until_copy)
         else:
             steps = min(cache.free_cells(sequence.slot) for sequence, _ in plan.scheduled) - 1
         return min(steps, self._pause_possible_in - 1) if self._pause_possible_in else steps
 
     # Running sequences
+
+    def _pausable_slot(self) -> int | None:
+        """The slot of the sequence that is paused when cells run out."""
+        return self._preemption.for_cells().slot if len(self.running) > 1 else None
 
     def _schedule_decode(self, decoding: list[Sequence]) -> list[tuple[Sequence, int]]:
         """Each sequence with its tokens. Where grammars append more jump-forward tokens than a batch has, some of them
@@ -301,6 +305,8 @@ class Scheduler:
                 victims = [] if least_urgent is None else [least_urgent]
             if not victims or self._waits_for_prefix(sequence, self._cache.cached_prefix_len(sequence.tokens)):
                 continue
+            if plan.scheduled and not self._cache.can_leave(victims[0].slot):
+                return False  # It goes on while its state is copied in pieces.
             for victim in victims:
                 self._pause(victim)
             self._lack_cells.clear()

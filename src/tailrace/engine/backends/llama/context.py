@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence as Seq
+from functools import partial
 
 import llama_cpp.llama_cpp as llama
 
@@ -15,7 +16,7 @@ from tailrace.engine.backends.llama.cell_memory import CellMemory
 from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
 from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_bytes, streams_of, with_streams
-from tailrace.engine.backends.llama.state_copies import PIECE_BYTES, StateCopies, kept_rows
+from tailrace.engine.backends.llama.state_copies import PIECE_BYTES, StateCopies, StateSave, kept_rows
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout
 from tailrace.engine.kv_cache.rollback import Rollback
@@ -28,8 +29,11 @@ from tailrace.models.kv_shape import CacheTypes
 _MAX_UBATCH = 512
 #: Bytes of reused memory that a checkpoint may leave unused.
 _WASTED_BYTES = 65_536
-#: Flags for a state with everything in it.
+#: Tokens by which a slot may grow before its state is copied: a sequence may go on meanwhile.
+_GROWTH_TOKENS = 64
+#: Flags for a state with everything in it, and for the part that can't be cut.
 _WHOLE = 0
+_PARTIAL = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
 class LlamaContext:
@@ -196,23 +200,32 @@ class LlamaContext:
 
     def checkpoint(self, slot: int, reused: KVState | None = None) -> KVState:
         """See ``Backend.kv_checkpoint``."""
-        return self._read(slot, llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY, reused)
+        return self._read(slot, _PARTIAL, reused)
 
     @property
     def piece_tokens(self) -> int:
         """See ``Backend``."""
         return max(1, PIECE_BYTES // self._bytes_per_cell) if self._defers_copies else 0
 
-    def begin_save(self, slot: int) -> StateCopies | None:
+    def begin_save(self, slot: int) -> StateSave | None:
         """See ``Backend.kv_begin_save``."""
         if not self._defers_copies or not self._has_content(slot):
             return None
-        state = allocate_state(self._size(slot))
+        at_once = 0
+        if self.needs_checkpoints or self.window:
+            at_once = int(llama.llama_state_seq_get_size_ext(self.pointer, slot, _PARTIAL))
+        size = self._size(slot)
+        memory = allocate_state(size + _GROWTH_TOKENS * self._bytes_per_cell)
+        return StateSave(memory, range(max(0, size - at_once), size if at_once else 0), partial(self._begin_save, slot))
+
+    def _begin_save(self, slot: int, memory: KVState) -> StateCopies:
+        size = self._size(slot)
+        state = memory[:size] if size <= memory.size else allocate_state(size)
         with self._cell_memory.deferred() as noted:
             written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, _WHOLE)
         if written != state.size:
             raise BackendError(f"slot {slot}'s KV can't be read out")
-        return StateCopies(noted[0], state) if noted else None
+        return StateCopies(noted[0] if noted else None, state)
 
     def begin_load(self, slot: int, state: KVState, length: int) -> StateCopies | None:
         """See ``Backend.kv_begin_load``."""
@@ -224,10 +237,10 @@ class LlamaContext:
         with self._cell_memory.deferred(kept) as noted:
             size = llama.llama_state_seq_set_data_ext(self.pointer, _address(state), state.size, slot, _WHOLE)
         # Cells behind the length are free from now on, and nothing is copied to them.
-        if not noted or size != state.size or not (self.needs_checkpoints or self.truncate(slot, length)):
+        if size != state.size or not (self.needs_checkpoints or self.truncate(slot, length)):
             self.clear_slot(slot)
             return None
-        return StateCopies(noted[0], state)
+        return StateCopies(noted[0] if noted else None, state)
 
     @property
     def _defers_copies(self) -> bool:
@@ -269,7 +282,7 @@ class LlamaContext:
     def roll_back(self, slot: int, checkpoint: KVState, length: int) -> bool:
         """See ``Backend.kv_rollback``."""
         # Once the part that can't be cut ends at ``length``, cutting there removes the cells of the other part alone.
-        return self._write(slot, checkpoint, llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) and self.truncate(slot, length)
+        return self._write(slot, checkpoint, _PARTIAL) and self.truncate(slot, length)
 
     def _write(self, slot: int, state: KVState, flags: int) -> bool:
         # A recurrent part has no number of streams. A checkpoint has cells of windows alone.

@@ -8,6 +8,7 @@ afterwards. Nothing else may change these cells meanwhile: llama.cpp never moves
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from tailrace.engine.backends.base import KVState
 from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES
 from tailrace.engine.kernels import loader
 
-#: Bytes that are copied at once: one huge page, whose first touch takes milliseconds in a virtual machine.
-PIECE_BYTES = 2 << 20
+#: Bytes that are touched or copied at once: the first touch of a megabyte takes 2 ms in a virtual machine.
+PIECE_BYTES = 1 << 20
 #: Bytes of a cell's entry in a state: position, one sequence, and what models with positions of several numbers add.
 _ENTRY_BYTES = range(12, 40, 4)
 
@@ -24,16 +25,50 @@ _ENTRY_BYTES = range(12, 40, 4)
 class StateCopies:
     """See ``StateMove``."""
 
-    def __init__(self, copies: int, state: KVState) -> None:
-        """``copies``: from ``loader.take_copies``. They read or write ``state``."""
+    def __init__(self, copies: int | None, state: KVState) -> None:
+        """``copies``: from ``loader.take_copies``; None: all were made. They read or write ``state``."""
         self.state: KVState | None = state
         self._copies = copies
-        self.done = loader.advance_copies(copies, 0)
-        weakref.finalize(self, loader.free_copies, copies)
+        self.done = copies is None or loader.advance_copies(copies, 0)
+        if copies is not None:
+            weakref.finalize(self, loader.free_copies, copies)
 
     def advance(self) -> None:
         """See ``StateMove``."""
+        assert self._copies is not None
         self.done = loader.advance_copies(self._copies, PIECE_BYTES)
+
+
+class StateSave:
+    """See ``StateMove``. Memory for what is copied at once is touched before: that takes longer than the copy."""
+
+    def __init__(self, memory: KVState, touched: range, begin: Callable[[KVState], StateCopies]) -> None:
+        """``begin`` writes the state into ``memory``, which may be larger. ``touched``: the bytes to touch before."""
+        self._memory = memory
+        self._touched = touched
+        self._begin = begin
+        self._copies: StateCopies | None = None
+
+    @property
+    def done(self) -> bool:
+        """See ``StateMove``."""
+        return self._copies is not None and self._copies.done
+
+    @property
+    def state(self) -> KVState | None:
+        """See ``StateMove``."""
+        return None if self._copies is None else self._copies.state
+
+    def advance(self) -> None:
+        """See ``StateMove``."""
+        if self._copies is not None:
+            self._copies.advance()
+        elif self._touched:
+            piece = self._touched[:PIECE_BYTES]
+            self._memory[piece.start : piece.stop] = 0
+            self._touched = self._touched[PIECE_BYTES:]
+        else:
+            self._copies = self._begin(self._memory)
 
 
 def kept_rows(state: KVState, length: int) -> bytes | None:
