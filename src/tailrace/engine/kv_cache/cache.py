@@ -24,9 +24,6 @@ from tailrace.engine.kv_cache.prefix_store import PrefixStore
 from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
 from tailrace.engine.kv_cache.slot import Slot
 
-#: A copied state is outdated when its sequence has gone on by more tokens than this, and than this part of the state.
-_OUTDATED_TOKENS = 128
-_OUTDATED_PART = 0.125
 #: Tokens behind the last checkpoint from which one is taken where a sequence goes on: no step has to end for it.
 _MIN_CONTINUED = 16
 
@@ -248,7 +245,7 @@ class KVCache:
         slot = self.slots[index]
         slot.occupied = False
         leaving = self.leaving
-        if leaving is not None and leaving.slot == index and _is_outdated(leaving, slot.tokens):
+        if leaving is not None and leaving.slot == index and leaving.is_outdated(len(slot.tokens)):
             self._give_up_leaving()
         if index in self.loading:
             self.loading.discard(index)
@@ -287,7 +284,7 @@ class KVCache:
         leaving, tokens = self.leaving, self.slots[index].tokens
         if not self.layout.shared or len(tokens) <= self.piece_tokens or not self.piece_tokens:
             return True
-        if leaving is not None and leaving.slot == index and not _is_outdated(leaving, tokens):
+        if leaving is not None and leaving.slot == index and not leaving.is_outdated(len(tokens)):
             return leaving.copied
         if not self.prefix_store.takes(tokens):
             return True
@@ -414,8 +411,3 @@ class KVCache:
         cells = self.layout.cells if self.layout.shared else 0
         self._free = list(range(cells - 1, -1, -1))
         self._references = [0] * cells
-
-
-def _is_outdated(leaving: Leaving, tokens: list[int]) -> bool:
-    """Whether too much of the slot's ``tokens`` would be computed again after the state that was copied."""
-    return leaving.begun and len(tokens) - leaving.tokens > max(_OUTDATED_TOKENS, _OUTDATED_PART * leaving.tokens)

@@ -11,6 +11,10 @@ from tailrace.engine.kv_cache.checkpoints import Checkpoint
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.kv_cache.prefix_store import OffloadResult
 
+#: A copied state is outdated when its sequence has gone on by more tokens than this, and than this part of the state.
+_OUTDATED_TOKENS = 128
+_OUTDATED_PART = 0.125
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -45,6 +49,10 @@ class Leaving:
     begun: bool = False
     copied: bool = False
     wanted: bool = True
+
+    def is_outdated(self, length: int) -> bool:
+        """Whether too much would be computed again of a slot that has ``length`` tokens by now."""
+        return self.begun and length - self.tokens > max(_OUTDATED_TOKENS, _OUTDATED_PART * self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
