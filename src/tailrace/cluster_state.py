@@ -47,6 +47,7 @@ class ModelLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     engines: int = 0  #: engines that are ready
     free_tokens: int | None = None  #: tokens that it can hold without dropping a prefix; None: not known
     prefill_speed: float = 0.0  #: prompt tokens a second, of one engine
+    reply_tokens: float = 0.0  #: of a reply, as a mean of those that have ended; 0: none has
     decode_speed: float = 0.0  #: reply tokens a second, of all running sequences together
     disk_speed: float = 0.0  #: tokens of a prefix that are read from the disk tier in a second
 

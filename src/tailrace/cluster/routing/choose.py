@@ -32,7 +32,7 @@ class Weights:
     decode_speed: float = 50.0  #: reply tokens a second, of all sequences together
     disk_factor: float = 16.0  #: tokens that are read from a file while one is computed
     reply_tokens: float = 200.0  #: tokens of a reply: slots become free at ``decode_speed`` ÷ this
-    running_tokens: float = 256.0  #: a sequence more costs as much as computing this number of prompt tokens
+    sequence_part: float = 0.005  #: the part of a reply's time that one more sequence beside it costs
     dropped_part: float = 0.5  #: the part of dropped prefixes that is computed again
 
 
@@ -87,9 +87,10 @@ def _cost(
     busy = max(load.running + load.waiting, work.sequences, load.running + work.unbegun)
     over = max(0, busy + sequences - load.slots)
     dropped = max(0, new_tokens - load.free_tokens) if load.free_tokens is not None else 0
-    seconds += waiting_tokens / (speed * max(1, load.engines))
-    seconds += over * weights.reply_tokens / (load.decode_speed or weights.decode_speed)
-    seconds += (busy * weights.running_tokens + dropped * weights.dropped_part) / speed
+    slot_seconds = (load.reply_tokens or weights.reply_tokens) / (load.decode_speed or weights.decode_speed)
+    reply_seconds = slot_seconds * load.slots  # Where all slots are taken, one becomes free each ``slot_seconds``.
+    seconds += waiting_tokens / (speed * max(1, load.engines)) + over * slot_seconds
+    seconds += busy * weights.sequence_part * reply_seconds + dropped * weights.dropped_part / speed
     return Choice(replica, new_tokens, seconds)
 
 

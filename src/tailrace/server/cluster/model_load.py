@@ -29,9 +29,17 @@ def load_of(service: ModelService) -> ModelLoad:
         engines=len(alive),
         free_tokens=sum(report.free_tokens for report in reports) if reports else None,
         prefill_speed=_mean(report.prefill_speed for report in reports),
+        reply_tokens=_mean_reply(service),
         decode_speed=sum(report.decode_speed for report in reports),
         disk_speed=_mean(report.disk_speed for report in reports),
     )
+
+
+def _mean_reply(service: ModelService) -> float:
+    """Tokens of the replies so far, as a mean, to two digits: a mean that hardly changes isn't sent again."""
+    totals = [service.metrics.requests(replica) for replica in range(service.replicas)]
+    ended = sum(sum(each.finished.values()) for each in totals)
+    return float(f"{sum(each.generation_tokens for each in totals) / ended:.2g}") if ended else 0.0
 
 
 def _mean(speeds: Iterator[float]) -> float:
