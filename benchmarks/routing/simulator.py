@@ -155,7 +155,7 @@ class Simulation:
             replica.publish(0.0)
         self._at(CHANGE_SECONDS, "publish", None, None)
         while self._events:
-            now, _, kind, replica, what = heappop(self._events)
+            now, _, kind, where, what = heappop(self._events)
             if kind == "publish":
                 for each in self._replicas:
                     each.publish(now)
@@ -163,11 +163,12 @@ class Simulation:
                     self._at(now + CHANGE_SECONDS, "publish", None, None)
             elif isinstance(what, Turn):
                 self._arrive(now, what)
-            elif replica is not None and what is not None:
+            elif where is not None:
+                assert what is not None, "it happens to a request"
                 if kind == "first token":
-                    self._begin_reply(now, replica, what)
+                    self._begin_reply(now, where, what)
                 else:
-                    self._end(now, replica, what)
+                    self._end(now, where, what)
         return self.outcome
 
     def _at(self, time: float, kind: str, replica: _Replica | None, what: _Request | Turn | None) -> None:
