@@ -1,9 +1,10 @@
 """Compares tailrace with llama-server on each modern architecture, and its speed with the memory's bandwidth.
 
-    python -m benchmarks.architectures --only experts-128,gpt-oss
+    python -m benchmarks.architectures --only experts-128,gpt-oss-small
 
-The models have random weights (``synthetic``). A share of the bandwidth is tokens a second × the bytes of the weights
-that a token reads ÷ the bandwidth that ``tailrace doctor`` measures, which is measured anew in each turn.
+``-small`` after a name takes the smaller model of the same kind, with the same bounds. The models have random weights
+(``synthetic``). A share of the bandwidth is tokens a second × the bytes of the weights that a token reads ÷ the
+bandwidth that ``tailrace doctor`` measures, which is measured anew in each turn.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from benchmarks.harness.benchmark import (
 from benchmarks.harness.rates import decode_rates
 from benchmarks.harness.results import figure
 from benchmarks.llama_server import compare, peer_server
-from benchmarks.synthetic import synthetic
+from benchmarks.synthetic import SHAPES, synthetic
 from tailrace.errors import TailraceError
 from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.loadtest.load_stats import load_stats
@@ -62,7 +63,7 @@ def _measure(options: Options, names: tuple[str, ...] = tuple(_BOUNDS)) -> Measu
 
 
 def _compare(options: Options, name: str) -> Measurements:
-    one, four, eight, prompt = _BOUNDS[name]
+    one, four, eight, prompt = _BOUNDS[_kind(name)]
     with contextlib.ExitStack() as stack:
         tailrace = stack.enter_context(servers.tailrace(options.model, options.threads, "--kernels", options.kernels))
         peer = stack.enter_context(peer_server(options))
@@ -88,6 +89,10 @@ def _compare(options: Options, name: str) -> Measurements:
     return found
 
 
+def _kind(name: str) -> str:
+    return name.removesuffix("-small")
+
+
 BENCHMARK = Benchmark("architectures", "How fast is each modern architecture, against llama-server?", _measure)
 
 
@@ -98,7 +103,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAME,...", default=",".join(_BOUNDS), help="these architectures [all]")
     parsed = parser.parse_args()
     names = tuple(parsed.only.split(","))
-    if unknown := [name for name in names if name not in _BOUNDS]:
+    if unknown := [name for name in names if _kind(name) not in _BOUNDS or name not in SHAPES]:
         parser.error(f"there is no architecture {', '.join(unknown)}; there are {', '.join(_BOUNDS)}")
     try:
         options = read_options(parsed)
