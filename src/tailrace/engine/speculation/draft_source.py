@@ -33,7 +33,8 @@ class DraftSource:
         self.acceptance = Acceptance(drafter.prior, weight)  #: of all sequences
         #: Whether a draft may be longer than a token: a first token has been right, or drafts cost nothing.
         self.is_proven = drafter.learns_without_draft
-        self._steps = 0  #: since the last draft
+        self._steps = 0  #: since the last draft; those that couldn't have a probe don't count
+        self._can_probe = True  #: in the present step
         self._probe_after = 0
         self._probing = False  #: whether the last drafts were probes
         self._is_repeating = False  #: whether a probe is due because the last one was right
@@ -43,17 +44,19 @@ class DraftSource:
     @property
     def wants_results(self) -> bool:
         """Whether the drafter needs the results of the present step: for drafts, or for a probe that comes soon."""
-        return self.prepared or self._is_repeating or self._steps + _LEAD_STEPS >= self._probe_after
+        comes_soon = self._is_repeating or self._steps + _LEAD_STEPS >= self._probe_after
+        return self.prepared or (self._can_probe and comes_soon)
 
     @property
     def probe_is_due(self) -> bool:
         """Whether a sequence may get a draft against the estimates."""
         is_due = self._is_repeating or self._steps >= self._probe_after
-        return is_due and not self.drafter.learns_without_draft
+        return is_due and self._can_probe and not self.drafter.learns_without_draft
 
-    def note_step(self) -> None:
-        """The drafts of a step are about to be chosen."""
-        self._steps += 1
+    def note_step(self, *, can_probe: bool) -> None:
+        """The drafts of a step are about to be chosen. ``can_probe``: one of them may be a probe."""
+        self._steps += can_probe
+        self._can_probe = can_probe
         self.prepared = False
         self.is_likely = self.acceptance.rate(0) >= MIN_ACCEPTANCE
 

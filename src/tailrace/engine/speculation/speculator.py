@@ -151,7 +151,7 @@ class Speculator:
         self._seconds_without_drafts = 0.0
         self._equal_split = equal_split
         for source in self._sources:
-            source.note_step()
+            source.note_step(can_probe=not has_waiting)  # A probe would delay what waits.
         self._set_drafts(running, free_cells, total_free, has_waiting=has_waiting)
         for source in self._sources:
             source.drafter.expect_results(source.wants_results)
@@ -172,7 +172,7 @@ class Speculator:
         length = self._best_length(candidates, n_decoding, others, total_free) if candidates else 0
         if length:
             self._draft([(one.sequence, one.source, min(length, one.max_length)) for one in candidates], probes=False)
-        elif probe is not None and not has_waiting and total_free > 0:
+        elif probe is not None and total_free > 0:
             sequence, source = probe
             self._stats[sequence.id].drafted_by = source
             self._draft([(sequence, source, _PROBE_LENGTH)], probes=True)

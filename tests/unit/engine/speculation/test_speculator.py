@@ -94,7 +94,7 @@ class Replies:
         self.begun = 0
         self.sources: list[bool] = []  #: for each draft whether it is ``drafter``'s
 
-    def speed(self, tokens: int) -> float:
+    def speed(self, tokens: int, *, has_waiting: bool = False) -> float:
         """The speed of another reply of each stream, over the speed without drafts."""
         running = []
         for _ in range(self.streams):
@@ -107,7 +107,7 @@ class Replies:
         brought = 0
         while brought < tokens * self.streams:
             drafted = self.drafter.drafted
-            self.speculator.propose(running, lambda _: 300, 300, has_waiting=False, equal_split=False)
+            self.speculator.propose(running, lambda _: 300, 300, has_waiting=has_waiting, equal_split=False)
             counts = [1 + len(sequence.draft) for sequence in running]
             if max(counts) > 1:
                 self.sources.append(self.drafter.drafted > drafted)
@@ -169,6 +169,11 @@ def test_results_are_wanted_for_drafts_and_shortly_before_a_probe() -> None:
     assert useless.wanted[0]
     assert sum(useless.wanted) < 0.05 * len(useless.wanted)
     assert not any(useless.wanted[-1000:])
+    busy = Costly(0.1)
+    replies = Replies(1, compute_bound, busy)
+    replies.speed(16_000)
+    replies.speed(8192, has_waiting=True)
+    assert not any(busy.wanted[-8000:]), "no probe is made while sequences wait"
     useful = Costly(0.1, right=True)
     Replies(1, memory_bound, useful).speed(512)
     assert all(useful.wanted)
