@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tailrace.cluster.ingress.dialects import Dialect, StreamFacts
-from tailrace.cluster.routing.sent_requests import Prompt
 
 #: Requests that an engine works on: they wait for a replica, and wake a model that has none. Paths without ``/v1``.
 COMPUTING = frozenset(
@@ -52,7 +51,6 @@ class ForwardedRequest:
     wakes: bool  #: a replica may be started for it
     is_chunked: bool  #: the client knows HTTP/1.1's chunked coding
     keepalive_seconds: float  #: silence before a sign of life
-    prompts: Sequence[Prompt] = ()  #: where they are known
 
     @property
     def waits(self) -> bool:

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from tailrace.cluster.ingress.exchange import Exchange, WholeReply
 from tailrace.cluster.ingress.forwarded_request import ForwardedRequest
 from tailrace.cluster.ingress.orders import IngressStart
+from tailrace.cluster.ingress.prompt_lookup import LookedUp, look_up
 from tailrace.cluster.ingress.replicas import Placement, Replicas
 from tailrace.cluster.ingress.response_framing import ResponseHead
 from tailrace.errors import NoReplica, ReplicaLost, RequestError, ShuttingDown, TooManyRequests
@@ -51,6 +52,7 @@ class Relay:
         self._exchange: Exchange | None = None
         self._placement: Placement | None = None
         self._outcome: asyncio.Future[Outcome] | None = None  #: of the attempt
+        self._looked_up = LookedUp()
         self._failure: asyncio.Future[RequestError] = self._loop.create_future()
         self._reply_head: ResponseHead | None = None  #: of a response whose body is relayed
         self._life: asyncio.TimerHandle | None = None
@@ -98,6 +100,7 @@ class Relay:
         self._settle(error)
 
     async def _run(self) -> None:
+        self._looked_up = await look_up(self._request, self._replicas)
         tried: set[str] = set()
         refused: WholeReply | None = None  #: the last answer of a replica that takes no request now
         while True:
@@ -134,7 +137,8 @@ class Relay:
         request, replicas = self._request, self._replicas
         seconds = self._start.wait_seconds if request.wakes else self._start.settings.engine_wait_seconds
         end = self._loop.time() + seconds
-        while (placement := replicas.choose(request.model, request.prompts, tried)) is None:
+        prompts, sequences = self._looked_up
+        while (placement := replicas.choose(request.model, prompts, tried, sequences=sequences)) is None:
             if refused is not None:
                 return None
             left = end - self._loop.time()
