@@ -16,7 +16,7 @@ import time
 _BYTES = 4096
 #: The message begins here; the numbers lie in front of it.
 _TEXT = 512
-_BEAT, _LONGEST, _HELPER, _PHASE, _SERVED, _READY, _RELOADS, _LENGTH, _GROWTH, _MAPPED = range(10)
+_BEAT, _LONGEST, _HELPER, _PHASE, _SERVED, _READY, _RELOADS, _LENGTH, _GROWTH, _MAPPED, _WAITS = range(11)
 #: A silence of this number of steps, each as long as the longest one, is a hang.
 _STEPS = 5
 
@@ -122,6 +122,15 @@ class ProgressPage:
     @mapped.setter
     def mapped(self, size: float) -> None:
         self._numbers[_MAPPED] = size
+
+    @property
+    def waits_for_worker(self) -> bool:
+        """Whether the engine can't load its model before a worker is there."""
+        return self._numbers[_WAITS] != 0.0
+
+    @waits_for_worker.setter
+    def waits_for_worker(self, waits: bool) -> None:
+        self._numbers[_WAITS] = waits
 
     @property
     def message(self) -> str:

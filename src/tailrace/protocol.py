@@ -108,6 +108,18 @@ class Cancel(msgspec.Struct, tag="cancel", frozen=True):
     id: int
 
 
+class DeviceShare(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device has of a placed model. Bytes are those of its memory."""
+
+    name: str  #: ``local``, a worker's address, or llama.cpp's name of a GPU
+    layers: int  #: whose attention it computes
+    tensors: int
+    weights_bytes: int
+    kv_bytes: int  #: planned: for one context
+    free_bytes: int  #: after loading
+    total_bytes: int
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What the HTTP process must know of the loaded model."""
 
@@ -137,6 +149,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     kernels: str = ""  #: instruction tier of the kernels in use; empty: llama.cpp's own kernels
     fastest_kernels: str = ""  #: the fastest tier that this CPU has; empty: none
     kernels_reason: str = ""  #: why no kernels are in use
+    devices: tuple[DeviceShare, ...] = ()  #: of a model that is placed on several, as llama.cpp tells after loading
+    placement_differences: tuple[str, ...] = ()  #: from the plan
     prefix_identity: str = ""  #: of its prefixes in a cluster (``prefix_chain``); empty: they aren't reported
 
 

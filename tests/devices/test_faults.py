@@ -71,6 +71,10 @@ class LongReply(threading.Thread):
 def test_a_lost_worker_ends_the_requests_and_is_waited_for(worker: WorkerProcess, fault: signal.Signals) -> None:
     with serving("--ctx", "2048", "--devices", f"local,{worker.endpoint}") as server:
         before = answer(server)
+        stats = ask(server.port, "GET", "/stats").json()
+        assert [each["name"] for each in stats["devices"]] == ["local", worker.endpoint]
+        assert sum(each["layers"] for each in stats["devices"]) == 30
+        assert stats["placement_differences"] == []
         reply = LongReply(server)
         reply.start()
         assert reply.begun.wait(PATIENCE)
@@ -80,6 +84,7 @@ def test_a_lost_worker_ends_the_requests_and_is_waited_for(worker: WorkerProcess
         assert reply.ended - begun < LOST_SECONDS
         assert reply.last["error"]["code"] == "engine_died"
         wait_for("the engine to wait", lambda: "the engine waits for a worker" in server.log)
+        wait_for("the reason", lambda: b"waits for a worker" in ask(server.port, "GET", "/health/ready").body)
         assert not ready(server)
         worker.close() if fault == signal.SIGKILL else worker.send(signal.SIGCONT)
         replacement = WorkerProcess(listen=worker.endpoint) if fault == signal.SIGKILL else None

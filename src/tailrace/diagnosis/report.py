@@ -12,6 +12,7 @@ from tailrace.diagnosis.diagnose import diagnose
 from tailrace.diagnosis.process_sample import ProcessSample
 from tailrace.diagnosis.sample import EngineInterval, Interval, Sample
 from tailrace.diagnosis.server_sample import HistogramSample
+from tailrace.protocol import DeviceShare
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +105,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     engines: list[EngineStats]
     processes: list[ProcessStats]
     bandwidth: float | None  #: measured bytes per second of memory; None: not measured yet
+    devices: tuple[DeviceShare, ...] = ()  #: of a model that is divided between several
+    placement_differences: tuple[str, ...] = ()  #: from its planned placement
 
 
 def make_stats(before: Sample, after: Sample, oldest: Sample | None = None) -> Stats:
@@ -137,6 +140,8 @@ def make_stats(before: Sample, after: Sample, oldest: Sample | None = None) -> S
         engines=[_engine(each) for each in interval.engines],
         processes=[_process(pair, interval) for pair in interval.processes],
         bandwidth=facts.bandwidth,
+        devices=facts.devices,
+        placement_differences=facts.placement_differences,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tailrace.protocol import EngineCounters
+from tailrace.protocol import DeviceShare, EngineCounters
 
 
 class EngineSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +111,8 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     kernels: str = ""  #: the kernels' instruction tier in use; empty: upstream's
     fastest_kernels: str = ""  #: the fastest tier that this CPU has; empty: none
     kernels_reason: str = ""  #: why another tier is used
+    devices: tuple[DeviceShare, ...] = ()  #: of a placed model
+    placement_differences: tuple[str, ...] = ()  #: from its plan
     node_of: dict[int, int] = {}  #: the NUMA node of each CPU; empty with one node
     interleaved: bool = False  #: memory is planned on several nodes
     disk_tier: bool = False  #: whether prefix states may be on disk

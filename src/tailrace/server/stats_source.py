@@ -141,6 +141,8 @@ class StatsSource:
             kernels="" if info is None else info.kernels,
             fastest_kernels="" if info is None else info.fastest_kernels,
             kernels_reason="" if info is None else info.kernels_reason,
+            devices=() if info is None else info.devices,
+            placement_differences=() if info is None else info.placement_differences,
             node_of={cpu: core.node for core in topology.cores for cpu in core.cpus} if len(topology.nodes) > 1 else {},
             interleaved=any(replica.interleave for replica in replicas),
             disk_tier=any(service.spec.settings.keep_disk_mb > 0 for service in loaded or services),

@@ -65,6 +65,7 @@ class Status(msgspec.Struct, omit_defaults=True):
 
     status: str  #: "ok", "loading", "restarting", "stalled" or "draining"
     model: str | None = None
+    reason: str | None = None  #: what the only model waits for
     #: Only with several replicas: how many there are, and how many make progress.
     replicas: int | None = None
     replicas_ready: int | None = None
@@ -110,6 +111,7 @@ class _Admin:
             return status
         (service,) = services
         status.model = None if app.keys.required else service.name
+        status.reason = (service.reason or None) if status.status != "ok" else None
         if service.replicas > 1:
             status.replicas, status.replicas_ready = service.replicas, service.engine.replicas_ready
         return status

@@ -58,7 +58,7 @@ class ModelReport(msgspec.Struct, tag="model", frozen=True, kw_only=True):
 
     name: str
     phase: ModelPhase
-    reason: str = ""  #: why it failed, for a user
+    reason: str = ""  #: why it failed, or what it waits for, for a user
     bytes: int = 0  #: memory that its engines take, as measured, and may still come to take; 0: not known yet
     replicas: int = 1  #: how many engines it has
     first_child: int = -1  #: the number of its first engine on the page of lives (``lives_page``); -1: it has none

@@ -100,6 +100,11 @@ class ChildProcess:
         return self.is_running and self.page is not None and self.page.phase == Phase.SERVING
 
     @property
+    def waits_for_worker(self) -> bool:
+        """Whether it runs and can't serve before a worker is there."""
+        return self.is_running and self.page is not None and self.page.waits_for_worker
+
+    @property
     def was_ready(self) -> bool:
         """Whether this run of it, which may have ended, became ready."""
         return self.page is not None and self.page.has_served

@@ -20,6 +20,8 @@ from tailrace.supervisor.memory_use import is_news, measure
 
 #: Seconds that engines may take to save their prefix states and end, when their model is unloaded.
 UNLOAD_GRACE_SECONDS = 10.0
+#: What a model waits for, in its report. A worker's address is for the log: health checks need no key.
+WAITS_FOR_WORKER = "the engine waits for a worker: see the log"
 #: Seconds between two measurements of a model's memory.
 _MEASURE_SECONDS = 3.0
 #: Seconds after which an engine that can't be given up is tried again: others serve.
@@ -43,7 +45,7 @@ class EngineGroup:
     plan: MachinePlan
     engines: tuple[ChildProcess, ...]
     phase: ModelPhase = "starting"
-    reason: str = ""  #: why it failed
+    reason: str = ""  #: why it failed, or what it waits for
     bytes: int = 0  #: what its engines may come to take, as reported: planned first, then measured
     measure_at: float = 0.0  #: when it is measured next
     kill_at: float | None = None  #: when engines that have been told to end are killed
@@ -87,9 +89,10 @@ class EngineGroup:
         """Take the phase from the engines' pages, and their memory from the kernel. Returns whether there is news."""
         if not self.is_wanted:
             return False
-        before = self.phase
+        before = self.phase, self.reason
         self.phase = "serving" if all(engine.serves for engine in self.engines) else "starting"
-        return self._measure(now) or self.phase != before
+        self.reason = WAITS_FOR_WORKER if any(engine.waits_for_worker for engine in self.engines) else ""
+        return self._measure(now) or (self.phase, self.reason) != before
 
     def _measure(self, now: float) -> bool:
         """Measure the memory, if it is time for that. Returns whether it has changed enough to be reported."""

@@ -37,7 +37,7 @@ class Engine:
         self.started = 0.0
         self.page: ProgressPage | None = None
         self.pid: int | None = os.getpid()
-        self.is_running = self.serves = self.was_ready = False
+        self.is_running = self.serves = self.was_ready = self.waits_for_worker = False
         self.sent: list[int] = []
         self.message = "exit status 1"
 
@@ -128,6 +128,16 @@ def test_a_model_is_loaded_served_and_unloaded(models: Models) -> None:
     models.end("a")
     assert models.phases == [("a", "unloaded")]
     assert list(models.groups) == []
+
+
+def test_a_model_that_waits_for_a_worker_says_so(models: Models) -> None:
+    models.load("a")
+    models.engines["a"][0].waits_for_worker = True
+    models.groups.look(0.0)
+    assert [report.reason for report in models.reports] == ["", "the engine waits for a worker: see the log"]
+    models.engines["a"][0].waits_for_worker = False
+    models.serve("a")
+    assert models.reports[-1].reason == ""
 
 
 def test_an_order_to_load_what_is_there_reports_it_again(models: Models) -> None:

@@ -49,6 +49,7 @@ class WorkerWatch:
             link = self._wait_for(endpoint, page, first=first)
             self._links.append(link)
             self.statuses[endpoint] = link.status
+        page.waits_for_worker = False
 
     def _wait_for(self, endpoint: str, page: ProgressPage, *, first: bool) -> WorkerLink:
         begun, told = time.monotonic(), -_LOG_SECONDS
@@ -62,6 +63,7 @@ class WorkerWatch:
                 if first and now - begun >= _FIRST_SECONDS:
                     raise ConfigurationError(str(error)) from error
                 page.message = f"waits for a worker: {error}"
+                page.waits_for_worker = True
                 page.beat(now)
                 if now - told >= _LOG_SECONDS:
                     told = now

@@ -79,7 +79,7 @@ class ModelService:
         self.engine.on_lost = self._on_lost
         self.engine.on_unusable = self._on_unusable
         self.phase: ModelPhase = "starting" if orders is None or spec.at_start else "unloaded"
-        self.reason = ""  #: why it failed
+        self.reason = ""  #: why it failed, or what it waits for
         self.failed_at = 0.0  #: when, by the monotonic clock
         self.info: ModelInfo | None = None  #: what its engines have said last; stays while it is unloaded
         self.vocabulary_size = 0  #: tokens
@@ -154,6 +154,7 @@ class ModelService:
         elif phase == "stopping":
             self._enter("stopping")
         elif self.phase != "stopping" and not self._unusable:
+            self.reason = report.reason
             # A report that was sent before the order to unload is out of date.
             self._enter("serving" if self.engine.is_connected else "starting")
 

@@ -26,7 +26,7 @@ from tailrace.engine.backends.llama.model_metadata import (
 )
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.backends.llama.placement_report import report_placement
-from tailrace.engine.backends.llama.prediction_context import LlamaPredictionContext
+from tailrace.engine.backends.llama.prediction_context import LlamaPredictionContext, open_prediction
 from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.backends.llama.touched_bytes import touched_bytes
@@ -104,7 +104,10 @@ class LlamaBackend:
             cache_types=self.cache_types,
             rope=options.rope,
         )
-        self._forward.prediction_context = self._open_prediction(options)
+        if options.predicts:
+            self._forward.prediction_context = open_prediction(
+                self._model, self._pools, self.layout_policy.slots, self.cache_types, options.rope
+            )
         self._describe_vocabulary()
         self.info = self._describe_model(options, max_context)
 
@@ -122,21 +125,6 @@ class LlamaBackend:
             snapshots=memory_budget.snapshots(recurrent_state(self._metadata), self._pass_bytes(), options),
             is_local=options.placed is not None and options.placed.placement.kv_is_local,
         )
-
-    def _open_prediction(self, options: LlamaOptions) -> LlamaPredictionContext | None:
-        """The context of the model's prediction layer; None where there is none, or no memory for it."""
-        if not options.predicts:
-            return None
-        try:
-            return LlamaPredictionContext(
-                self._model,
-                self._pools,
-                slots=self.layout_policy.slots,
-                cache_types=self.cache_types,
-                rope=options.rope,
-            )
-        except MemoryError:
-            return None
 
     def _plan_layouts(self, options: LlamaOptions, max_context: int) -> LayoutPolicy:
         """The layouts that model, options and memory allow. Raises ConfigurationError."""
@@ -230,6 +218,8 @@ class LlamaBackend:
             kernels=loader.tier() or "",
             fastest_kernels=next((tier for tier in cpu_tiers() if tier in TIERS_OF_CHOICE["on"]), ""),
             kernels_reason="" if loader.status() == "on" else loader.status(),
+            devices=self.placement.devices if self.placement else (),
+            placement_differences=self.placement.differences if self.placement else (),
         )
 
     def _rank_score(self) -> RankScore | None:

@@ -17,6 +17,7 @@ from tailrace.engine.backends.llama.ggml_function import ggml_function
 from tailrace.engine.backends.llama.placed_model import PlacedModel
 from tailrace.engine.backends.llama.upstream_repack import tensor_buffer
 from tailrace.engine.devices.placement import CPU, EMBEDDING, bytes_by_device
+from tailrace.protocol import DeviceShare
 
 #: ``const ggml_tensor * llama_model::get_tensor(const char *) const``.
 _GET_TENSOR = "_ZNK11llama_model10get_tensorEPKc"
@@ -26,22 +27,10 @@ _DEV_LAYER = "_ZNK11llama_model9dev_layerEi"
 _MAX_TOLD = 10
 
 
-class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device has of the model."""
-
-    name: str
-    layers: int  #: at home there
-    tensors: int
-    weights_bytes: int
-    kv_bytes: int  #: planned: for one context
-    free_bytes: int  #: after loading
-    total_bytes: int
-
-
 class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
     """What llama.cpp has done."""
 
-    devices: tuple[DeviceReport, ...]
+    devices: tuple[DeviceShare, ...]
     differences: tuple[str, ...]  #: from the placement; the first ones of each kind
     is_known: bool  #: whether llama.cpp has told it
 
@@ -69,7 +58,7 @@ def report_placement(model: llama.llama_model_p, placed: PlacedModel) -> Placeme
         memory = device_memory(handle)
         here = [tensor for tensor, at in tensors.items() if at == device]
         reports.append(
-            DeviceReport(
+            DeviceShare(
                 name=name,
                 layers=homes.count(device),
                 tensors=len(here),

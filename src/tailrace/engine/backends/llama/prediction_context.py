@@ -130,3 +130,13 @@ class LlamaPredictionContext:
             self._pools.detach(self._context)
             llama.llama_free(self._context)
         self._context = None
+
+
+def open_prediction(
+    model: llama.llama_model_p, pools: ThreadPools, slots: int, cache_types: CacheTypes, rope: RopeOptions
+) -> LlamaPredictionContext | None:
+    """The context of the model's prediction layer; None where there is no memory for it."""
+    try:
+        return LlamaPredictionContext(model, pools, slots=slots, cache_types=cache_types, rope=rope)
+    except MemoryError:
+        return None
