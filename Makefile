@@ -4,6 +4,9 @@
 PYTHON ?= python3
 # What is passed on to the server or to pytest, as in `make serve ARGS="--port 9000"`.
 ARGS ?=
+# What llama.cpp is compiled for, as in `make serve GPU=auto`: auto, cuda, hip, vulkan or none. It is remembered. A
+# variable GPU of the environment means something else.
+GPU_FLAG := $(if $(filter command,$(firstword $(origin GPU))),--gpu "$(GPU)")
 
 BIN := .venv/bin
 
@@ -14,7 +17,7 @@ help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup:  ## Make .venv, compile llama.cpp for this CPU once, fetch the starter model
-	@$(PYTHON) scripts/setup.py --smoke
+	@$(PYTHON) scripts/setup.py --smoke $(GPU_FLAG)
 
 serve: setup  ## Serve the starter model; ARGS go to `tailrace serve`
 	@exec $(BIN)/tailrace serve $(ARGS)

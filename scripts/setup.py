@@ -1,4 +1,4 @@
-"""Makes ``.venv`` ready to run tailrace: ``python3 scripts/setup.py [--dev] [--smoke] [--rebuild]``.
+"""Makes ``.venv`` ready to run tailrace: ``python3 scripts/setup.py [--dev] [--smoke] [--rebuild] [--gpu GPU]``.
 
 Owns the virtual environment and its stamp, which records what is installed, so that a repeated set-up is fast. It runs
 on the standard library alone, and must stay readable by Pythons that are too old for tailrace itself.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from setup_engine import PACKAGE, Build, build_wheel, describe_build, find_wheel, usable_cores, wheel_folder
+from setup_gpu import CHOICES, GpuBuild, choose_gpu
 from setup_headers import download_source, have_headers, headers_folder, keep_headers
 from setup_page import NODE_PACKAGE, PageBuild
 from setup_pip import SetupError, run_pip
@@ -36,6 +37,10 @@ MINIMUM_PYTHON = (3, 11)
 SMOKE_MODEL = "smollm2-135m"
 #: The exit code by which ``smoke.py`` says that the model isn't there, which is no fault of llama.cpp's.
 NO_SMOKE_MODEL = 3
+
+
+class EngineFailed(SetupError):
+    """This llama.cpp can't be compiled, or doesn't work here; another one may."""
 
 
 def check_python(version: tuple[int, ...]) -> None:
@@ -144,7 +149,7 @@ def install(
 
 def compile_engine(build: Build, folder: Path, steps: Steps, environment: Mapping[str, str]) -> Path:
     """Compile llama.cpp; returns its wheel, which stays in ``folder``. Its headers stay in the cache, too. Raises
-    SetupError.
+    SetupError; EngineFailed where the compile fails.
     """
     with tempfile.TemporaryDirectory(prefix="tailrace-") as name:
         with steps.step(f"llama.cpp: download the source of {PACKAGE} {build.version}, 77 MB"):
@@ -154,7 +159,10 @@ def compile_engine(build: Build, folder: Path, steps: Steps, environment: Mappin
         with steps.step(
             f"llama.cpp: compile it for this CPU{options}, once: 2 minutes on 2 cores ({usable_cores()} here)"
         ):
-            wheel = build_wheel(build, source, folder, PYTHON, CONSTRAINTS, environment)
+            try:
+                wheel = build_wheel(build, source, folder, PYTHON, CONSTRAINTS, environment)
+            except SetupError as error:
+                raise EngineFailed(str(error)) from error
             say(f"kept in {folder}")
     return wheel
 
@@ -187,7 +195,7 @@ def build_native() -> None:
 def smoke(args: Sequence[str], build: Build, folder: Path) -> None:
     """Run ``smoke.py`` in a process of its own, which a wrongly compiled llama.cpp may take down.
 
-    Raises SetupError that says what happened and how to rebuild.
+    Raises EngineFailed that says what happened and how to rebuild.
     """
     script = ROOT / "scripts" / "smoke.py"
     done = subprocess.run([str(PYTHON), str(script), *args], capture_output=True, text=True, check=False)
@@ -199,7 +207,7 @@ def smoke(args: Sequence[str], build: Build, folder: Path) -> None:
     if done.returncode < 0:
         how = f"killed by {signal.Signals(-done.returncode).name}"
     words = "\n".join(f"    {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-15:])
-    raise SetupError(
+    raise EngineFailed(
         f"llama.cpp as compiled for this machine doesn't work ({how}):\n{words}\n"
         f"Compile it again:           python3 scripts/setup.py --rebuild\n"
         f"If it still doesn't work:   CMAKE_ARGS=-DGGML_NATIVE=OFF python3 scripts/setup.py\n"
@@ -224,9 +232,41 @@ def count_steps(build: Build, stamp: Mapping[str, Any], options: argparse.Namesp
 def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """Run set-up with these options. Raises SetupError."""
     check_python(sys.version_info[:3])
+    if options.gpu is None:
+        # Remembered, so that a plain `make serve` after a build for the GPU doesn't quietly go back to the CPU.
+        make_ready(environment.get("CMAKE_ARGS", read_stamp().get("cmake_args", "")), options, environment)
+        return
+    own_args = environment.get("CMAKE_ARGS", "")
+    gpu = choose_gpu(options.gpu, environment)
+    for note in gpu.notes:
+        say(note)
+    if not gpu.option or not try_gpu(f"{own_args} {gpu.option}".strip(), gpu, options, environment):
+        make_ready(own_args, options, environment)
+
+
+def try_gpu(args: str, gpu: GpuBuild, options: argparse.Namespace, environment: Mapping[str, str]) -> bool:
+    """Make a build for the GPU ready. False, with the reason for the user, where it can't be compiled or can't decode;
+    it isn't tried again then, unless the user wants it.
+    """
+    attempt = f"{args} {pinned(PACKAGE, CONSTRAINTS.read_text(encoding='utf-8'))}"
+    again = f"python3 scripts/setup.py --rebuild --gpu {options.gpu}"
+    if read_stamp().get("gpu_failed") == attempt and not options.rebuild:
+        say(f"WARNING: llama.cpp stays compiled for the CPU: {gpu.option} failed before. To try it again: {again}")
+        return False
+    try:
+        make_ready(args, options, {**environment, **gpu.variables})
+    except EngineFailed as error:
+        say(f"WARNING: the build with {gpu.option} failed:\n{error}")
+        say(f"WARNING: going back to llama.cpp for the CPU. To try it again: {again}")
+        write_stamp({**read_stamp(), "gpu_failed": attempt})
+        return False
+    write_stamp({name: value for name, value in read_stamp().items() if name != "gpu_failed"})
+    return True
+
+
+def make_ready(user_args: str, options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Have ``.venv`` with a llama.cpp of these CMAKE_ARGS. Raises SetupError."""
     stamp = read_stamp()
-    # Remembered, so that a plain `make serve` after a build for the GPU doesn't quietly go back to the CPU.
-    user_args = environment.get("CMAKE_ARGS", stamp.get("cmake_args", ""))
     version = pinned(PACKAGE, CONSTRAINTS.read_text(encoding="utf-8"))
     build = describe_build(version, user_args, environment)
     folder = wheel_folder(build, environment)
@@ -260,6 +300,7 @@ def main() -> int:
     parser.add_argument("--dev", action="store_true", help="with the tools for tests and checks")
     parser.add_argument("--smoke", action="store_true", help="fetch the starter model, decode with it once")
     parser.add_argument("--rebuild", action="store_true", help="compile llama.cpp again")
+    parser.add_argument("--gpu", choices=CHOICES, help="compile it for the GPU, or with none for the CPU alone")
     options = parser.parse_args()
     try:
         run(options, os.environ)

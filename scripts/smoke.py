@@ -19,8 +19,8 @@ PROMPT = "The water that has turned the wheel runs on through the tailrace, back
 
 
 def decode(name: str) -> None:
-    """Read a prompt and write a few tokens. Raises ModelError when there is no such model."""
-    model = llama_cpp.Llama(str(locate_model(name).path), n_ctx=512, n_batch=256, verbose=False)
+    """Read a prompt and write a few tokens, on a GPU that the build can use. Raises ModelError without the model."""
+    model = llama_cpp.Llama(str(locate_model(name).path), n_ctx=512, n_batch=256, n_gpu_layers=-1, verbose=False)
     reply = model.create_completion(PROMPT, max_tokens=8, temperature=0.0)
     written = reply["usage"]["completion_tokens"]
     if written < 1:

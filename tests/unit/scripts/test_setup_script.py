@@ -137,7 +137,7 @@ def test_a_valid_stamp_skips_setup(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def run(*words: str, **environment: str) -> list[str]:
         installs.clear()
-        options = argparse.Namespace(dev="dev" in words, smoke="smoke" in words, rebuild="rebuild" in words)
+        options = argparse.Namespace(dev="dev" in words, smoke="smoke" in words, rebuild="rebuild" in words, gpu=None)
         setup.run(options, environment)
         return list(installs)
 

@@ -1,0 +1,157 @@
+"""scripts/setup_gpu.py: which GPU llama.cpp is compiled for, and what follows where that fails."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import setup
+from setup import EngineFailed
+from setup_gpu import choose_gpu
+from setup_pip import SetupError
+
+ROOT = Path(__file__).parents[3]
+
+
+def gpu(root: Path, vendor: str, kind: str = "0x030000") -> None:
+    device = root / "sys/bus/pci/devices" / f"0000:0{len(vendor)}:{vendor[-2:]}.0"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text(f"{vendor}\n", encoding="ascii")
+    (device / "class").write_text(f"{kind}\n", encoding="ascii")
+
+
+def program(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text("#!/bin/sh\nexit 1\n", encoding="ascii")
+    path.chmod(0o755)
+    return path
+
+
+def test_without_a_gpu_the_build_is_for_the_cpu(tmp_path: Path) -> None:
+    gpu(tmp_path, "0x1234")
+    gpu(tmp_path, "0x8086", kind="0x020000")  # A network card.
+    found = choose_gpu("auto", {"PATH": ""}, tmp_path)
+    assert found.option == ""
+    assert "no GPU" in found.notes[0]
+    assert choose_gpu("none", {}, tmp_path).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("vendor", "tool", "option"),
+    [
+        ("0x10de", "nvcc", "-DGGML_CUDA=ON"),
+        ("0x1002", "hipcc", "-DGGML_HIP=ON"),
+        ("0x8086", "glslc", "-DGGML_VULKAN=ON"),
+    ],
+)
+def test_a_gpu_gets_its_toolkit(tmp_path: Path, vendor: str, tool: str, option: str) -> None:
+    gpu(tmp_path, vendor)
+    path = program(tmp_path / "bin", tool)
+    program(tmp_path / "usr/include/vulkan", "vulkan.h")
+    found = choose_gpu("auto", {"PATH": str(path.parent)}, tmp_path)
+    assert found.option == option
+    assert found.notes == ()
+
+
+def test_nvcc_is_found_where_nvidia_puts_it(tmp_path: Path) -> None:
+    path = program(tmp_path / "usr/local/cuda/bin", "nvcc")
+    found = choose_gpu("cuda", {"PATH": "/nowhere"}, tmp_path)
+    assert found.variables["CUDACXX"] == str(path)
+    assert str(path.parent) in found.variables["PATH"].split(":")
+
+
+def test_the_next_toolkit_is_taken_where_the_first_is_missing(tmp_path: Path) -> None:
+    gpu(tmp_path, "0x10de")
+    program(tmp_path / "bin", "glslc")
+    program(tmp_path / "usr/include/vulkan", "vulkan.h")
+    assert choose_gpu("auto", {"PATH": str(tmp_path / "bin")}, tmp_path).option == "-DGGML_VULKAN=ON"
+
+
+@pytest.mark.parametrize(
+    ("choice", "packages"),
+    [
+        ("cuda", ["apt install nvidia-cuda-toolkit", "dnf install cuda-toolkit"]),
+        ("hip", ["apt install hipcc", "dnf install rocm-hip-devel"]),
+        ("vulkan", ["apt install libvulkan-dev glslc", "dnf install vulkan-loader-devel glslc"]),
+    ],
+)
+def test_a_missing_toolkit_is_told_with_package_names(tmp_path: Path, choice: str, packages: list[str]) -> None:
+    with pytest.raises(SetupError) as caught:
+        choose_gpu(choice, {"PATH": ""}, tmp_path)
+    for each in packages:
+        assert each in str(caught.value)
+
+
+def test_with_auto_a_missing_toolkit_is_a_warning(tmp_path: Path) -> None:
+    gpu(tmp_path, "0x10de")
+    found = choose_gpu("auto", {"PATH": ""}, tmp_path)
+    assert found.option == ""
+    assert "NVIDIA" in found.notes[0]
+    assert "nvidia-cuda-toolkit" in found.notes[0]
+
+
+class Made:
+    """Plays ``make_ready``: builds with ``-DGGML_CUDA=ON`` fail while ``fails`` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.args: list[str] = []
+        self.fails: type[SetupError] | None = EngineFailed
+        self.nvcc = program(folder / "bin", "nvcc")
+        monkeypatch.setattr(setup, "STAMP", folder / "stamp.json")
+        monkeypatch.setattr(setup, "PYTHON", Path(sys.executable))
+        monkeypatch.setattr(setup, "make_ready", self._make_ready)
+
+    def _make_ready(self, args: str, options: argparse.Namespace, environment: dict[str, str]) -> None:
+        self.args.append(args)
+        if "CUDA" in args and self.fails is not None:
+            assert environment["CUDACXX"] == str(self.nvcc)
+            raise self.fails("nvcc doesn't work")
+        setup.write_stamp({**setup.read_stamp(), "cmake_args": args})
+
+    def run(self, gpu: str | None, *, rebuild: bool = False, **environment: str) -> list[str]:
+        self.args.clear()
+        options = argparse.Namespace(dev=False, smoke=True, rebuild=rebuild, gpu=gpu)
+        setup.run(options, {"PATH": str(self.nvcc.parent), **environment})
+        return list(self.args)
+
+
+def test_a_build_that_fails_is_replaced_by_the_cpus_and_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Made(monkeypatch, tmp_path)
+    assert made.run("cuda") == ["-DGGML_CUDA=ON", ""]
+    told = capsys.readouterr().out
+    assert "WARNING: the build with -DGGML_CUDA=ON failed:\nnvcc doesn't work" in told
+    assert "going back to llama.cpp for the CPU" in told
+    assert made.run("cuda") == [""]
+    assert "failed before" in capsys.readouterr().out
+    assert made.run(None) == [""], "a plain run stays with the CPU"
+    assert made.run("cuda", rebuild=True) == ["-DGGML_CUDA=ON", ""]
+    made.fails = None
+    assert made.run("cuda", rebuild=True, CMAKE_ARGS="-DA=1") == ["-DA=1 -DGGML_CUDA=ON"]
+    assert made.run(None) == ["-DA=1 -DGGML_CUDA=ON"], "it is remembered"
+    assert made.run("none") == [""]
+
+
+def test_a_network_that_fails_says_nothing_of_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(monkeypatch, tmp_path)
+    made.fails = SetupError
+    with pytest.raises(SetupError, match="doesn't work"):
+        made.run("cuda")
+    assert "gpu_failed" not in setup.read_stamp()
+
+
+@pytest.mark.parametrize(("words", "flag"), [(["GPU=auto"], ' --gpu "auto"'), ([], "")])
+def test_make_passes_on_what_its_command_line_says(words: list[str], flag: str) -> None:
+    make = shutil.which("make")
+    assert make is not None
+    command = [make, "--dry-run", "setup", *words]
+    environment = {"GPU": "0", "PATH": "/usr/bin:/bin"}
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == f"python3 scripts/setup.py --smoke{flag}"
