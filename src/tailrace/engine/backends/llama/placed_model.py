@@ -120,7 +120,8 @@ def model_sizes(header: ModelHeader, context: int, cache_types: CacheTypes) -> M
     layers = header.values.get(f"{header.facts.architecture}.block_count")
     count = layers if isinstance(layers, int) and 0 < layers < 100_000 else 0
     tokens = context or header.facts.context or 0
-    kv = header.facts.kv.token_bytes(cache_types) * tokens // max(1, header.facts.kv.layers) if header.facts.kv else 0
+    # Of a hybrid model, whose cache is in some layers alone, this is the mean.
+    kv = header.facts.kv.token_bytes(cache_types) * tokens // max(1, count) if header.facts.kv else 0
     return ModelSizes({tensor.name: tensor_bytes(tensor) for tensor in header.tensors}, count, kv)
 
 
