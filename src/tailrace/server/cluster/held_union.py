@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
-from tailrace.cluster_state import TIERS, HeldBlocks
+from tailrace.cluster_state import MAX_HELD_BLOCKS, TIERS, HeldBlocks
 from tailrace.prefix_chain import pack_hashes, unpack_hashes
 from tailrace.protocol import PrefixReport
 
@@ -56,7 +56,12 @@ class HeldUnion:
 
 
 def _by_tier(held: Iterable[tuple[int, int]]) -> list[HeldBlocks]:
+    """Parts of one tier each, and of ``MAX_HELD_BLOCKS`` at most."""
     blocks: list[list[int]] = [[] for _ in TIERS]
     for block, tier in held:
         blocks[tier].append(block)
-    return [HeldBlocks(tier, pack_hashes(each)) for tier, each in zip(TIERS, blocks, strict=True) if each]
+    return [
+        HeldBlocks(tier, pack_hashes(each[start : start + MAX_HELD_BLOCKS]))
+        for tier, each in zip(TIERS, blocks, strict=True)
+        for start in range(0, len(each), MAX_HELD_BLOCKS)
+    ]

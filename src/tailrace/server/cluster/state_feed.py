@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -58,6 +59,7 @@ class StateFeed:
         self._phase: ReplicaPhase | None = None  #: as of the last message
         self._models: list[ModelLoad] | None = None
         self._quiet_ticks = 0
+        self._log = structlog.get_logger()
 
     def on_prefixes(self, engine: EngineConnection, model: str, report: PrefixReport | None) -> None:
         """An engine of the model has reported, or has ended (None)."""
@@ -74,7 +76,8 @@ class StateFeed:
         """Send everything, and from now on what changes."""
         self._send_changes()  # What is published from now on is what the others have, too.
         subscriber = _Subscriber(body, connection)
-        subscriber.send(self._whole_state())
+        for message in self._whole_state():
+            subscriber.write(ndjson.line(message))
         self._subscribers.add(subscriber)
         if self._ticker is None:
             self._ticker = asyncio.create_task(self._run())
@@ -91,19 +94,26 @@ class StateFeed:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(CHANGE_SECONDS)
-            self._quiet_ticks = 0 if self._send_changes() else self._quiet_ticks + 1
-            if self._quiet_ticks >= _HEARTBEAT_TICKS:
-                self._quiet_ticks = 0
-                self._send(StateHeartbeat())
-            if self._is_drained(len(self._subscribers)):
-                for subscriber in self._subscribers:
-                    subscriber.end()
+            try:
+                self._tick()
+            except Exception:
+                self._log.exception("publishing the state hit a defect")  # Without messages the replica counts as lost.
 
-    def _whole_state(self) -> ReplicaState:
+    def _tick(self) -> None:
+        self._quiet_ticks = 0 if self._send_changes() else self._quiet_ticks + 1
+        if self._quiet_ticks >= _HEARTBEAT_TICKS:
+            self._quiet_ticks = 0
+            self._send(StateHeartbeat())
+        if self._is_drained(len(self._subscribers)):
+            for subscriber in self._subscribers:
+                subscriber.end()
+
+    def _whole_state(self) -> list[StateMessage]:
+        """Everything. Of several engines' blocks each part is a message, so that none is too long to be read."""
         assert self._phase is not None, "changes were sent before"
-        return ReplicaState(
-            version=STATE_VERSION, phase=self._phase, models=self._models or [], held=self._held.published()
-        )
+        held = self._held.published()
+        state = ReplicaState(version=STATE_VERSION, phase=self._phase, models=self._models or [], held=held[:1])
+        return [state, *(StateChange(held=[part]) for part in held[1:])]
 
     def _send_changes(self) -> bool:
         """Send what has changed; whether anything has."""
@@ -111,14 +121,13 @@ class StateFeed:
         held, removed = self._held.take_changes()
         new_phase, new_models = phase != self._phase, models != self._models
         self._phase, self._models = phase, models
-        if not (new_phase or new_models or held or removed):
-            return False
-        self._send(
-            StateChange(
-                phase=phase if new_phase else None, models=models if new_models else None, held=held, removed=removed
+        if new_phase or new_models or removed:
+            self._send(
+                StateChange(phase=phase if new_phase else None, models=models if new_models else None, removed=removed)
             )
-        )
-        return True
+        for part in held:
+            self._send(StateChange(held=[part]))
+        return new_phase or new_models or bool(removed or held)
 
     def _send(self, message: StateMessage) -> None:
         line = ndjson.line(message)
@@ -133,9 +142,6 @@ class _Subscriber:
         self._body = body
         self._connection = connection
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def send(self, message: StateMessage) -> None:
-        self.write(ndjson.line(message))
 
     def write(self, line: bytes) -> None:
         """Write the line, unless the subscriber is too far behind: then its connection ends at once."""

@@ -6,8 +6,19 @@ import asyncio
 
 import msgspec
 
-from tailrace.cluster_state import CHANGE_SECONDS, ReplicaPhase, ReplicaState, StateChange, StateMessage
+from tailrace.cluster.replica_view import ReplicaView
+from tailrace.cluster_state import (
+    CHANGE_SECONDS,
+    MAX_HELD_BLOCKS,
+    ReplicaPhase,
+    ReplicaState,
+    StateChange,
+    StateMessage,
+)
+from tailrace.prefix_chain import pack_hashes
+from tailrace.protocol import PrefixReport
 from tailrace.server.cluster.state_feed import StateFeed
+from tailrace.server.engine_connection import EngineConnection
 
 
 class Client:
@@ -66,5 +77,26 @@ def test_a_later_subscriber_gets_what_the_earlier_ones_were_told() -> None:
         assert state.phase == "ready"
         feed.unsubscribe(one)
         feed.unsubscribe(other)
+
+    asyncio.run(run())
+
+
+def test_a_state_of_many_engines_comes_in_parts_that_can_be_read() -> None:
+    async def run() -> None:
+        phase: ReplicaPhase = "ready"
+        feed = StateFeed(lambda: phase, list, lambda connections: False)
+        for number in range(3):
+            engine = EngineConnection(None)  # type: ignore[arg-type]  # it never connects
+            engine.replica = number
+            blocks = range(number * MAX_HELD_BLOCKS, (number + 1) * MAX_HELD_BLOCKS)
+            feed.on_prefixes(engine, "m", PrefixReport(held=(pack_hashes([*blocks]),)))
+        client = Client()
+        subscriber = feed.subscribe(client, client)  # type: ignore[arg-type]
+        view = ReplicaView("r", "", 0)
+        for message in client.messages():
+            view.apply(message)
+        assert len(view.held) == 3 * MAX_HELD_BLOCKS
+        assert max(map(len, client.lines)) < 1_000_000
+        feed.unsubscribe(subscriber)
 
     asyncio.run(run())
