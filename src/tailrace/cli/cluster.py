@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+import structlog
 import typer
 
 from tailrace.cli import console_output
@@ -54,6 +55,7 @@ def serve(
     checked = read_config(config)
     logs.configure("cluster", level=checked.settings.log_level, form=checked.settings.log_format)
     check_http_settings(checked.settings)
+    _warn_of_own_stores(checked)
     if detach and address is None:
         raise ConfigurationError(
             "--detach needs a Ray that outlives this command: start one with ray start --head, and add --address auto"
@@ -125,6 +127,17 @@ def _need_ray() -> None:
         raise ConfigurationError("tailrace cluster needs Linux: its processes are tied to each other by the kernel")
     if importlib.util.find_spec("ray") is None:
         raise ConfigurationError(_INSTALL)
+
+
+def _warn_of_own_stores(config: ClusterConfig) -> None:
+    """Say where stored responses aren't the cluster's."""
+    settings = config.settings
+    several = sum(model.replicas.max_replicas for model in config.models) > 1
+    if several and settings.responses_mb and settings.responses_store is None:
+        structlog.get_logger().warning(
+            "each node has its own stored responses, so previous_response_id works on the node that has stored it: "
+            "set responses_store to a PostgreSQL database for all, or responses_mb to 0"
+        )
 
 
 def _check_fits(config: ClusterConfig) -> None:

@@ -47,6 +47,9 @@ def tables(status: ClusterStatus) -> Iterator[Table]:
     replicas = _table(title, ("MODEL", "REPLICA", "PHASE", "NODE", "ADDRESS", "RUNNING", "WAITING", "WAITING TOKENS"))
     for replica in status.replicas:
         replicas.add_row(*map(escape, _row(replica)))
+    served = {name for ingress in status.ingresses for name in ingress.models}
+    for model in sorted(served - {replica.model for replica in status.replicas}):
+        replicas.add_row(escape(model), *("-",) * 7)
     yield replicas
     ingresses = _table("", ("INGRESS", "NODE", "ADDRESS", "WANTED"))
     for ingress in status.ingresses:

@@ -44,6 +44,7 @@ class IngressRecord(msgspec.Struct, frozen=True, kw_only=True):
     port: int  #: 0 while it doesn't listen
     tls: bool
     pid: int
+    models: tuple[str, ...] = ()  #: names of all models that the cluster serves
     wanted: dict[str, int] = {}  #: requests that wait for a replica, by the model's name
 
 

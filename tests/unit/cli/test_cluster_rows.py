@@ -22,7 +22,16 @@ _READY = ReplicaRecord(
     phase="ready",
     load=ModelLoad(name="m", running=3, waiting=2, waiting_prompt_tokens=1234, slots=8),
 )
-_INGRESS = IngressRecord(id="i1", node="10.0.0.1", host="0.0.0.0", port=8000, tls=True, pid=8, wanted={"n": 2})
+_INGRESS = IngressRecord(
+    id="i1",
+    node="10.0.0.1",
+    host="0.0.0.0",
+    port=8000,
+    tls=True,
+    pid=8,
+    models=("m", "n"),
+    wanted={"n": 2},
+)
 
 
 def test_each_change_is_one_line() -> None:
@@ -51,3 +60,4 @@ def test_tables_show_replicas_with_their_load_and_ingresses() -> None:
 
     for text in ("running", "r1", "starting", "10.0.0.1:9000", "3 of 8", "1234", "https://10.0.0.1:8000", "n: 2"):
         assert text in output.getvalue()
+    assert "\nn " in output.getvalue(), "a model without replicas has a row, too"

@@ -41,6 +41,7 @@ class Ingress:
         self._id = serve.get_replica_context().replica_tag
         self._node = node_address()
         self._host = settings.host
+        self._models = tuple(model.name for model in checked.models)
         self._tls = settings.tls_cert is not None
         self._stopped = threading.Event()
         self._process = IngressProcess(IngressStart(settings=settings, reuse_port=True), _models(checked))
@@ -73,6 +74,7 @@ class Ingress:
                 port=process.port,
                 tls=self._tls,
                 pid=process.pid,
+                models=self._models,
                 wanted=process.wanted(),
             )
             try:
