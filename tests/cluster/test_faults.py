@@ -21,8 +21,8 @@ from servers import alive, wait_for
 from tailrace.cluster.directory_book import ReplicaRecord
 
 _SLOTS = 2
-#: A reply of 120 steps of 50 ms: it still runs when the fault comes.
-_LONG = "x" * 120
+#: A reply of 180 steps of 50 ms: it still runs when the fault comes.
+_LONG = "x" * 180
 _STEP_SECONDS = "0.05"
 #: Seconds within which a running stream ends with an error event.
 _ERROR_SECONDS = 2.0
@@ -47,8 +47,7 @@ class _Load:
     def __init__(self, cluster: RayCluster) -> None:
         wait_for("two replicas", lambda: len(cluster.ready("m")) == 2)
         wait_for("an idle cluster", lambda: _running(cluster) == (0, 0))
-        self.running = [ClientStream(cluster.port, "m", f"{index}{_LONG}") for index in range(2 * _SLOTS)]
-        wait_for("running replies", lambda: all(stream.has_begun for stream in self.running))
+        self.running = _begun(cluster)
         self.waiting = [ClientStream(cluster.port, "m", f"{index}, short") for index in range(2)]
         wait_for("requests that wait", lambda: _running(cluster) == (2 * _SLOTS, 2))
 
@@ -64,6 +63,16 @@ class _Load:
         for stream in [each for each in self.running if not each.seen.error] + self.waiting:
             assert stream.seen.finish == "stop", stream.seen
             assert stream.seen.starts == 1, stream.seen
+
+
+def _begun(cluster: RayCluster) -> list[ClientStream]:
+    """Replies that fill all slots, one after the other, so that the ingress knows of each before the next."""
+    streams = []
+    for index in range(2 * _SLOTS):
+        stream = ClientStream(cluster.port, "m", f"{index}{_LONG}")
+        wait_for("a running reply", lambda stream=stream: stream.has_begun)  # type: ignore[misc]
+        streams.append(stream)
+    return streams
 
 
 def _running(cluster: RayCluster) -> tuple[int, int]:
@@ -182,16 +191,14 @@ def test_ray_gone(cluster: RayCluster, record: Record) -> None:
     cluster.wait_running()
     (ingress,) = cluster.status().ingresses
     replicas = cluster.ready("m")
-    running = [ClientStream(cluster.port, "m", f"{index}{_LONG}") for index in range(2 * _SLOTS)]
-    wait_for("running replies", lambda: all(stream.has_begun for stream in running))
+    running = _begun(cluster)
 
     cluster.leave()
     cluster.kill_head()
 
     wait_ended(running)
     assert [stream.seen.finish for stream in running] == ["stop"] * 4, "replies don't need Ray's controller"
-    running = [ClientStream(cluster.port, "m", f"{index}{_LONG}") for index in range(2 * _SLOTS)]
-    wait_for("running replies without Ray's controller", lambda: all(stream.has_begun for stream in running))
+    running = _begun(cluster)
 
     at = time.monotonic()
     cluster.kill_all()
