@@ -56,8 +56,8 @@ def join(address: str) -> None:
         ray.init(address=address, namespace="tailrace", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RayUnavailable(
-            f"no Ray cluster can be reached at {address}: {error}. Name its head with --address HOST:PORT; "
-            "a cluster is started by: ray start --head"
+            f"no Ray cluster can be reached at {address}: {error}. Name its head with --address HOST:PORT; a cluster "
+            "is started by: ray start --head. One that wants a token needs RAY_AUTH_MODE=token here, too"
         ) from error
 
 
