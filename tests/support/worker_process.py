@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from servers import PATIENCE
@@ -20,12 +21,14 @@ _LISTENS = re.compile(r"tailrace worker listens on (127\.0\.0\.1:\d+)")
 class WorkerProcess:
     """One ``tailrace worker`` on loopback, with two threads. It listens when the constructor returns."""
 
-    def __init__(self, *arguments: str, listen: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self, *arguments: str, listen: str = "127.0.0.1:0", environment: Mapping[str, str] | None = None
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="tailrace-worker-")
         self._log_path = Path(self._folder.name) / "log"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
         # The user's own settings and tensors must not apply. Compiled kernels are the user's.
-        clean |= {"XDG_CONFIG_HOME": self._folder.name}
+        clean |= {"XDG_CONFIG_HOME": self._folder.name, **(environment or {})}
         command = [str(Path(sys.executable).with_name("tailrace")), "worker", "--listen", listen, "--threads", "2"]
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
