@@ -29,7 +29,7 @@ from tailrace.worker.tensor_cache import TensorCache
 from tailrace.worker_status import STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus
 
 #: Seconds between two looks at the folder of tensors.
-_TEND_SECONDS = 5.0
+_TEND_SECONDS = 1.0
 _NO_PORT = "llama.cpp can't listen on {}: another process has taken the port"
 
 
@@ -48,7 +48,7 @@ class WorkerOptions:
 def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoReturn:
     """Serve until SIGTERM or SIGINT, which end the process at once. ``announce`` gets the line that says where.
 
-    Raises ConfigurationError where the worker can't listen, and OSError where its folder can't be written.
+    Raises ConfigurationError where the worker can't listen, or can't write to its folder.
     """
     log = structlog.get_logger()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,9 +67,18 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
         if offered != [devices.cpu_device()]:
             raise ConfigurationError("--memory-mb limits a CPU's memory, and this worker offers GPUs: leave it out")
         limit = MemoryLimit(options.memory)
-    cache = TensorCache(options.cache_folder, options.cache_bytes) if options.cache_bytes else None
     address = options.address
-    status = StatusServer(address.host, address.port + STATUS_PORT_OFFSET)
+    try:
+        cache = TensorCache(options.cache_folder, options.cache_bytes) if options.cache_bytes else None
+    except OSError as error:
+        raise ConfigurationError(
+            f"the worker can't keep tensors in {options.cache_folder}: {error}. --cache-mb 0 keeps none"
+        ) from error
+    status_port = address.port + STATUS_PORT_OFFSET
+    try:
+        status = StatusServer(address.host, status_port)
+    except OSError as error:
+        raise ConfigurationError(f"the worker can't report on port {status_port}: {error}") from error
     version = binding_version()
 
     def report() -> WorkerStatus:
@@ -99,7 +108,7 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
     )
     server.start()
     _wait_until_it_listens(server, address)
-    announce(f"tailrace worker listens on {address}, and reports on port {address.port + STATUS_PORT_OFFSET}")
+    announce(f"tailrace worker listens on {address}, and reports on port {status_port}")
     client, tend_at = None, 0.0
 
     def seen() -> WorkerStatus:
@@ -113,8 +122,11 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
     while server.is_alive():
         status.beat(seen)
         if cache is not None and time.monotonic() >= tend_at:
-            cache.tend()
             tend_at = time.monotonic() + _TEND_SECONDS
+            try:
+                cache.tend()
+            except OSError as error:
+                log.warning("the folder of tensors can't be kept in order", folder=str(cache.folder), error=str(error))
     raise ConfigurationError(_NO_PORT.format(address))
 
 

@@ -2,19 +2,24 @@
 
 llama.cpp writes a file for each tensor of over 10 MiB, named by a hash of its bytes, and reads it when an engine names
 that hash. It checks neither the file's size nor the folder's. So this module lists files that were written whole,
-deletes all others when the worker starts, and keeps the folder within its size.
+deletes all others when the worker starts or the disk runs full, and keeps the folder within its size. Several workers
+may share the folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
 #: Seconds since the last write after which a file counts as whole: llama.cpp writes it in one go.
 _WRITTEN_SECONDS = 5.0
+#: Bytes of free disk below which a file may have been cut off while it was written.
+_MIN_FREE = 1 << 30
 _NAME = re.compile(r"[0-9a-f]{16}")
 _LIST = "whole-files.json"
 
@@ -28,33 +33,43 @@ class TensorCache:
         self._max_bytes = max_bytes
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)  # Weights may be secret.
-        whole = self._read_list()
-        for path in self._files():
-            if whole.get(path.name) != path.stat().st_size:
-                path.unlink()
-        self._whole = {path.name: path.stat().st_size for path in self._files()}
+        self._whole = self._read_list()
+        self._delete_others()
         self.tend()
 
     def tend(self) -> None:
-        """List files that are whole by now, and delete the least recently used ones over the limit."""
+        """List files that are whole by now, and delete the least recently used ones over the limit. Raises OSError."""
+        if shutil.disk_usage(self.folder).free < _MIN_FREE:
+            self._delete_others()
+        before = dict(self._whole)
         now = time.time()
-        found = []
-        for path in self._files():
-            stat = path.stat()
-            found.append((max(stat.st_atime, stat.st_mtime), stat.st_size, path))
+        files = self._files()
+        for path, stat in files:
             if now - stat.st_mtime >= _WRITTEN_SECONDS:
                 self._whole[path.name] = stat.st_size
-        size = sum(each for _, each, _ in found)
-        for _, each, path in sorted(found):
+        size = sum(stat.st_size for _, stat in files)
+        for path, stat in sorted(files, key=lambda file: max(file[1].st_atime, file[1].st_mtime)):
             if size <= self._max_bytes:
                 break
             path.unlink(missing_ok=True)
             self._whole.pop(path.name, None)
-            size -= each
-        self._write_list()
+            size -= stat.st_size
+        if self._whole != before:
+            self._write_list()
 
-    def _files(self) -> list[Path]:
-        return [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+    def _delete_others(self) -> None:
+        """Delete the files that aren't known to be whole."""
+        for path, stat in self._files():
+            if self._whole.get(path.name) != stat.st_size:
+                path.unlink(missing_ok=True)
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        for path in self.folder.iterdir():
+            if _NAME.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):  # Another worker may have deleted it.
+                    found.append((path, path.stat()))
+        return found
 
     def _read_list(self) -> dict[str, int]:
         try:

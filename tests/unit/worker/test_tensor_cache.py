@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from tailrace.worker.tensor_cache import TensorCache
 
@@ -56,3 +59,26 @@ def test_other_files_and_a_damaged_list_do_no_harm(tmp_path: Path) -> None:
     assert other.exists()
     assert not stray.exists()
     assert tmp_path.stat().st_mode & 0o077 == 0
+
+
+def test_what_was_written_while_the_disk_ran_full_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp doesn't notice that a write failed, and would load the cut-off file later."""
+    cache = TensorCache(tmp_path, 1000)
+    whole = write(tmp_path, 1, 100, age=60)
+    cache.tend()
+    cut = write(tmp_path, 2, 30, age=60)
+    monkeypatch.setattr("tailrace.worker.tensor_cache.shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    cache.tend()
+    assert whole.exists()
+    assert not cut.exists()
+
+
+def test_two_workers_share_a_folder(tmp_path: Path) -> None:
+    first = TensorCache(tmp_path, 1000)
+    shared = write(tmp_path, 1, 100, age=60)
+    first.tend()
+    second = TensorCache(tmp_path, 1000)
+    assert shared.exists()
+    shared.unlink()
+    second.tend()
+    first.tend()

@@ -89,9 +89,10 @@ def _load(
     """The warmed-up backend, with fewer layers on devices where one of them hasn't the memory. It is told once."""
     planned = placed = options.placed
     errors: list[str] = []
+    loading = placed is not None
 
     def note(level: str, line: str) -> None:
-        if placed is not None and level == "error":
+        if loading and level == "error":
             errors.append(line)
             level = "info"  # The next placement may fit.
         if log is not None:
@@ -107,6 +108,7 @@ def _load(
                 raise ModelError(f"{error}: {errors[0]}" if errors else str(error)) from error
             placed = smaller
             continue
+        loading = False
         if planned is not None and placed is not None and placed is not planned and log is not None:
             log("warning", f"a device had less memory than it told: {_changes(planned, placed)}")
         backend.warm_up()
