@@ -1,0 +1,46 @@
+"""Models with recurrent states, windows and both, whose memory is on a worker: checkpoints and states bring it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from architectures import ARCHITECTURES, tiny_model
+from placed_backend import load_placed
+from tailrace.engine.backends.create_llama import create_llama
+from tailrace.engine.backends.llama import LlamaBackend
+from tailrace.engine.sampling.logits_ops.arrays import LogitsRow
+from tailrace.settings import Settings
+from worker_process import WorkerProcess
+
+_TOKENS = [3 + 7 * place % 200 for place in range(50)]
+
+
+def read(backend: LlamaBackend, begin: int, end: int) -> LogitsRow:
+    """The last logits of these tokens."""
+    count = end - begin
+    return backend.decode(_TOKENS[begin:end], list(range(begin, end)), [0] * count, [count - 1])[0].copy()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind != "dense"])
+def test_a_workers_memory_comes_back(workers: tuple[WorkerProcess, WorkerProcess], tmp_path: Path, kind: str) -> None:
+    path = tiny_model(kind, tmp_path)
+    one = create_llama(path, Settings(threads=1, ctx=1024, parallel=4))
+    placed = load_placed([workers[0].endpoint], model=path, local=False)
+    try:
+        assert placed.placement is not None
+        assert placed.placement.differences == ()
+        assert placed.placement.devices[0].layers == 0
+        read(placed, 0, 40)
+        by_checkpoints = placed.rollback.by_checkpoints
+        state = placed.kv_checkpoint(0) if by_checkpoints else placed.kv_save(0)
+        found = read(placed, 40, 50)
+        assert (placed.kv_rollback if by_checkpoints else placed.kv_load)(0, state, 40)
+        assert np.array_equal(read(placed, 40, 50), found)
+        read(one, 0, 40)
+        assert np.abs(read(one, 40, 50) - found).max() < 0.05
+    finally:
+        placed.close()
+        one.close()
