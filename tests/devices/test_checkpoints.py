@@ -21,7 +21,9 @@ _TOKENS = [3 + 7 * place % 200 for place in range(50)]
 def read(backend: LlamaBackend, begin: int, end: int) -> LogitsRow:
     """The last logits of these tokens."""
     count = end - begin
-    return backend.decode(_TOKENS[begin:end], list(range(begin, end)), [0] * count, [count - 1])[0].copy()
+    logits = backend.decode(_TOKENS[begin:end], list(range(begin, end)), [0] * count, [count - 1])
+    row: LogitsRow = logits[0].copy()
+    return row
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind != "dense"])
