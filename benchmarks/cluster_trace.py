@@ -1,9 +1,9 @@
 """Compares ways to choose a replica with real engines: 30 conversations of several turns on 3 replicas, beside one
 machine with the memory of all of them.
 
-Each way gets servers of its own, whose caches are empty. The client chooses by itself, with the functions of the
-ingress and over the replicas' own state channels, so that all ways differ in the choice alone. ``--save FILE`` keeps
-the requests as a trace for ``benchmarks.routing.simulator``; ``--through-ingress`` adds a run through a real ingress.
+Ours is measured behind a real ingress. For the other ways the client chooses by itself. Each way gets servers of its
+own, whose caches are empty. ``--direct`` adds a run in which the client chooses with the ingress's function, over the
+replicas' own state channels. ``--save FILE`` keeps the requests as a trace for ``benchmarks.routing.simulator``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import random
+import re
 import statistics
 import sys
 import time
@@ -41,7 +42,8 @@ from tailrace.prefix_chain import BLOCK_TOKENS, pack_hashes, unpack_hashes
 #: Of the prompt tokens that one machine with the memory of all replicas computes.
 BOUND = 1.1
 _REPLICAS = 3
-_WAYS = ("longest prefix", "round robin", "power of two")
+_OURS = "longest prefix, by the ingress"
+_OTHERS = ("round robin", "power of two")
 _CONVERSATIONS, _TURNS, _SYSTEMS = 30, 4, 3
 #: Words of a system prompt and of a message, tokens of a reply, and seconds between a reply and the next message.
 _SYSTEM_WORDS, _WORDS, _REPLY = 50, 50, 12
@@ -226,20 +228,27 @@ def _replicas(options: Options, number: int, times: int = 1) -> Iterator[tuple[l
         yield [each.port for each in started], started[0].model
 
 
-def _measure(options: Options, trace: Path | None = None, *, through_ingress: bool = False) -> Measurements:
+def _measure(options: Options, trace: Path | None = None, *, direct: bool = False) -> Measurements:
     conversations, turns = (6, 2) if options.quick else (_CONVERSATIONS, _TURNS)
     runs: dict[str, Run] = {}
     with _replicas(options, 1, _REPLICAS) as (ports, model):
         runs["one machine"] = asyncio.run(_run(ports, model, round_robin(), conversations, turns))
-    for name in _WAYS:
+    with _replicas(options, _REPLICAS) as (ports, model), ingress(ports) as running:
+        through = runs[_OURS] = asyncio.run(_run([running.client.port], model, None, conversations, turns))
+        through.requests = [_answered(port) for port in ports]
+    for name in (*_OTHERS, *(["longest prefix"] if direct else [])):
         with _replicas(options, _REPLICAS) as (ports, model):
             runs[name] = asyncio.run(_run(ports, model, POLICIES[name](), conversations, turns))
-    if through_ingress:
-        with _replicas(options, _REPLICAS) as (ports, model), ingress(ports) as running:
-            runs["ingress"] = asyncio.run(_run([running.client.port], model, None, conversations, turns))
     if trace is not None:
-        save(trace, sorted(runs["longest prefix"].turns, key=lambda turn: turn.conversation))
+        save(trace, sorted(runs[_OTHERS[0]].turns, key=lambda turn: turn.conversation))
     return _figures(runs)
+
+
+def _answered(port: int) -> int:
+    """The requests that the server has answered."""
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    counts = re.findall(r"^vllm:request_success_total\{.*\} (\S+)$", text, re.MULTILINE)
+    return round(sum(map(float, counts)))
 
 
 def _figures(runs: dict[str, Run]) -> Measurements:
@@ -251,7 +260,7 @@ def _figures(runs: dict[str, Run]) -> Measurements:
     )
     whole = runs["one machine"]
     for name, run in runs.items():
-        bound = BOUND if name in ("longest prefix", "ingress") else None
+        bound = BOUND if name.startswith("longest prefix") else None
         if run is not whole:
             label = f"{name}: prompt tokens computed ÷ those of one machine"
             ratio = run.computed / whole.computed
@@ -278,13 +287,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{BENCHMARK.name}", description=__doc__)
     add_options(parser)
     parser.add_argument("--save", type=Path, help="keep the requests as a trace")
-    parser.add_argument("--through-ingress", action="store_true", help="add a run through a real ingress")
+    parser.add_argument("--direct", action="store_true", help="add a run of ours without the ingress")
     parsed = parser.parse_args()
     try:
         options = read_options(parsed)
     except TailraceError as error:
         parser.error(str(error))
-    measure = partial(_measure, trace=parsed.save, through_ingress=parsed.through_ingress)
+    measure = partial(_measure, trace=parsed.save, direct=parsed.direct)
     sys.exit(1 if run_and_save([replace(BENCHMARK, measure=measure)], options, parsed.report) else 0)
 
 

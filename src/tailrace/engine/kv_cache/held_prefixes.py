@@ -94,6 +94,8 @@ class HeldPrefixes:
 
     def _make_space(self, blocks: int) -> bool:
         """Have a slot's blocks fit beside the others; False where slots alone have more than there may be."""
+        if self._blocks.total + blocks <= self._max_blocks:
+            return True
         sources = [*self._blocks.of_tier("disk"), *self._blocks.of_tier("host")]
         while self._blocks.total + blocks > self._max_blocks and sources:
             self._blocks.replace(sources.pop(0), [])
