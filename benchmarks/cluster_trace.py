@@ -47,7 +47,7 @@ _OTHERS = ("round robin", "power of two")
 _CONVERSATIONS, _TURNS, _SYSTEMS = 30, 4, 3
 #: Words of a system prompt and of a message, tokens of a reply, and seconds between a reply and the next message.
 _SYSTEM_WORDS, _WORDS, _REPLY = 50, 50, 12
-_PAUSE = 2.0
+_PAUSE = 5.0
 #: One replica's slots, cells and host memory: for about twelve of the conversations.
 _SLOTS, _CELLS, _HOST_MB = 4, 2560, 64
 _WORD_LIST = [

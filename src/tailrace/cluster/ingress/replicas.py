@@ -37,7 +37,7 @@ class Replica:
         self.requests = 0  #: that it works on
         self._reported = ""
         self._on_change = on_change
-        self._channel = StateChannel(order.host, order.port, secret, self._on_message, self._on_lost)
+        self._channel = StateChannel(order.host, order.port, secret, self._on_message, self._on_lost, self._on_overdue)
 
     @property
     def takes_requests(self) -> bool:
@@ -66,6 +66,9 @@ class Replica:
             else:
                 left.abort()
         self._report("gone")
+
+    def _on_overdue(self) -> None:
+        self.view.behind = True
 
     def _report(self, phase: str) -> None:
         if phase != self._reported:

@@ -13,7 +13,14 @@ import httptools
 import msgspec
 import structlog
 
-from tailrace.cluster_state import SECRET_HEADER, SILENCE_SECONDS, STATE_VERSION, ReplicaState, StateMessage
+from tailrace.cluster_state import (
+    HEARTBEAT_SECONDS,
+    SECRET_HEADER,
+    SILENCE_SECONDS,
+    STATE_VERSION,
+    ReplicaState,
+    StateMessage,
+)
 
 #: Seconds between two attempts to connect.
 _RETRY_SECONDS = 0.25
@@ -22,6 +29,8 @@ _MAX_MESSAGE = 4_000_000
 
 #: Parts of ``SILENCE_SECONDS`` in which nothing must have come.
 _SLICES = 6
+#: Those of them after which nothing new is sent to the replica: two of its heartbeats haven't come.
+_OVERDUE_SLICES = round(2 * HEARTBEAT_SECONDS / SILENCE_SECONDS * _SLICES)
 #: The reason of a channel's proper end.
 _DRAINED = "the replica has drained"
 
@@ -30,7 +39,8 @@ _decoder: msgspec.json.Decoder[StateMessage] = msgspec.json.Decoder(StateMessage
 
 class StateChannel:
     """The channel of one replica. ``on_message`` gets each message, ``on_lost`` the reason when the channel ends, and
-    whether the replica has ended it itself, because it has drained.
+    whether the replica has ended it itself, because it has drained. ``on_overdue`` is called in each silence that is
+    longer than a replica's heartbeats allow.
     """
 
     def __init__(
@@ -40,11 +50,13 @@ class StateChannel:
         secret: str,
         on_message: Callable[[StateMessage], None],
         on_lost: Callable[[str, bool], None],
+        on_overdue: Callable[[], None] = lambda: None,
     ) -> None:
         self._address = (host, port)
         self._head = f"GET /cluster/state HTTP/1.1\r\nhost: {host}:{port}\r\n{SECRET_HEADER}: {secret}\r\n\r\n".encode()
         self._on_message = on_message
         self._on_lost = on_lost
+        self._on_overdue = on_overdue
         self._log = structlog.get_logger()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -84,7 +96,7 @@ class StateChannel:
         parser = httptools.HttpResponseParser(lines)
         try:
             while True:
-                data = await _read_unless_silent(reader)
+                data = await self._read_unless_silent(reader)
                 if not data:
                     return "the connection ended"
                 parser.feed_data(data)
@@ -104,19 +116,20 @@ class StateChannel:
         except (ValueError, httptools.HttpParserError) as error:  # msgspec's errors are ValueErrors.
             return f"a message can't be read: {error}"
 
+    async def _read_unless_silent(self, reader: asyncio.StreamReader) -> bytes:
+        """Some bytes; empty at the end. Raises TimeoutError after a silence.
 
-async def _read_unless_silent(reader: asyncio.StreamReader) -> bytes:
-    """Some bytes; empty at the end. Raises TimeoutError after a silence.
-
-    The silence is counted in slices, with a look at the connection between them. So bytes that have come while this
-    process had no CPU time count.
-    """
-    for _ in range(_SLICES - 1):
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SILENCE_SECONDS / _SLICES):
-                return await reader.read(65_536)
-    async with asyncio.timeout(SILENCE_SECONDS / _SLICES):
-        return await reader.read(65_536)
+        The silence is counted in slices, with a look at the connection between them. So bytes that have come while this
+        process had no CPU time count.
+        """
+        for number in range(1, _SLICES):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SILENCE_SECONDS / _SLICES):
+                    return await reader.read(65_536)
+            if number == _OVERDUE_SLICES:
+                self._on_overdue()
+        async with asyncio.timeout(SILENCE_SECONDS / _SLICES):
+            return await reader.read(65_536)
 
 
 class _Lines:
