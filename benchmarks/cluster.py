@@ -109,7 +109,8 @@ def _measure_tokens(options: Options, found: Measurements) -> None:
     tokens = int((seconds + 12) / _STEP_SECONDS) + 200  # The last streams may begin long after the first ones.
     rates: list[float] = []
     for count in options.streams(REPLICAS):
-        with _cluster(count, _STREAMS_EACH, _STEP_SECONDS) as (port, groups):
+        # Slots for all streams at each: a stream that waits for a slot would begin after the first ones have ended.
+        with _cluster(count, count * _STREAMS_EACH, _STEP_SECONDS) as (port, groups):
             pids = [pid for group in groups for pid in group]
             runs = [
                 measure_streams(port, count * _STREAMS_EACH, script(tokens), tokens, pids, seconds)
