@@ -26,6 +26,10 @@ _LAST_CHUNK_SECONDS = 0.08
 #: After so many steps with prompts one has none, which shows what it takes now: replies become longer, and other
 #: programs come and go.
 _STEPS_TO_PROBE = 64
+#: The same where the last one took less than this part of what was known: a disturbance is over. Its weight is larger.
+_STEPS_TO_NEXT_PROBE = 8
+_SHORTER_PART = 0.8
+_SHORTER_WEIGHT = 0.5
 #: States move after a step for this part of a step without prompts.
 _MOVE_PART = 0.25
 #: What a step leaves for moves while there are any: the last piece goes beyond their time.
@@ -61,7 +65,7 @@ class PrefillBudget:
         self._decode: dict[int, float] = {}  #: seconds of a step without prompts, by its number of decoding sequences
         self._estimated: set[int] = set()  #: those of ``_decode`` that no step without prompts has shown
         self._slowdown = _SLOWDOWN
-        self._mixed_steps = 0  #: since a step beside replies was left without prompts
+        self._steps_to_probe = _STEPS_TO_PROBE  #: steps with prompts until one is left without
         self._allowed = 0  #: prompt tokens that ``mixed`` gave the last step
 
     @property
@@ -84,8 +88,10 @@ class PrefillBudget:
         if not prompt_tokens:
             known = None if n_decoding in self._estimated else self._decode.get(n_decoding)
             self._estimated.discard(n_decoding)
-            self._decode[n_decoding] = _blend(known, seconds, _RISE_WEIGHT)
-            self._mixed_steps = 0
+            is_over = known is not None and seconds < _SHORTER_PART * known
+            fall = _SHORTER_WEIGHT if is_over else _WEIGHT
+            self._decode[n_decoding] = _blend(known, seconds, fall=fall, rise=_RISE_WEIGHT)
+            self._steps_to_probe = _STEPS_TO_NEXT_PROBE if is_over else _STEPS_TO_PROBE
         elif n_decoding and not self._decode:
             # Every step since the first reply began has had prompt tokens, so none has shown the time of decode alone.
             # It is estimated as the rest beyond the prompt's time.
@@ -109,7 +115,7 @@ class PrefillBudget:
         """A step with prompts and the moves after it took ``seconds``, which replies waited for."""
         if not n_decoding or not 0 < prompt_tokens <= self._allowed:
             return
-        self._mixed_steps += 1
+        self._steps_to_probe -= 1
         bound = _BOUND * self._decode_seconds(n_decoding)
         if bound < seconds < _DISTURBED * bound:
             self._slowdown = max(_MIN_SLOWDOWN, self._slowdown - _SLOWDOWN_FALL)
@@ -136,8 +142,8 @@ class PrefillBudget:
         """Prompt tokens for a step in which so many sequences decode. ``moving``: states move after it. 0 where the
         step is to show what it takes without.
         """
-        if self._step_seconds is None and self._mixed_steps >= _STEPS_TO_PROBE:
-            self._mixed_steps = 0
+        if self._step_seconds is None and self._steps_to_probe <= 0:
+            self._steps_to_probe = _STEPS_TO_PROBE
             return 0
         kept = _KEPT_FOR_MOVES * self._decode_seconds(n_decoding) if moving else 0.0
         seconds = self._step_seconds or self._slowdown * self._decode_seconds(n_decoding)
@@ -168,8 +174,7 @@ class PrefillBudget:
         return self._decode[min(self._decode, key=lambda measured: abs(measured - n_decoding))]
 
 
-def _blend(known: float | None, measured: float, rise_weight: float = _WEIGHT) -> float:
+def _blend(known: float | None, measured: float, *, fall: float = _WEIGHT, rise: float = _WEIGHT) -> float:
     if known is None:
         return measured
-    weight = rise_weight if measured > known else _WEIGHT
-    return known + weight * (min(measured, _MAX_RISE * known) - known)
+    return known + (rise if measured > known else fall) * (min(measured, _MAX_RISE * known) - known)

@@ -119,8 +119,17 @@ def test_a_long_prompt_leaves_a_step_in_which_the_others_are_measured() -> None:
         without += not tokens
         budget.observe(4, tokens, 0.1 + 0.001 * tokens)
         budget.observe_gap(4, tokens, 0.1 + 0.001 * tokens)
-    assert 10 <= without <= 20
+    assert 15 <= without <= 25
     assert 142 <= budget.mixed(4) <= 165
+
+
+def test_a_prompt_s_steps_become_short_soon_after_a_disturbance_ends() -> None:
+    budget = _taught(PrefillBudget(512, step_seconds=None), {4: 0.3}, 0.001)
+    for _ in range(64 + 3 * 8 + 4):
+        tokens = budget.mixed(4)
+        budget.observe(4, tokens, 0.1 + 0.001 * tokens)
+        budget.observe_gap(4, tokens, 0.1 + 0.001 * tokens)
+    assert budget.mixed(4) <= 220
 
 
 def test_one_gap_of_a_hundred_exceeds_the_bound() -> None:
