@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailrace.engine.devices.placement import (
@@ -58,6 +58,7 @@ def test_the_embedding_stays_here_and_the_output_goes_with_the_last_layer() -> N
     assert tied.tensors[EMBEDDING] == 1
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 20_000), min_size=2, max_size=5),
     st.integers(1, 40),
@@ -158,6 +159,6 @@ def test_a_models_own_table_has_rules(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     table = 'path = "a.gguf"\nplacement = { kv = "local", layers = { 0-9 = "w1:1" } }\n'
     path.write_text(f'devices = "local,w1:1"\n[models.a]\n{table}', encoding="utf-8")
-    settings = resolve({}, {}, path).for_model("a").settings
-    assert settings.devices == "local,w1:1"
-    assert read_rules(settings.placement) == PlacementRules(layers={"0-9": "w1:1"}, kv="local")
+    own = resolve({}, {}, path).for_model("a").settings
+    assert own.devices == "local,w1:1"
+    assert read_rules(own.placement) == PlacementRules(layers={"0-9": "w1:1"}, kv="local")
