@@ -21,7 +21,9 @@ class Drafter(Protocol):
         ...
 
     def expect_results(self, wanted: bool) -> None:
-        """Whether the coming step's results are ``wanted``: only then ``collect`` is called after it."""
+        """Whether the coming step's results are ``wanted``: only then ``collect`` is called after it. Neither is for a
+        drafter that ``learns_without_draft``.
+        """
         ...
 
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:

@@ -105,6 +105,8 @@ class Speculator:
     def __init__(self, *drafters: Drafter, n_draft_max: int) -> None:
         self.counters = EngineCounters()
         self._sources = [DraftSource(drafter) for drafter in drafters]
+        #: Those whose drafts cost time. The others need no probes and no results.
+        self._costly = [source for source in self._sources if not source.drafter.learns_without_draft]
         self._draft_lengths = [length for length in _DRAFT_LENGTHS if length < n_draft_max] + [n_draft_max]
         self._pass_cost = PassCost()
         self._stats: dict[int, _SequenceStats] = {}  #: by the sequence's id
@@ -150,10 +152,10 @@ class Speculator:
         self._rollback = rollback
         self._seconds_without_drafts = 0.0
         self._equal_split = equal_split
-        for source in self._sources:
+        for source in self._costly:
             source.note_step(can_probe=not has_waiting)  # A probe would delay what waits.
         self._set_drafts(running, free_cells, total_free, has_waiting=has_waiting)
-        for source in self._sources:
+        for source in self._costly:
             source.drafter.expect_results(source.wants_results)
 
     def _set_drafts(
@@ -194,7 +196,7 @@ class Speculator:
 
     def collect(self, scheduled: list[tuple[Sequence, int]], slots: list[int]) -> None:
         """See ``Drafter``. Called before ``observe``."""
-        for source in self._sources:
+        for source in self._costly:
             if source.wants_results:
                 source.drafter.collect(scheduled, slots)
 
