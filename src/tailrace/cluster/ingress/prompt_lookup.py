@@ -5,6 +5,7 @@ Where the question can't be answered, the choice is made by load alone.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote
@@ -58,6 +59,7 @@ async def look_up(request: ForwardedRequest, replicas: Replicas) -> LookedUp:
     replica = min(ready, key=lambda each: each.requests)
     _, _, headers = request.head.partition(b"\r\n")
     head = b"POST /cluster/prompt?path=%b HTTP/1.1\r\n%b" % (quote(request.path).encode(), headers)
+    began_at = time.monotonic()
     try:
         answer = await fetch(replica, "POST", head, request.body, seconds=_SECONDS, limit=_MAX_ANSWER)
         chains = _decoder.decode(answer)
@@ -67,4 +69,5 @@ async def look_up(request: ForwardedRequest, replicas: Replicas) -> LookedUp:
     except ValueError as error:
         structlog.get_logger().warning("a replica's answer can't be read", replica=replica.view.id, error=str(error))
         return LookedUp()
+    replicas.counts.probed(request.model or "", time.monotonic() - began_at)
     return LookedUp(prompts, chains.choices * max(1, len(prompts)))

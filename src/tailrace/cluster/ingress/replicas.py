@@ -175,15 +175,15 @@ class Replicas:
         candidates = self.ready(model, tried)
         if not candidates:
             return None
-        chosen, new_tokens = min(candidates, key=lambda each: each.requests), 0
+        prompt_tokens = sum(prompt.tokens for prompt in prompts)
+        chosen, new_tokens = min(candidates, key=lambda each: each.requests), prompt_tokens
         if model is not None:
             views = [replica.view for replica in candidates]
             choice = choose(model, prompts, views, self._sent, sequences=sequences)
             if choice is not None:  # None: no engine is ready, and the replicas let requests wait.
                 chosen, new_tokens = self._replicas[choice.replica.id], choice.new_tokens
         placement = Placement(self, chosen, next(self._numbers))
-        placement.prompt_tokens = sum(prompt.tokens for prompt in prompts)
-        placement.held_tokens = placement.prompt_tokens - new_tokens
+        placement.prompt_tokens, placement.held_tokens = prompt_tokens, prompt_tokens - new_tokens
         if model is not None:
             self._sent.sent(placement.number, chosen.view.id, model, prompts, new_tokens, sequences)
         return placement

@@ -1,7 +1,7 @@
 """The metrics of several replicas as one text, each sample with the labels ``replica`` and ``model``.
 
 It is pure: it opens no connection. A replica's text is taken for hostile: what isn't in the format is left out, and no
-text can change another replica's samples or add to the ingress' own.
+text can change another replica's samples or add to the ingress's own.
 
 Source: Prometheus' "Exposition formats", text format 0.0.4, and its rule for labels that collide (``honor_labels``).
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from tailrace.observe.exposition import label
 
-#: The ingress' own metrics begin with it. A replica's metrics of such names are left out.
+#: The ingress's own metrics begin with it. A replica's metrics of such names are left out.
 OWN_PREFIX = "tailrace:cluster_"
 #: Bytes of one replica's text. A server with one model has 80 KB.
 MAX_TEXT_BYTES = 4 << 20

@@ -1,4 +1,4 @@
-"""The ingress' counts of the requests that it has forwarded, and of the errors that it has answered with itself.
+"""The ingress's counts of the requests that it has forwarded, and of the errors that it has answered with itself.
 
 Nothing is counted per token. The counts of a replica are dropped with it, so they don't grow with the cluster's age.
 """
