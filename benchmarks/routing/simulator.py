@@ -116,9 +116,10 @@ class _Replica:
                 slots=self.machine.slots,
                 engines=1,
                 free_tokens=max(0, self.machine.memory_tokens - used * BLOCK_TOKENS),
-                prefill_speed=speed,
+                # A replica has measured nothing before its first reply.
+                prefill_speed=speed if self.mean_reply else 0.0,
                 reply_tokens=self.mean_reply,
-                decode_speed=self._decode_speed(self.machine.slots),
+                decode_speed=self._decode_speed(self.machine.slots) if self.mean_reply else 0.0,
             )
         }
 

@@ -16,17 +16,20 @@ to the one that holds the fewest prefixes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.routing.sent_requests import Prompt, SentRequests, SentWork
 from tailrace.cluster_state import ModelLoad
 from tailrace.prefix_chain import BLOCK_TOKENS
 
+#: Measurements that differ from the mean by less than this factor count as equal.
+_SAME = 2.0
+
 
 @dataclass(frozen=True)
 class Weights:
-    """The rates of exchange. Speeds apply until a replica has measured its own."""
+    """The rates of exchange. Speeds and lengths apply until any replica of the model has measured its own."""
 
     prefill_speed: float = 500.0  #: prompt tokens a second
     decode_speed: float = 50.0  #: reply tokens a second, of all sequences together
@@ -59,10 +62,13 @@ def choose(
     ``sent``: what this ingress has sent; the caller records the choice there. ``sequences``: replies of the request.
     """
     best: tuple[tuple[float, int, int, str], Choice] | None = None
-    for replica in replicas:
-        load = replica.load_of(model)
-        if load is None or not replica.takes_requests or not load.slots:
-            continue
+    able = [
+        (replica, load)
+        for replica in replicas
+        if replica.takes_requests and (load := replica.load_of(model)) is not None and load.slots
+    ]
+    weights = _measured([load for _, load in able], weights)
+    for replica, load in able:
         work = sent.of(replica.id, load.name)
         choice = _cost(prompts, replica, load, work, weights, sequences)
         rank = (choice.seconds, max(load.running, work.sequences), len(replica.held) + len(work.blocks), replica.id)
@@ -71,10 +77,27 @@ def choose(
     return None if best is None else best[1]
 
 
+def _measured(loads: Sequence[ModelLoad], weights: Weights) -> Weights:
+    """The weights with the means of what replicas have measured. A new replica is expected to be as fast as the others:
+    one that counted as slower would get no request, and would never measure its speed.
+    """
+
+    def mean(measured: Iterable[float], default: float) -> float:
+        known = [value for value in measured if value]
+        return sum(known) / len(known) if known else default
+
+    return replace(
+        weights,
+        prefill_speed=mean((load.prefill_speed for load in loads), weights.prefill_speed),
+        decode_speed=mean((load.decode_speed for load in loads), weights.decode_speed),
+        reply_tokens=mean((load.reply_tokens for load in loads), weights.reply_tokens),
+    )
+
+
 def _cost(
     prompts: Sequence[Prompt], replica: ReplicaView, load: ModelLoad, work: SentWork, weights: Weights, sequences: int
 ) -> Choice:
-    speed = load.prefill_speed or weights.prefill_speed
+    speed = _expected(load.prefill_speed, weights.prefill_speed)
     disk_speed = load.disk_speed or speed * weights.disk_factor
     seconds, new_tokens = 0.0, 0
     for prompt in prompts:
@@ -87,11 +110,19 @@ def _cost(
     busy = max(load.running + load.waiting, work.sequences, load.running + work.unbegun)
     over = max(0, busy + sequences - load.slots)
     dropped = max(0, new_tokens - load.free_tokens) if load.free_tokens is not None else 0
-    slot_seconds = (load.reply_tokens or weights.reply_tokens) / (load.decode_speed or weights.decode_speed)
+    decode_speed = _expected(load.decode_speed, weights.decode_speed)
+    slot_seconds = _expected(load.reply_tokens, weights.reply_tokens) / decode_speed
     reply_seconds = slot_seconds * load.slots  # Where all slots are taken, one becomes free each ``slot_seconds``.
     seconds += waiting_tokens / (speed * max(1, load.engines)) + over * slot_seconds
     seconds += busy * weights.sequence_part * reply_seconds + dropped * weights.dropped_part / speed
     return Choice(replica, new_tokens, seconds)
+
+
+def _expected(measured: float, typical: float) -> float:
+    """What to expect of a replica that has measured this, where its like has ``typical``: short prompts and replies
+    give measurements that vary, and a chance difference would send everything to one replica.
+    """
+    return measured if measured and not typical / _SAME <= measured <= typical * _SAME else typical
 
 
 def _held_tokens(prompt: Prompt, replica: ReplicaView, work: SentWork) -> tuple[int, int]:

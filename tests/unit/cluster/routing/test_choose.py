@@ -136,6 +136,23 @@ def test_a_replica_that_has_to_drop_prefixes_is_left_for_one_that_has_not() -> N
     assert pick(full, empty).replica is empty
 
 
+def test_a_new_replica_counts_as_fast_as_the_others() -> None:
+    """Else it would get no request, and would never measure its speed."""
+    measured = ModelLoad(name=MODEL, slots=4, prefill_speed=9000.0, decode_speed=900.0, reply_tokens=10.0)
+    used, new = ready("a", measured, {1: "cells"}), ready("b")
+    assert pick(used, new).replica is new
+    assert cost(used) == pick(used, new).seconds
+
+
+def test_a_chance_difference_of_speeds_decides_nothing_and_a_real_one_does() -> None:
+    def at(speed: float) -> ModelLoad:
+        return ModelLoad(name=MODEL, slots=4, prefill_speed=speed)
+
+    held: dict[int, Tier] = {1: "cells"}
+    assert pick(ready("a", at(1500.0), held), ready("b", at(1000.0))).replica.id == "b"
+    assert pick(ready("a", at(9000.0), held), ready("b", at(100.0))).replica.id == "a"
+
+
 def test_requests_of_one_moment_are_spread() -> None:
     replicas, sent = [ready("a"), ready("b"), ready("c")], SentRequests()
     for request in range(6):
