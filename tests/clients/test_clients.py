@@ -1,12 +1,14 @@
 """Real clients, each through its own package, directly and through a relay that loses what one-api loses.
 
-Every proof is asked of every client (``client_matrix``); the scripted backend says what the proof needs said.
+Every proof is asked of every client (``client_matrix``); the scripted backend says what the proof needs said. With
+``TAILRACE_TEST_CLIENTS_INGRESS=1`` a cluster's ingress is before every server, on every way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ import openai_wire
 from client_driver import WEATHER, Driver, ask, drivers
 from client_matrix import PROOFS, Client, chosen, proofs, ways
 from client_results import Results
+from ingress_process import SECRET, ingress
 from openai_wire import metric, say
 from relay import Relay
 from servers import ServerProcess, fake, wait_for
@@ -35,34 +38,47 @@ MODELS = ("first", "second")
 def several_models() -> contextlib.AbstractContextManager[ServerProcess]:
     """A server with the models ``MODELS``: each switch unloads one and loads the other."""
     sizes = {"models_mb": "400", "fake_weights_mb": ",".join(f"{name}=150" for name in MODELS)}
-    return fake(*MODELS, "--keepalive-seconds", "0.3", step=0.0, **sizes)
+    return fake(*MODELS, "--keepalive-seconds", "0.3", step=0.0, cluster_secret=SECRET, **sizes)
 
 
 #: Steps of a millisecond, so that replies overlap; steps of no time; one request at a time, in steps of 20 ms for
 #: at most 64 tokens and a keep-alive after 0.3 s of silence; one with a key; one with several models.
 KINDS: dict[str, Callable[[], contextlib.AbstractContextManager[ServerProcess]]] = {
-    "quick": lambda: fake("--parallel", "8", step=0.001),
-    "instant": lambda: fake("--ctx", "32768", "--parallel", "1"),
+    "quick": lambda: fake("--parallel", "8", step=0.001, cluster_secret=SECRET),
+    "instant": lambda: fake("--ctx", "32768", "--parallel", "1", cluster_secret=SECRET),
     "slow": lambda: fake(
-        *("--parallel", "1", "--keepalive-seconds", "0.3", "--prefill-chunk", "64", "--ctx", "16384"), step=0.02
+        *("--parallel", "1", "--keepalive-seconds", "0.3", "--prefill-chunk", "64", "--ctx", "16384"),
+        step=0.02,
+        cluster_secret=SECRET,
     ),
-    "keyed": lambda: fake(api_key="s3cret"),
+    "keyed": lambda: fake(api_key="s3cret", cluster_secret=SECRET),
     "several": several_models,
 }
+#: The kinds whose ingress shows signs of life as early as they do.
+EARLY_SIGNS = ("slow", "several")
+
+
+def behind_ingress() -> bool:
+    """Whether clients reach the servers through an ingress in this run."""
+    return os.environ.get("TAILRACE_TEST_CLIENTS_INGRESS") == "1"
 
 
 class Stand:
     """The servers of a run and one way to them."""
 
-    def __init__(self, servers: dict[str, ServerProcess], way: str, proxy: Callable[[], int]) -> None:
+    def __init__(
+        self, servers: dict[str, ServerProcess], ports: dict[str, int], way: str, proxy: Callable[[], int]
+    ) -> None:
+        """``ports``: where clients reach each server."""
         self.servers = servers
+        self.ports = ports
         self.way = way
         self._proxy = proxy
         self.relays: dict[str, Relay] = {}
 
     def endpoint(self, kind: str, key: str) -> dict[str, str]:
         """Where clients reach the server of that kind on this way, and by which model and key."""
-        port, model = self.servers[kind].port, "fake"
+        port, model = self.ports[kind], "fake"
         if self.way == "relay":
             # Each has a relay of its own, made when it is first asked for.
             if kind not in self.relays:
@@ -123,6 +139,18 @@ def servers() -> Iterator[dict[str, ServerProcess]]:
 
 
 @pytest.fixture(scope="module")
+def ports(servers: dict[str, ServerProcess]) -> Iterator[dict[str, int]]:
+    """Where clients reach the server of each kind."""
+    with contextlib.ExitStack() as stack:
+        found = {kind: server.port for kind, server in servers.items()}
+        if behind_ingress():
+            for kind, port in found.items():
+                early = {"keepalive_seconds": 0.3} if kind in EARLY_SIGNS else {}
+                found[kind] = stack.enter_context(ingress([port], **early)).port
+        yield found
+
+
+@pytest.fixture(scope="module")
 def results() -> Iterator[Results]:
     """What is proven in this run."""
     gathered = Results()
@@ -138,24 +166,25 @@ def running() -> Iterator[dict[str, Driver]]:
 
 
 @pytest.fixture(scope="module")
-def proxy(servers: dict[str, ServerProcess]) -> Iterator[Callable[[], int]]:
+def proxy(ports: dict[str, int]) -> Iterator[Callable[[], int]]:
     """The port of litellm's proxy, which is started when it is first asked for."""
     with contextlib.ExitStack() as stack:
-        ports: list[int] = []
+        started: list[int] = []
 
         def port() -> int:
-            if not ports:
-                upstreams = {kind: server.port for kind, server in servers.items()}
-                ports.append(stack.enter_context(litellm_proxy.litellm_proxy(upstreams)))
-            return ports[0]
+            if not started:
+                started.append(stack.enter_context(litellm_proxy.litellm_proxy(ports)))
+            return started[0]
 
         yield port
 
 
 @pytest.fixture
-def stand(way: str, servers: dict[str, ServerProcess], proxy: Callable[[], int]) -> Iterator[Stand]:
+def stand(
+    way: str, servers: dict[str, ServerProcess], ports: dict[str, int], proxy: Callable[[], int]
+) -> Iterator[Stand]:
     """The servers, with fresh relays before them where the way leads through one."""
-    made = Stand(servers, way, proxy)
+    made = Stand(servers, ports, way, proxy)
     yield made
     made.close()
 

@@ -182,7 +182,8 @@ class _Handling:
             raw: RawResponse = extensions[RAW_RESPONSE]["response"]
             request = self._request(body, raw)
             self._model = request.model
-            relay = self._relay = Relay(app._work.start, app._replicas, request, raw)
+            relay = self._relay = Relay(app._work.start, app._replicas, request, body, raw)
+            del body  # The relay lets it go when the request isn't sent again.
             relay.on_begun = lease.release
             app._work.relays.add(relay)
             try:
@@ -216,7 +217,6 @@ class _Handling:
             dialect=self._dialect,
             model=model,
             head=self._head(len(body) if has_body else None, keep_alive=raw.keep_alive, version=version),
-            body=body,
             facts=facts,
             own_headers=own_headers,
             streams=streams,

@@ -37,14 +37,13 @@ COMPUTING = frozenset(
 
 @dataclass(frozen=True)
 class ForwardedRequest:
-    """See the module. ``head`` and ``body`` are the bytes that a replica gets."""
+    """See the module. ``head``: the bytes that a replica gets before the body."""
 
     method: str
     path: str  #: canonical
     dialect: Dialect
     model: str | None  #: the cluster's name of it; None: any replica may answer
     head: bytes
-    body: bytes
     facts: StreamFacts
     own_headers: Sequence[tuple[bytes, bytes]]  #: of a stream that the ingress opens
     streams: bool  #: the client wants a stream

@@ -68,8 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     if start.settings.cluster_secret is None:
         sys.exit("cluster_secret is not set: the replicas take requests of an ingress with their secret alone")
     name_thread("tailrace-ingr")
-    settle_signals()
-    unblock_signals()
+    settle_signals(ignore_hang_up=False)
     logs.configure("ingress", level=start.settings.log_level, form=start.settings.log_format)
     settle_allocator()
     open_files.raise_limit()
@@ -104,10 +103,18 @@ class _Ingress:
         self._readiness = Readiness(replicas)
         work = IngressWork(start)
         keys = KeyRing(start.settings)
+        keys = KeyRing(start.settings)
         keys.start()
         app = IngressApp(work, replicas, self._readiness, keys, BrowserGuard(start.settings))
         app.metrics = MetricsEndpoint(work, replicas, self._readiness)
         tls = certificate(start.settings)
+
+        def reload() -> None:
+            """Read keys and certificate again, as the HTTP process does at SIGHUP."""
+            keys.reload()
+            if tls is not None:
+                tls.reload()
+
         listening = _listening_socket(start)
         config = uvicorn.Config(
             app,
@@ -122,6 +129,8 @@ class _Ingress:
         server = self._server = HttpServer(config, listening, work, open_files.limit())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        unblock_signals()
         loop.add_signal_handler(signal.SIGUSR2, self._hand_over)
         parent.on_order, parent.on_gone = self._on_order, self._on_gone
         settle_memory()

@@ -21,7 +21,7 @@ from tailrace.cluster_state import PromptChains
 from tailrace.prefix_chain import unpack_hashes
 
 #: Routes whose requests have a prompt that a reply follows.
-_GENERATING = frozenset(
+GENERATING = frozenset(
     {
         "/chat/completions",
         "/completions",
@@ -49,9 +49,9 @@ class LookedUp(NamedTuple):
     sequences: int = 1
 
 
-async def look_up(request: ForwardedRequest, replicas: Replicas) -> LookedUp:
+async def look_up(request: ForwardedRequest, body: bytes, replicas: Replicas) -> LookedUp:
     """The prompts of the request, where several replicas could serve it."""
-    if request.path not in _GENERATING or request.method != "POST" or len(request.body) < _MIN_BODY:
+    if request.path not in GENERATING or request.method != "POST" or len(body) < _MIN_BODY:
         return LookedUp()
     ready = replicas.ready(request.model)
     if len(ready) < 2:
@@ -61,7 +61,7 @@ async def look_up(request: ForwardedRequest, replicas: Replicas) -> LookedUp:
     head = b"POST /cluster/prompt?path=%b HTTP/1.1\r\n%b" % (quote(request.path).encode(), headers)
     began_at = time.monotonic()
     try:
-        answer = await fetch(replica, "POST", head, request.body, seconds=_SECONDS, limit=_MAX_ANSWER)
+        answer = await fetch(replica, "POST", head, body, seconds=_SECONDS, limit=_MAX_ANSWER)
         chains = _decoder.decode(answer)
         prompts = [Prompt(chain.tokens, unpack_hashes(chain.hashes)) for chain in chains.prompts]
     except FetchFailedError:

@@ -35,7 +35,9 @@ Outcome = WholeReply | RequestError | Literal["ended", "broken"]
 class Relay:
     """See the module. It is the ``ReplySink`` of its exchanges."""
 
-    def __init__(self, start: IngressStart, replicas: Replicas, request: ForwardedRequest, raw: RawResponse) -> None:
+    def __init__(
+        self, start: IngressStart, replicas: Replicas, request: ForwardedRequest, body: bytes, raw: RawResponse
+    ) -> None:
         self.replica = ""  #: the last one's id
         self.attempts = 0
         self.woke = False  #: it found no replica of a model that sleeps
@@ -46,6 +48,7 @@ class Relay:
         self._start = start
         self._replicas = replicas
         self._request = request
+        self._body = body  #: empty once the request isn't sent again
         self._facts = request.facts
         self._raw = raw
         self._loop = asyncio.get_running_loop()
@@ -100,7 +103,7 @@ class Relay:
         self._settle(error)
 
     async def _run(self) -> None:
-        self._looked_up = await look_up(self._request, self._replicas)
+        self._looked_up = await look_up(self._request, self._body, self._replicas)
         tried: set[str] = set()
         refused: WholeReply | None = None  #: the last answer of a replica that takes no request now
         while True:
@@ -182,7 +185,7 @@ class Relay:
                 return self._failure.result()
             self._outcome = self._loop.create_future()
             exchange = self._exchange = Exchange(connection, request.method, self)
-            exchange.start(request.head, request.body)
+            exchange.start(request.head, self._body)
             outcome = await self._outcome
             # A replica closes idle connections: this one may have ended before the request came.
             stale = outcome == "broken" and not exchange.has_bytes and not connection.is_fresh
@@ -196,7 +199,7 @@ class Relay:
         """See ``ReplySink``."""
         if self._placement is not None:
             self._placement.begun()
-        self.on_begun()
+        self._let_body_go()
 
     def whole(self, reply: WholeReply) -> None:
         """See ``ReplySink``."""
@@ -205,7 +208,7 @@ class Relay:
     def opened(self, head: ResponseHead, raw_head: bytes) -> None:
         """See ``ReplySink``. Where signs of life have opened the stream, it has a head already."""
         self._stop_timer()
-        self.on_begun()
+        self._let_body_go()
         self._reply_head = head
         if self._opened_here:
             return
@@ -240,6 +243,11 @@ class Relay:
         await self._raw.drain()
         self._draining = None
         exchange.resume()
+
+    def _let_body_go(self) -> None:
+        """The request isn't sent again: a long stream needn't hold its body."""
+        self._body = b""
+        self.on_begun()
 
     # What the ingress writes itself
 

@@ -51,6 +51,8 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
         name, value = name.lower(), value.strip()
         if name == b"content-length":
             length = int(value)
+            if length < 0:
+                raise ValueError("the response's length is negative")
         elif name == b"transfer-encoding":
             chunked = value.lower() == b"chunked"
         elif name == b"connection":
@@ -94,6 +96,8 @@ class ChunkedFraming:
                     raise ValueError("a chunk has no size")
                 break
             length = int(data[position:line_end], 16)
+            if length < 0:
+                raise ValueError("a chunk's size is negative")
             end = line_end + length + 4
             if end > size:
                 if length > HELD_CHUNK:
