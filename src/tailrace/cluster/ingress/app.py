@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -23,7 +22,7 @@ from tailrace.cluster.ingress.forwarded_request import COMPUTING, ForwardedReque
 from tailrace.cluster.ingress.model_lists import LISTS, ModelLists
 from tailrace.cluster.ingress.readiness import Readiness
 from tailrace.cluster.ingress.relay import Relay
-from tailrace.cluster.ingress.replicas import Replicas
+from tailrace.cluster.ingress.replicas import Replica, Replicas
 from tailrace.cluster.ingress.work import IngressWork
 from tailrace.errors import InternalError, ModelNotFound, NoReplica, NotFound, NotSupported, RequestError
 from tailrace.observe.request_summary import CLIENT_GONE
@@ -159,7 +158,7 @@ class _Handling:
         asked = [(name, ready[0]) for name in names if (ready := replicas.ready(name))]
         head = self._head(None, keep_alive=True, version="1.1")
 
-        async def ask(replica: Any) -> bytes | None:
+        async def ask(replica: Replica) -> bytes | None:
             try:
                 return await fetch(replica, "GET", head, seconds=_FETCH_SECONDS, limit=_MAX_LIST)
             except FetchFailedError as error:
@@ -263,7 +262,7 @@ class _Handling:
             keep_alive=keep_alive,
         )
 
-    async def _refuse(self, error: RequestError, more: Mapping[str, str] | None = None) -> None:
+    async def _refuse(self, error: RequestError) -> None:
         self._error = error.code or error.type
         response = self._dialect.errors.respond(error, self._identity)
         response.headers.update(error.headers)
