@@ -145,7 +145,7 @@ def ports(servers: dict[str, ServerProcess]) -> Iterator[dict[str, int]]:
         found = {kind: server.port for kind, server in servers.items()}
         if behind_ingress():
             for kind, port in found.items():
-                early = {"keepalive_seconds": 0.3} if kind in EARLY_SIGNS else {}
+                early: dict[str, Any] = {"keepalive_seconds": 0.3} if kind in EARLY_SIGNS else {}
                 found[kind] = stack.enter_context(ingress([port], **early)).port
         yield found
 
