@@ -33,6 +33,7 @@ from benchmarks import (
     slots,
     soak,
     speculation,
+    stored_responses,
     weights,
 )
 from benchmarks.harness import report, results
@@ -60,6 +61,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     max_tokens.BENCHMARK,
     observability.BENCHMARK,
     page_cost.BENCHMARK,
+    stored_responses.BENCHMARK,
     cluster.BENCHMARK,
     cluster_trace.BENCHMARK,
     speculation.BENCHMARK,

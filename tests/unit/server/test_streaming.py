@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import cast
 
+from starlette.types import Message, Scope
+
 from tailrace.errors import RequestError, SlowReader
+from tailrace.server.caller import Caller, set_caller
 from tailrace.server.dialects.openai.chat import ChatStream
 from tailrace.server.dialects.openai.reply import ReplyHead
-from tailrace.server.events import TextDelta
+from tailrace.server.events import EventSink, Finish, TextDelta, Usage
 from tailrace.server.generation import Generation
-from tailrace.server.request_cycle import ChunkedBody
+from tailrace.server.request_cycle import CHUNKED_BODY, ChunkedBody
 from tailrace.server.streaming import EventStream
 
 
@@ -94,3 +98,47 @@ def test_a_silent_stream_gets_a_sign_of_life_each_time_the_silence_is_long_enoug
         events.tick(0.5)
         sent.append(body.pieces - before)
     assert sent == [0, 0, 1]
+
+
+def test_the_last_event_is_held_until_what_comes_before_it_is_done() -> None:
+    sent: list[bytes] = []
+    order: list[str] = []
+
+    class Ended:
+        def attach(self, sink: EventSink) -> None:
+            for event in (TextDelta(0, "x"), Finish(0, "stop"), Usage(1, 1, 0)):
+                sink.emit(event)
+
+        async def finished(self) -> None:
+            order.append(f"{len(sent)} pieces")
+
+        def cancel(self) -> None:
+            pass
+
+    class Chunks(Body):
+        def write(self, piece: bytes) -> None:
+            sent.append(piece)
+
+    async def before_end() -> None:
+        order.append(f"before the end, {len(sent)} pieces")
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        order.append(message["type"])
+
+    encoder = ChatStream(ReplyHead("chatcmpl", "m"), 1, wants_usage=True, comments=False)
+    events = EventStream(cast(Generation, Ended()), encoder, keepalive_seconds=1.0, bound=10, before_end=before_end)
+    scope: Scope = {"extensions": {CHUNKED_BODY: {"body": Chunks()}}}
+    set_caller(scope, Caller(""))
+    asyncio.run(events(scope, receive, send))
+    held = len(sent)
+    assert b'"usage"' in sent[-1]
+    assert order == [
+        "http.response.start",
+        f"{held - 1} pieces",
+        f"before the end, {held - 1} pieces",
+        "http.response.body",
+    ]

@@ -141,9 +141,11 @@ def use(connection: Connection, process: int, record: KeyRecord, used: int, runn
 
 
 def add_use(connection: Connection, used: Mapping[str, int]) -> None:
-    """Add tokens of keys without limits, by their id, and forget days that are long over."""
+    """Add tokens of keys without limits, by their id; forget days and processes that are long over."""
     connection.rows(_ADD_USE, (list(used), list(used.values())))
     connection.rows("DELETE FROM tailrace_key_days WHERE day < now() - %s * interval '1 day'", (_KEPT_DAYS,))
+    connection.rows(process_lease.FORGET)
+    connection.rows("DELETE FROM tailrace_key_places WHERE process NOT IN (SELECT number FROM tailrace_processes)")
 
 
 class PostgresKeys:

@@ -6,6 +6,7 @@ import threading
 import time
 
 from tailrace.server.dialects.responses.store import check_size
+from tailrace.server.postgres import process_lease
 from tailrace.server.postgres.connection import Connection
 
 CHANGES = (
@@ -108,6 +109,7 @@ class Bounds:
             found = connection.row("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
             if found is None or not found[0]:
                 return  # Another server is at it.
+            connection.rows(process_lease.FORGET)
             for table in _TABLES:
                 connection.rows(f"DELETE FROM {table} WHERE used < now() - %s * interval '1 day'", (self._max_days,))
             for _ in range(_MAX_STEPS):

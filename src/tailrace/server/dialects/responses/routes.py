@@ -11,9 +11,9 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound, RequestError, TooManyRequests
+from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound, TooManyRequests
 from tailrace.server.app_state import AppState
-from tailrace.server.caller import Caller, caller_of
+from tailrace.server.caller import caller_of
 from tailrace.server.dialects.openai.timing_fields import telemetry
 from tailrace.server.dialects.responses import request as body
 from tailrace.server.dialects.responses.background import MAX_RUNNING, Background
@@ -33,6 +33,7 @@ from tailrace.server.dialects.responses.response_object import ResponseHead
 from tailrace.server.dialects.responses.shared_background import SharedBackground
 from tailrace.server.dialects.responses.sqlite_store import SqliteResponseStore, default_file
 from tailrace.server.dialects.responses.store import ResponseStore
+from tailrace.server.dialects.responses.stored_states import StoredStates
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.dialects.responses.timing_fields import with_timings
 from tailrace.server.dialects.responses.tools import Toolset, toolset
@@ -169,22 +170,18 @@ class _Responses:
         model = await app.model_for(request, payload.model, payload)
         generation = await self._start(request, payload, given.conversation, tools, model)
         caller = caller_of(request.scope)
-        owner = caller.owner
-        if is_stored and not await self._saved(payload, head.body("in_progress", []), given.own, caller):
-            is_stored = False
+        states = StoredStates(self._store, payload, given.own, caller, is_stored=is_stored)
+        if not await states.begin(head.body("in_progress", [])):
             head.forget_storing()
         if payload.background:
             started = head.body("in_progress", [])
-            ends = list[dict[str, Any]]()
-            ended = ends.append
-            recorded = partial(self._recorded, payload, given.own, caller, ends)
-            recording = self._background.run(head.id, owner, generation, stream, recorded)
+            ended = states.remember
+            recording = self._background.run(head.id, caller.owner, generation, stream, states.put_recorded)
             return self._streamed(recording, 0) if payload.stream else json_response(started)
-        ended = self._store_callback(payload, given.own, caller, is_stored=is_stored)
+        ended = states.put
         if payload.stream:
             encoder = telemetry(stream, generation, timings=bool(payload.timings_per_token))
-            # A client that has the end may go to another server, which has to find the response.
-            before_end = self._store.settled if self._store is not None and self._store.is_shared else None
+            before_end = states.settled if states.is_awaited else None
             return app.stream_response(
                 generation, encoder, keepalive_seconds=payload.keepalive_seconds, before_end=before_end
             )
@@ -195,13 +192,9 @@ class _Responses:
         status = "cancelled" if output.status == "in_progress" else output.status
         done = head.body(status, output.items(), output.usage, output.error)
         if status == "cancelled":
-            ended(done)
+            states.put(done)
         else:
-            if is_stored and not await self._saved(payload, done, given.own, caller):
-                done["store"] = False
-            self._append(payload, given.own, caller, done)
-        if self._store is not None and self._store.is_shared:
-            await self._store.settled()
+            await states.end(done)
         if output.error is not None:
             raise output.error
         if status == "cancelled":
@@ -299,57 +292,6 @@ class _Responses:
                 param="background",
             )
         return payload.store is not False
-
-    async def _saved(
-        self, payload: ResponsesRequest, response: dict[str, Any], own: list[Item], caller: Caller
-    ) -> bool:
-        """Store a state of the response; whether it is stored. Raises RequestError where the client has asked for that
-        and it can't be: one that hasn't asked gets its reply.
-        """
-        assert self._store is not None, "it was looked at"
-        try:
-            await self._store.save(response, own, caller.owner, caller.identity)
-        except RequestError:
-            if payload.store or payload.background:
-                raise
-            return False
-        return True
-
-    def _store_callback(
-        self, payload: ResponsesRequest, own: list[Item], caller: Caller, *, is_stored: bool
-    ) -> Callable[[dict[str, Any]], None]:
-        """A callback that stores a state of the response: in the store if requested, and in its conversation once it is
-        complete.
-        """
-        store = self._store
-        if store is None:
-            return _store_nothing
-
-        def keep(response: dict[str, Any]) -> None:
-            if is_stored:
-                store.put(response, own, caller.owner, caller.identity)
-            self._append(payload, own, caller, response)
-
-        return keep
-
-    def _recorded(
-        self,
-        payload: ResponsesRequest,
-        own: list[Item],
-        caller: Caller,
-        ends: list[dict[str, Any]],
-        recording: Recording,
-    ) -> None:
-        """Store the end of a response in the background: the last of ``ends``."""
-        assert self._store is not None, "what runs in the background is kept"
-        self._store.put_end(ends[-1], own, caller.owner, caller.identity, recording)
-        self._append(payload, own, caller, ends[-1])
-
-    def _append(self, payload: ResponsesRequest, own: list[Item], caller: Caller, response: dict[str, Any]) -> None:
-        """Append input and output to the response's conversation, if it has one and is complete."""
-        identity = payload.conversation_id
-        if self._store is not None and identity is not None and response["status"] in ("completed", "incomplete"):
-            self._store.conversations.append(identity, caller.owner, [*own, *response["output"]])
 
     def _require_store(self, request: Request) -> ResponseStore:
         if self._store is None:
