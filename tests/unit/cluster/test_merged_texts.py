@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -152,6 +152,7 @@ def test_a_long_text_is_read_in_pieces_and_to_a_bound() -> None:
     assert 100_000 < written.count("\n") < 450_000
 
 
+@settings(deadline=None)  # A machine that is busy with other tests may be slow for one example.
 @given(st.lists(st.text(alphabet='a{}="\\ \n#1,eHLPTYx_:', max_size=60).map(str.encode) | st.binary(max_size=60)))
 def test_the_result_can_be_read_whatever_the_texts_are(texts: list[bytes]) -> None:
     good = b'# TYPE good gauge\ngood{y="z"} 4\n'

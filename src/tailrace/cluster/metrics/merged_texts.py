@@ -21,7 +21,7 @@ MAX_TEXT_BYTES = 4 << 20
 _MAX_LINE_CHARACTERS = 16_384
 _MAX_FAMILIES = 2_000
 #: Lines that are read without a pause.
-_SLICE_LINES = 200
+_SLICE_LINES = 50
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _VALUE = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?Inf|NaN"
