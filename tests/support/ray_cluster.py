@@ -13,13 +13,13 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ray.cluster_utils import Cluster
+
 from servers import wait_for
 from tailrace.cluster.config import parse_config
 from tailrace.cluster.deployments import deployed, local_ray
 from tailrace.cluster.directory_book import ReplicaRecord
 from tailrace.cluster.status import ClusterStatus
-
-from ray.cluster_utils import Cluster  # isort: skip
 
 
 class RayCluster:

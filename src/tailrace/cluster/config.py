@@ -93,7 +93,7 @@ def read_config(path: Path, environment: Mapping[str, str] | None = None) -> Clu
 def parse_config(table: Mapping[str, Any], where: str, environment: Mapping[str, str] | None = None) -> ClusterConfig:
     """The contents of a cluster's file. ``where`` names it in errors.
 
-    ``environment`` may have the secrets ``TAILRACE_API_KEY`` and ``TAILRACE_RESPONSES_STORE``; None: this process's.
+    ``environment`` may have the secrets, such as ``TAILRACE_API_KEY``; None: this process's.
     Raises ConfigurationError, which names the parameter at fault.
     """
     environment = os.environ if environment is None else environment

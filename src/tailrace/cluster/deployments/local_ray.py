@@ -8,18 +8,15 @@ from __future__ import annotations
 import logging
 import os
 
-from tailrace.cluster.deployments import quiet_ray  # noqa: F401  (before Ray is imported, which reads them then)
-
-import ray  # isort: skip
-import ray.exceptions  # isort: skip
-from ray._private import services  # isort: skip
+import ray
+import ray.exceptions
+from ray._private import services
 
 from tailrace.errors import TailraceError
 
 #: Bytes of shared memory for Ray's objects, of which there are none here. Ray allows no fewer.
 _OBJECTS = 80_000_000
 _LOOPBACK = "127.0.0.1"
-
 
 # Ray replaces 127.0.0.1 by the machine's address in a network, and would listen there.
 services.resolve_ip_for_localhost = lambda host: host
