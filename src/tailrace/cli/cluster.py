@@ -17,6 +17,7 @@ import typer
 from tailrace.cli import console_output
 from tailrace.cli.cluster_rows import changes, listening_urls, tables
 from tailrace.cluster.config import ClusterConfig, read_config
+from tailrace.cluster.ingress_place import listen
 from tailrace.cluster.resources import replica_resources
 from tailrace.cluster.status import ClusterStatus
 from tailrace.errors import ConfigurationError, ModelError, TailraceError
@@ -141,9 +142,10 @@ def _warn_of_own_stores(config: ClusterConfig) -> None:
 
 
 def _check_fits(config: ClusterConfig) -> None:
-    """Raise ConfigurationError where this machine, which is the whole cluster, can't have all replicas. Models that
-    aren't here are named now, because replicas that fetch them show no progress.
+    """Raise ConfigurationError where this machine, which is the whole cluster, can't have all replicas, or where the
+    address is taken. Models that aren't here are named now, because replicas that fetch them show no progress.
     """
+    listen(config.settings).close()
     cpus = len(os.sched_getaffinity(0))
     needed = 0
     for model in config.models:

@@ -1,4 +1,4 @@
-"""What runs of a cluster's application now, as ``tailrace cluster status`` shows it. Only data."""
+"""What runs of a cluster's application now, as ``tailrace cluster status`` shows it."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     hindrances: dict[str, str] = {}  #: by deployment
     replicas: tuple[ReplicaRecord, ...] = ()
     ingresses: tuple[IngressRecord, ...] = ()
+
+
+def shortened(message: str) -> str:
+    """Ray's message without the tracebacks in it: its first line, and the error at the end of the last traceback."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if len(lines) < 2:
+        return message.strip()
+    return f"{lines[0].removesuffix('Error:').rstrip()} {lines[-1]}"

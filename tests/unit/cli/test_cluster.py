@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -40,13 +41,24 @@ def test_without_ray_the_extra_is_named(command: str, file: Path, monkeypatch: p
 
 def test_replicas_that_do_not_fit_on_this_machine_are_refused(file: Path) -> None:
     cpus = len(os.sched_getaffinity(0))
-    file.write_text(f"{_MODEL}replicas = {cpus + 1}\ncores = 1\n", encoding="utf-8")
+    file.write_text(f"port = 0\n{_MODEL}replicas = {cpus + 1}\ncores = 1\n", encoding="utf-8")
 
     error = _run("serve", str(file))
 
     assert isinstance(error, ConfigurationError)
     assert "cores" in str(error)
     assert "--address" in str(error)
+
+
+def test_address_that_is_taken_is_named(file: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        file.write_text(f"port = {port}\n{_MODEL}cores = 1\n", encoding="utf-8")
+
+        error = _run("serve", str(file))
+
+    assert isinstance(error, ConfigurationError)
+    assert str(port) in str(error)
 
 
 def test_detached_command_needs_a_ray_that_outlives_it(file: Path) -> None:

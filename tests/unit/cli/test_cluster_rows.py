@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tailrace.cli.cluster_rows import changes, listening_urls, tables
 from tailrace.cluster.directory_book import IngressRecord, ReplicaRecord
-from tailrace.cluster.status import ClusterStatus
+from tailrace.cluster.status import ClusterStatus, shortened
 from tailrace.cluster_state import ModelLoad
 
 _STARTING = ReplicaRecord(id="r1", model="m", node="10.0.0.1", host="10.0.0.1", port=0, pid=0, phase="starting")
@@ -46,6 +46,13 @@ def test_each_change_is_one_line() -> None:
         "ingress i1 listens on https://10.0.0.1:8000",
     ]
     assert list(changes(ready, empty)) == ["m: replica r1 has gone from 10.0.0.1"]
+
+
+def test_message_of_ray_is_shown_without_its_tracebacks() -> None:
+    message = "A replica failed to start. Error:\nTraceback (most recent call last):\n  File x\nReason: no file\n"
+
+    assert shortened(message) == "A replica failed to start. Reason: no file"
+    assert shortened("waiting for 1 CPU ") == "waiting for 1 CPU"
 
 
 def test_urls_are_those_of_ingresses_that_listen() -> None:

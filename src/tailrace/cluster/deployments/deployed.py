@@ -9,7 +9,7 @@ from tailrace.cluster.config import ClusterConfig
 from tailrace.cluster.deployments.application import NAME, application
 from tailrace.cluster.deployments.directory import DirectoryLost, read_table
 from tailrace.cluster.directory_book import Table
-from tailrace.cluster.status import ApplicationStatus, ClusterStatus
+from tailrace.cluster.status import ApplicationStatus, ClusterStatus, shortened
 
 #: Serve's words for an application.
 _STATUS: dict[str, ApplicationStatus] = {
@@ -47,8 +47,8 @@ def read_status() -> ClusterStatus:
         table = Table(complete=False)  # There will be another one soon.
     return ClusterStatus(
         status=_STATUS.get(found.status.value, "running"),
-        message=found.message,
-        hindrances={name: each.message for name, each in found.deployments.items() if each.message},
+        message=shortened(found.message),
+        hindrances={name: shortened(each.message) for name, each in found.deployments.items() if each.message},
         replicas=table.replicas,
         ingresses=table.ingresses,
     )
