@@ -79,7 +79,7 @@ def test_a_checkout_that_is_set_up_without_headers_gets_them(tmp_path: Path, mon
     monkeypatch.setattr(setup, "download_source", download)
     monkeypatch.setattr(setup, "build_native", lambda: done.append("build"))
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    options = argparse.Namespace(dev=False, smoke=False, rebuild=False)
+    options = argparse.Namespace(dev=False, smoke=False, rebuild=False, gpu=None)
     setup.run(options, environment)
     assert done == ["download llama-cpp-python 1.2.3", "build"]
     assert have_headers(headers_folder("1.2.3", environment))
