@@ -16,8 +16,8 @@ def test_ids_times_and_lengths_may_differ() -> None:
         .replace(b"req_3f54b5cfaf6c78f9", b"req_0000b5cfaf6c7aaa")
         .replace(b"2ceae9c4218a946a", b"1111e9c4218a946b")
         .replace(b"1796072939", b"1796072940")
-        .replace(b"1.5e-3", b"12")
-        .replace(b"f3\r\n", b"e9\r\n")
+        .replace(b"1.5e-3", b"1.123456789012345")
+        .replace(b"f3\r\n", b"2cd\r\n")
     )
     assert other != _WIRE
     assert comparable(other) == comparable(_WIRE)
