@@ -54,7 +54,7 @@ class CheckpointMemory:
         if count > max_count or count * self._size > min(free_bytes, _MAX_BYTES) or not self._gauge.allows(self._size):
             return False
         try:
-            self._begun = allocate_state(self._size)
+            self._begun = allocate_state(self._size, beside=True)
         except MemoryError:
             return False
         self._touched = 0

@@ -215,7 +215,7 @@ class LlamaContext:
         if self.needs_checkpoints or self.window:
             at_once = int(llama.llama_state_seq_get_size_ext(self.pointer, slot, _PARTIAL))
         size = self._size(slot)
-        memory = allocate_state(size + _GROWTH_TOKENS * self._bytes_per_cell)
+        memory = allocate_state(size + _GROWTH_TOKENS * self._bytes_per_cell, beside=True)
         return StateSave(memory, range(max(0, size - at_once), size if at_once else 0), partial(self._begin_save, slot))
 
     def _begin_save(self, slot: int, memory: KVState) -> StateCopies:
