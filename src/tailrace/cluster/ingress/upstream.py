@@ -89,6 +89,9 @@ class UpstreamPool:
             _, made = await asyncio.get_running_loop().create_connection(
                 lambda: UpstreamConnection(self), *self._address
             )
+        if self._closed:  # The replica was lost meanwhile, and nothing would report that again.
+            made.transport.abort()
+            raise ConnectionAbortedError("the replica is gone")
         self._open.add(made)
         return made
 
