@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -28,6 +29,7 @@ from tailrace.errors import InternalError, ModelNotFound, NoReplica, NotFound, N
 from tailrace.observe.request_summary import CLIENT_GONE
 from tailrace.server.browsers.guard import BrowserGuard
 from tailrace.server.caller import Caller, client_address
+from tailrace.server.fair_threads import FairThreads
 from tailrace.server.json_response import json_response
 from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.middleware import ALWAYS_SERVED, PUBLIC, canonical, check_one_host
@@ -45,6 +47,9 @@ _FETCH_SECONDS = 5.0
 _MAX_LIST = 4_000_000
 #: Routes that machines call every few seconds: lines for debugging.
 _QUIET = ("/health", "/metrics", "/stats")
+#: Bytes of a body from which it is read on a thread: one of 32 MB takes up to a tenth of a second.
+_LARGE = 1_000_000
+_LARGE_AT_ONCE = 2
 _MAX_SHOWN = 200
 _MAX_LISTED = 8
 
@@ -62,6 +67,7 @@ class IngressApp:
         self._keys = keys
         self._guard = guard
         self._lists = ModelLists()
+        self._threads = FairThreads(_LARGE_AT_ONCE)
         self._log = structlog.get_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -179,7 +185,7 @@ class _Handling:
             body = await read_body(Request(scope, self._receive), settings.max_body_mb * 1_000_000, lease)
             size = len(body)
             raw: RawResponse = extensions[RAW_RESPONSE]["response"]
-            request = self._request(body, raw)
+            request = self._request(body, await self._fields(body), raw)
             self._model = request.model
             relay = self._relay = Relay(app._work.start, app._replicas, request, body, raw)
             del body  # The relay lets it go when the request isn't sent again.
@@ -194,13 +200,20 @@ class _Handling:
             lease.release()
             app._work.memory_trim.request_ended(size)
 
-    def _request(self, body: bytes, raw: RawResponse) -> ForwardedRequest:
+    async def _fields(self, body: bytes) -> BodyFields:
+        """What the body says about its way; a large one is read on a thread, beside other requests' bytes."""
+        if self._scope["method"] != "POST":
+            return BodyFields()
+        if len(body) < _LARGE:
+            return fields_of(body)
+        return await self._app._threads.run(self._caller.identity, partial(fields_of, body))
+
+    def _request(self, body: bytes, fields: BodyFields, raw: RawResponse) -> ForwardedRequest:
         """The request as replicas get it. Raises ModelNotFound."""
         app, scope, path = self._app, self._scope, self._path
         settings, version = app._work.settings, scope["http_version"]
         posts = scope["method"] == "POST"
-        fields = fields_of(body) if posts else BodyFields()
-        name = fields.model_name if posts else path.removeprefix("/models/") if path.startswith("/models/") else None
+        name = fields.model if posts else path.removeprefix("/models/") if path.startswith("/models/") else None
         has_body = bool(body) or posts or b"content-length" in self._headers
         model = self._model_of(name)
         shown = name or model or ""
