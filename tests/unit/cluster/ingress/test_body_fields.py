@@ -19,6 +19,7 @@ from tailrace.cluster.ingress.body_fields import BodyFields, fields_of
         (b'\xef\xbb\xbf{"model": "m"}', "m", None),
         (b'{"model": 7, "stream": "yes"}', None, False),
         (b'{"model": {"a": "b"}, "name": ["m"]}', None, None),
+        (b'{"model": "a", "model": "b"}', "b", None),
         (b'["model"]', None, None),
         (b"{", None, None),
         (b"", None, None),

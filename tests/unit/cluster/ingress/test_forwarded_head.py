@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailrace.cluster.ingress.body_fields import fields_of
 from tailrace.cluster.ingress.forwarded_head import forwarded_head
 
 
@@ -58,11 +57,3 @@ def test_framing_and_secrets_of_a_client_are_dropped() -> None:
 def test_a_connection_that_ends_says_so() -> None:
     assert head([], keep_alive=False)[-1] == b"connection: close"
     assert b"content-length" not in b"".join(head([], length=None))
-
-
-def test_the_fields_that_choose_are_read_as_the_server_reads_them() -> None:
-    assert fields_of(b'{"model":"a","stream":true}').model_name == "a"
-    assert fields_of(b'\xef\xbb\xbf{"name":"b"}').model_name == "b"
-    assert fields_of(b'{"model":"a","model":"b"}').model_name == "b"
-    for body in (b"", b"[]", b"{", b'{"model":5}', b"[" * 100_000):
-        assert fields_of(body).model_name is None
