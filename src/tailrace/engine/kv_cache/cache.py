@@ -22,6 +22,7 @@ from tailrace.engine.kv_cache.eviction import LruIndex
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.prefix_store import PrefixStore
 from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
+from tailrace.engine.kv_cache.shared_cells import SharedCells
 from tailrace.engine.kv_cache.slot import Slot
 
 #: Tokens behind the last checkpoint from which one is taken where a sequence goes on: no step has to end for it.
@@ -29,10 +30,7 @@ _MIN_CONTINUED = 16
 
 
 class KVCache:
-    """The slots of one model's KV cache, and the prefix store.
-
-    In a shared layout cells are reference-counted, because a copied prefix shares the cells of its source.
-    """
+    """The slots of one model's KV cache, and the prefix store."""
 
     def __init__(
         self,
@@ -62,15 +60,13 @@ class KVCache:
         self.leaving: Leaving | None = None  #: the slot that is being copied, so that it can be evicted
         self.loading: set[int] = set()  #: occupied slots whose prefix isn't loaded yet; the executor fills and ends it
         self._lru: LruIndex[int] = LruIndex()  #: slots that hold tokens and aren't occupied
-        self._free: list[int] = []
-        self._references: list[int] = []
-        self._reset_cells()
+        self._cells = _cells_of(layout)
 
     @property
     def used_cells(self) -> int:
         """Cells that hold a token, of running sequences and of cached prefixes."""
         if self.layout.shared:
-            return self.layout.cells - len(self._free)
+            return self.layout.cells - self._cells.free
         return sum(len(slot.tokens) for slot in self.slots)
 
     @property
@@ -100,13 +96,13 @@ class KVCache:
     def fits(self, additions: Iterable[tuple[int, int]]) -> bool:
         """Whether tokens can be appended: pairs of slot and number of tokens, all together."""
         if self.layout.shared:
-            return sum(number for _, number in additions) <= len(self._free)
+            return sum(number for _, number in additions) <= self._cells.free
         cells = self.layout.cells
         return all(len(self.slots[index].tokens) + number <= cells for index, number in additions)
 
     def free_cells(self, index: int) -> int:
         """Tokens that can be appended to the slot; in a shared layout the cells are free for all slots."""
-        return len(self._free) if self.layout.shared else self.layout.cells - len(self.slots[index].tokens)
+        return self._cells.free if self.layout.shared else self.layout.cells - len(self.slots[index].tokens)
 
     @property
     def evictable_cells(self) -> int:
@@ -220,8 +216,7 @@ class KVCache:
             slot.renew()
             slot.tokens = source.tokens[: placement.prefix_len]
             slot.cells = source.cells[: placement.prefix_len]
-            for cell in slot.cells:
-                self._references[cell] += 1
+            self._cells.share(slot.cells)
         elif placement.offload_key is not None:
             self.prefix_store.touch(placement.offload_key)
             self.append(slot.index, self.prefix_store[placement.offload_key][: placement.prefix_len])
@@ -235,10 +230,7 @@ class KVCache:
         slot = self.slots[index]
         slot.tokens += tokens
         if self.layout.shared:
-            for _ in tokens:
-                cell = self._free.pop()
-                self._references[cell] = 1
-                slot.cells.append(cell)
+            slot.cells += self._cells.take(len(tokens))
 
     def release(self, index: int) -> None:
         """The slot's sequence has ended; its tokens stay for reuse, as the most recently used prefix."""
@@ -260,10 +252,7 @@ class KVCache:
             slot.renew()
         if self.leaving is not None and self.leaving.slot == index and length < self.leaving.tokens:
             self._give_up_leaving()
-        for cell in slot.cells[length:]:
-            self._references[cell] -= 1
-            if not self._references[cell]:
-                self._free.append(cell)
+        self._cells.give_back(slot.cells[length:])
         del slot.cells[length:], slot.tokens[length:]
 
     def evict(self, index: int, pinned_key: int | None = None) -> Evict:
@@ -360,7 +349,8 @@ class KVCache:
             self._policy = replace(self._policy, max_cells=layout.total)
         relayout = Relayout(layout, slot_map, self.layout, contents, last_resort)
         if in_place:
-            self._add_cells(layout)
+            self._cells.grow(layout.cells)
+            self.layout = layout
             return relayout
         self._reset_slots(layout)
         for index, slot in enumerate(held):
@@ -368,13 +358,6 @@ class KVCache:
             self.slots[index].floor = self.rollback.state_floor(len(slot.tokens))
             self.append(index, slot.tokens)
         return relayout
-
-    def _add_cells(self, layout: Layout) -> None:
-        """Make the shared layout larger; the cells that were there are taken first."""
-        added = range(layout.cells - 1, self.layout.cells - 1, -1)
-        self._free[:0] = added
-        self._references += [0] * len(added)
-        self.layout = layout
 
     def undo_relayout(self, relayout: Relayout, lost: set[int]) -> set[int]:
         """There was no memory for the new layout: back to the previous one, with no slot occupied.
@@ -405,9 +388,9 @@ class KVCache:
         self.layout = layout
         self.slots = [Slot(index) for index in range(len(self.slots))]
         self._lru = LruIndex()
-        self._reset_cells()
+        self._cells = _cells_of(layout)
 
-    def _reset_cells(self) -> None:
-        cells = self.layout.cells if self.layout.shared else 0
-        self._free = list(range(cells - 1, -1, -1))
-        self._references = [0] * cells
+
+def _cells_of(layout: Layout) -> SharedCells:
+    """All free. In a partitioned layout slots have cells of their own, and none are shared."""
+    return SharedCells(layout.cells if layout.shared else 0)
