@@ -32,7 +32,7 @@ def decode(*batch):
     are_right.append(address and bool(np.array_equal(found, expected.ravel())))
     return logits.tolist()
 backend = load_llama(locate_model("smollm2-135m").path, Settings(kernels=sys.argv[1], threads=2, ctx=512, parallel=8))
-from tailrace.engine.backends.llama import backend as module
+from tailrace.engine.backends.llama import forward_pass as module
 module.set_row_maxima = row_maxima.append
 prompt = backend.tokenize("The capital of France is Paris. The capital of Italy is")
 rows = decode(prompt, list(range(len(prompt))), [0] * len(prompt), [len(prompt) - 1])
