@@ -21,7 +21,7 @@ from tailrace.server.postgres.process_lease import ProcessLease
 
 #: Seconds between two looks at the keys, and between two writings of running replies' tokens.
 _LOOK_SECONDS = 1.0
-#: The same for keys without limits: nobody waits for their numbers.
+#: The same for keys without limits: no request waits for their numbers.
 _UNLIMITED_SECONDS = 5.0
 _CONNECTIONS = 2
 

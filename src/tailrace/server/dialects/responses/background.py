@@ -78,7 +78,7 @@ class Background:
         return None if running is None else running.recorder.recording
 
     def cancel_soon(self, identity: str) -> None:
-        """Stop it, if it runs, whoever made it; its end is reported soon."""
+        """Stop it, if it runs, on this server or another one; its end is reported soon."""
         if (running := self._running.get(identity)) is not None:
             running.generation.cancel()
 

@@ -21,7 +21,7 @@ _EVENTS = "SELECT first, body FROM tailrace_events WHERE response = %s AND first
 
 
 class FollowedRecording(Recording):
-    """See the module. It reads while somebody waits for a change; while PostgreSQL is gone it waits."""
+    """See the module. It reads while a client waits for a change; while PostgreSQL is gone it waits."""
 
     def __init__(self, database: Database, identity: str, begin: int) -> None:
         """``begin``: the number of the first event that the reader wants."""
