@@ -7,38 +7,22 @@ from typing import Any, cast
 
 import pytest
 
+from held_generation import HeldGeneration
 from tailrace.server.dialects.responses.background import Background
 from tailrace.server.dialects.responses.event_recording import Recording
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.response_object import ResponseHead
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.dialects.responses.tools import Toolset
-from tailrace.server.events import EventSink, Finish, TextDelta, Usage
+from tailrace.server.events import Finish, TextDelta, Usage
 from tailrace.server.generation import Generation
-
-
-class Fake:
-    """A generation that does as it is told."""
-
-    def __init__(self) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def attach(self, listener: EventSink) -> None:
-        self.sink = listener
-
-    async def finished(self) -> None:
-        await self.done
-
-    def cancel(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
 
 
 def begin(
     background: Background, ended: list[dict[str, Any]], recorded: list[Recording] | None = None
-) -> tuple[str, Fake]:
+) -> tuple[str, HeldGeneration]:
     head = ResponseHead(ResponsesRequest(input="x"), Toolset(), "m", stored=True)
-    generation = Fake()
+    generation = HeldGeneration()
     stream = ResponsesStream(head, Toolset(), summary=False, encrypted=False, comments=False, ended=ended.append)
     taken = list[Recording]() if recorded is None else recorded
     background.run(head.id, "", cast(Generation, generation), stream, taken.append)

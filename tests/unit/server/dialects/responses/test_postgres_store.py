@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from held_generation import HeldGeneration
 from postgres_server import PostgresServer, postgres_server
 from tailrace.errors import InternalError
 from tailrace.server.dialects.responses.background import Background
@@ -20,7 +21,7 @@ from tailrace.server.dialects.responses.response_object import ResponseHead
 from tailrace.server.dialects.responses.shared_background import SharedBackground
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.dialects.responses.tools import Toolset
-from tailrace.server.events import EventSink, TextDelta
+from tailrace.server.events import TextDelta
 from tailrace.server.generation import Generation
 from tailrace.server.postgres import process_lease
 from tailrace.server.postgres.connection import DatabaseFailure
@@ -221,23 +222,6 @@ def test_a_cancel_that_its_server_does_not_carry_out_ends_the_response_all_the_s
     play(postgres.database(), scenario)
 
 
-class Fake:
-    """A generation that runs until it is cancelled."""
-
-    def __init__(self) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def attach(self, listener: EventSink) -> None:
-        self.sink = listener
-
-    async def finished(self) -> None:
-        await self.done
-
-    def cancel(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-
 @pytest.mark.parametrize("how", ["cancelled", "deleted", "failed"])
 def test_the_loop_carries_out_what_other_servers_have_decided(postgres: PostgresServer, how: str) -> None:
     address = postgres.database()
@@ -247,7 +231,7 @@ def test_the_loop_carries_out_what_other_servers_have_decided(postgres: Postgres
         head = ResponseHead(ResponsesRequest(input="x", background=True), Toolset(), "m", stored=True)
         stream = ResponsesStream(head, Toolset(), summary=False, encrypted=False, comments=True, ended=ends.append)
         await store.save(head.body("in_progress", []), [], "")
-        generation = Fake()
+        generation = HeldGeneration()
         recording = background.run(
             head.id,
             "",
