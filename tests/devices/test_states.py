@@ -69,12 +69,7 @@ def test_a_second_turn_reuses_the_first(backend: LlamaBackend, alone: LlamaBacke
     replies = Replies(backend)
     replies.ask(1, "Name three rivers of Europe and say a sentence about each of them.")
     replies.finish()
-    said = b"".join(backend.vocabulary[token] for token in replies.tokens[1]).decode()
-    replies.ask(
-        2,
-        "Name three rivers of Europe and say a sentence about each of them.<|im_end|>\n"
-        f"<|im_start|>assistant\n{said}<|im_end|>\n<|im_start|>user\nWhich is the longest?",
-    )
+    replies.ask_next(2, 1, "Which is the longest?")
     replies.finish()
     assert replies.cached[2] >= len(replies.prompts[1])
     assert true(alone, replies)
@@ -88,8 +83,7 @@ def test_a_conversation_comes_back_from_host_memory(backend: LlamaBackend, alone
     for number in range(2, 8):
         replies.ask(number, f"Describe city {number}.", max_tokens=24)
     replies.finish()
-    said = b"".join(backend.vocabulary[token] for token in replies.tokens[1]).decode()
-    replies.ask(9, f"{text}<|im_end|>\n<|im_start|>assistant\n{said}<|im_end|>\n<|im_start|>user\nGo on.")
+    replies.ask_next(9, 1, "Go on.")
     replies.finish()
     assert replies.cached[9] >= len(replies.prompts[1])
     assert true(alone, replies)

@@ -102,12 +102,7 @@ def test_a_second_turn_reuses_the_first_and_is_true(backend: LlamaBackend) -> No
     replies = Replies(backend)
     replies.ask(1, "Name three rivers of Europe and say a sentence about each of them.")
     replies.finish()
-    said = b"".join(backend.vocabulary[token] for token in replies.tokens[1]).decode()
-    replies.ask(
-        2,
-        "Name three rivers of Europe and say a sentence about each of them.<|im_end|>\n"
-        f"<|im_start|>assistant\n{said}<|im_end|>\n<|im_start|>user\nWhich is the longest?",
-    )
+    replies.ask_next(2, 1, "Which is the longest?")
     replies.finish()
     assert replies.cached[2] >= len(replies.prompts[1])
     assert replies.worst_shortfall() < NOISE
@@ -123,8 +118,7 @@ def test_an_offloaded_conversation_comes_back_true(backend: LlamaBackend) -> Non
     for _ in range(10):
         replies.step()
     assert replies.loop.heartbeat().kv_cells_used < sum(len(replies.prompts[n]) + 20 for n in range(2, 6))
-    said = b"".join(backend.vocabulary[token] for token in replies.tokens[1]).decode()
-    replies.ask(6, f"{text}<|im_end|>\n<|im_start|>assistant\n{said}<|im_end|>\n<|im_start|>user\nGo on.")
+    replies.ask_next(6, 1, "Go on.")
     replies.finish()
     assert replies.cached[6] >= len(replies.prompts[1])
     assert replies.worst_shortfall() < NOISE

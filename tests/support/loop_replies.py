@@ -22,6 +22,7 @@ class Replies:
         usual = {"prefill_chunk": 128, "step_seconds": 0.05, "host_cache_tokens": 4000}
         self.backend = backend
         self.loop = EngineLoop(backend, **{**usual, **options})
+        self.texts: dict[int, str] = {}
         self.prompts: dict[int, list[int]] = {}
         self.tokens: dict[int, list[int]] = {}
         self.cached: dict[int, int] = {}
@@ -37,9 +38,16 @@ class Replies:
         )
         sequence = prepare_sequence(self.backend, submit)
         assert isinstance(sequence, Sequence)
+        self.texts[identity] = text
         self.prompts[identity] = list(sequence.tokens)
         self.tokens[identity] = []
         self.loop.inbox.put(sequence)
+
+    def ask_next(self, identity: int, earlier: int, text: str) -> None:
+        """The turn after ``earlier``, whose reply is complete."""
+        said = b"".join(self.backend.vocabulary[token] for token in self.tokens[earlier]).decode()
+        turns = f"{self.texts[earlier]}<|im_end|>\n<|im_start|>assistant\n{said}<|im_end|>\n<|im_start|>user\n{text}"
+        self.ask(identity, turns)
 
     def step(self) -> None:
         self.loop.take()
