@@ -87,7 +87,7 @@ touched AS ({_TOUCH})
 SELECT found.previous, status, inputs, output FROM found JOIN tailrace_responses USING (id) ORDER BY depth DESC
 """
 _OUTPUTS = "SELECT output FROM tailrace_responses WHERE output_ids && %s AND key = %s"
-#: One round trip for all responses in the background: events of theirs, and what has happened to them.
+#: One round trip for all responses in the background: it stores their new events and reads their status.
 _EXCHANGE = f"""
 WITH renewed AS ({process_lease.RENEW}),
 running AS (SELECT id, status, wants_cancel FROM tailrace_responses WHERE id = ANY(%s) FOR KEY SHARE),
