@@ -1,0 +1,27 @@
+"""What a machine computes with: its processors and GPUs, workers on other machines, and the links to them."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """One device. The first one of a machine is its CPU, to which the others have links."""
+
+    name: str  #: llama.cpp's, such as ``CPU``, ``CUDA0`` or ``RPC0[10.0.0.2:50052]``
+    free: int  #: bytes that weights, caches and buffers may take
+    bandwidth: float  #: bytes of weights that it reads in a second
+    arithmetic: float  #: multiplications, each with its addition, in a second, over many tokens
+    layer_seconds: float = 0.0  #: what a layer takes beside reading and arithmetic: launches, waits
+    link_bandwidth: float = float("inf")  #: bytes a second between the CPU and it
+    link_seconds: float = 0.0  #: of one transfer, whatever its size
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model is to do: it decides the caches' and buffers' sizes, and which speed counts how much."""
+
+    cells: int  #: tokens that the KV cache holds
+    sequences: int = 1  #: requests at the same time
+    depth: int = 2048  #: tokens behind which a decoded token is predicted
+    pass_tokens: int = 512  #: prompt tokens of one pass
+    prompt_weight: float = 4.0  #: prompt tokens for each token of a reply, which weigh both speeds
