@@ -35,8 +35,8 @@ class KVShape(msgspec.Struct, frozen=True):
 
     def token_bytes(self, types: CacheTypes) -> int:
         """Bytes of a token in the KV cache."""
-        lengths = ((self.key_length, types.k), (self.value_length, types.v))
-        return self.layers * self.heads * sum(-(-length * _BLOCK_BYTES[kind] // _BLOCK) for length, kind in lengths)
+        key, value = vector_bytes(self.key_length, types.k), vector_bytes(self.value_length, types.v)
+        return self.layers * self.heads * (key + value)
 
     def check(self, types: CacheTypes) -> None:
         """Raise ConfigurationError where heads can't be cut into blocks: llama.cpp makes no such cache."""
@@ -46,6 +46,11 @@ class KVShape(msgspec.Struct, frozen=True):
                     f"cache_type_{name} can't be {kind} with this model: its heads have {length} numbers, and {kind} "
                     f"needs a multiple of {_BLOCK}. Set --cache-type-{name} to f16 or bf16"
                 )
+
+
+def vector_bytes(numbers: int, kind: CacheType) -> int:
+    """Bytes of a vector of so many numbers in a KV cache."""
+    return -(-numbers * _BLOCK_BYTES[kind] // _BLOCK)
 
 
 def is_quantised(kind: CacheType) -> bool:
