@@ -131,8 +131,11 @@ class ConversationTables:
         return page(items, after, limit).listed()
 
     def add(self, identity: str, owner: str, items: list[Item]) -> list[Item]:
-        self.get(identity, owner)
-        with self._connection:
+        with self._connection as connection:
+            # A write first: it begins the transaction, so no other server adds between the reads and writes below.
+            query = "UPDATE conversations SET used = ? WHERE id = ? AND key = ?"
+            if not connection.execute(query, (time.time(), identity, owner)).rowcount:
+                raise no_conversation(identity)
             added = self._insert(identity, items)
         self._evict()
         return [as_listed(item) for item in added]
@@ -154,7 +157,7 @@ class ConversationTables:
         return found
 
     def _insert(self, identity: str, items: list[Item]) -> list[Item]:
-        """The stored items."""
+        """Store them, within the caller's transaction. The items as they are stored."""
         connection = self._connection
         query = "SELECT coalesce(max(position), -1) + 1 FROM conversation_items WHERE conversation = ?"
         begin = connection.execute(query, (identity,)).fetchone()[0]

@@ -164,7 +164,7 @@ def test_a_file_of_another_version_is_not_changed(tmp_path: Path, capsys: pytest
             await store.get("a", "")
 
     play(tmp_path / "s", scenario)
-    assert "is of another version" in capsys.readouterr().out
+    assert "is of a newer version" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir() if "damaged" in path.name] == []
 
 
@@ -287,3 +287,30 @@ def test_one_response_can_not_take_the_whole_store(tmp_path: Path) -> None:
             await store.conversations.add(made["id"], "", [{"id": "m", "type": "message", "content": "x" * 130_000}])
 
     play(tmp_path / "s", scenario, megabytes=1)
+
+
+def test_no_other_server_adds_to_a_conversation_between_reading_and_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "s"
+    locked = []
+
+    def with_new_ids(items: list[Item], known: set[str]) -> list[Item]:
+        """What an addition calls between the two."""
+        with contextlib.closing(sqlite3.connect(file, timeout=0)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                locked.append(error.sqlite_errorcode)
+        return items
+
+    async def scenario(store: SqliteResponseStore) -> None:
+        made = (await store.conversations.create([], {}, ""))["id"]
+        monkeypatch.setattr("tailrace.server.dialects.responses.sqlite_conversations.with_new_ids", with_new_ids)
+        await store.conversations.add(made, "", inputs("a"))
+        assert ids(await store.conversations.items(made, "")) == ids(inputs("a"))
+        with pytest.raises(NotFound):
+            await store.conversations.add("conv_none", "", inputs("a"))
+
+    play(file, scenario)
+    assert locked == [sqlite3.SQLITE_BUSY]
