@@ -15,7 +15,7 @@ from setup_pip import SetupError
 
 CHOICES = ("auto", "cuda", "hip", "vulkan", "none")
 #: PCI display classes: VGA, 3D and other controllers.
-_CLASSES = ("0x0300", "0x0302", "0x0380")
+DISPLAY_CLASSES = ("0x0300", "0x0302", "0x0380")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ TOOLKITS = {
     ),
 }
 #: By PCI vendor: the name, and the toolkits for its GPUs, the fastest first.
-_VENDORS = {
+VENDORS = {
     "0x10de": ("NVIDIA", ("cuda", "vulkan")),
     "0x1002": ("AMD", ("hip", "vulkan")),
     "0x8086": ("Intel", ("vulkan",)),
@@ -99,12 +99,12 @@ def choose_gpu(choice: str, environment: Mapping[str, str], root: Path = Path("/
     if not vendors:
         return GpuBuild(notes=("there is no GPU of NVIDIA, AMD or Intel here: llama.cpp is compiled for the CPU",))
     missing: list[str] = []
-    for name in dict.fromkeys(each for vendor in vendors for each in _VENDORS[vendor][1]):
+    for name in dict.fromkeys(each for vendor in vendors for each in VENDORS[vendor][1]):
         found = _find(TOOLKITS[name], environment, root)
         if not isinstance(found, str):
             return found
         missing.append(found)
-    gpus = " and ".join(_VENDORS[vendor][0] for vendor in vendors)
+    gpus = " and ".join(VENDORS[vendor][0] for vendor in vendors)
     return GpuBuild(notes=(f"WARNING: the GPU ({gpus}) isn't used: {missing[0]}",))
 
 
@@ -133,7 +133,7 @@ def _vendors(root: Path) -> list[str]:
     found = []
     for device in sorted((root / "sys/bus/pci/devices").glob("*")):
         vendor = _text(device / "vendor")
-        if vendor in _VENDORS and _text(device / "class").startswith(_CLASSES) and vendor not in found:
+        if vendor in VENDORS and _text(device / "class").startswith(DISPLAY_CLASSES) and vendor not in found:
             found.append(vendor)
     return found
 

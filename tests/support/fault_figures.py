@@ -47,12 +47,22 @@ class FigureTable:
         over = ["  ".join(figure.row) for figure in own if figure.value > figure.bound]
         assert not over, "over the bound:\n" + "\n".join(over)
 
-    def print(self, reporter: pytest.TerminalReporter) -> None:
-        """Print the table at the end of a run."""
+    def fixture(self) -> object:
+        """The fixture ``record``, for a conftest."""
+
+        @pytest.fixture(name="record")
+        def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+            with self.of(request.node.name) as add:
+                yield add
+
+        return record
+
+    def print(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table: a conftest's ``pytest_terminal_summary``."""
         if not self._figures:
             return
-        reporter.section("figures")
+        terminalreporter.section("figures")
         rows = [figure.row for figure in self._figures]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         for row in rows:
-            reporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+            terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))

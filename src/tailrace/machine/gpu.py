@@ -12,13 +12,13 @@ import msgspec
 from tailrace import bundle
 
 #: By PCI vendor: its name, and the llama.cpp backends for its GPUs.
-_VENDORS = {
+VENDORS = {
     "0x10de": ("NVIDIA", ("cuda", "vulkan")),
     "0x1002": ("AMD", ("hip", "vulkan")),
     "0x8086": ("Intel", ("sycl", "vulkan")),
 }
 #: PCI display classes: VGA, 3D and other controllers.
-_CLASSES = ("0x0300", "0x0302", "0x0380")
+DISPLAY_CLASSES = ("0x0300", "0x0302", "0x0380")
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -36,9 +36,9 @@ def read_gpus(root: Path = Path("/")) -> list[Gpu]:
     """GPUs of the vendors that llama.cpp supports, sorted by PCI address. macOS has no such list."""
     gpus = []
     for device in sorted((root / "sys/bus/pci/devices").glob("*")):
-        if not _text(device / "class").startswith(_CLASSES) or _text(device / "vendor") not in _VENDORS:
+        if not _text(device / "class").startswith(DISPLAY_CLASSES) or _text(device / "vendor") not in VENDORS:
             continue
-        vendor, backends = _VENDORS[_text(device / "vendor")]
+        vendor, backends = VENDORS[_text(device / "vendor")]
         node, memory = _text(device / "numa_node"), _text(device / "mem_info_vram_total")
         gpus.append(
             Gpu(

@@ -15,6 +15,64 @@ import structlog
 _PATIENCE = 5.0
 
 
+class DatabaseFile:
+    """A database that is opened when it is needed first. One thread at a time may use it."""
+
+    def __init__(self, file: Path, changes: Sequence[str]) -> None:
+        """``changes`` as for ``open_database``."""
+        self.file = file
+        self._changes = changes
+        self._opened: sqlite3.Connection | None = None
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The open database. Raises as ``open_database`` does."""
+        if self._opened is None:
+            self._opened = open_database(self.file, self._changes)
+        return self._opened
+
+    def replace(self) -> None:
+        """Give a damaged file another name, under which it can be examined: the next use makes a new one. Raises
+        OSError.
+        """
+        self.close()
+        other = self.file.with_name(f"{self.file.name}.damaged-{int(time.time())}")
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{self.file}{suffix}", f"{other}{suffix}")
+        structlog.get_logger().error(
+            "a database is damaged: a new one is begun", file=str(self.file), damaged=str(other)
+        )
+
+    def close(self) -> None:
+        """Close it; the next use opens it again."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+
+class BoundedDatabase(DatabaseFile):
+    """A database that forgets rows by their age and by the bytes that all take."""
+
+    def __init__(self, file: Path, changes: Sequence[str], *, megabytes: int, days: int) -> None:
+        super().__init__(file, changes)
+        self.max_bytes = megabytes * 1_000_000
+        self._max_seconds = days * 86_400
+
+    @property
+    def oldest_time(self) -> float:
+        """Seconds since the epoch; rows that were used before are forgotten."""
+        return time.time() - self._max_seconds
+
+    def is_full(self) -> bool:
+        """Whether pages in use take more than ``max_bytes``. The file doesn't shrink: free pages are used again."""
+
+        def pragma(name: str) -> int:
+            return int(self.connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+        return (pragma("page_count") - pragma("freelist_count")) * pragma("page_size") > self.max_bytes
+
+
 def open_database(file: Path, changes: Sequence[str]) -> sqlite3.Connection:
     """The database in ``file``, brought up to date: each of ``changes`` makes a version of the one before, the first
     of nothing.
@@ -43,19 +101,8 @@ def open_database(file: Path, changes: Sequence[str]) -> sqlite3.Connection:
     connection.isolation_level = "IMMEDIATE"
     if found > len(changes):
         connection.close()
-        raise sqlite3.DatabaseError(f"{file} is of another version of tailrace; set responses_file to another path")
+        raise sqlite3.DatabaseError(f"{file} is of a newer version of tailrace: move it away, or update tailrace")
     return connection
-
-
-def set_aside(file: Path) -> None:
-    """Give a damaged database another name, under which it can be examined: the next ``open_database`` makes a new
-    one. Raises OSError.
-    """
-    other = file.with_name(f"{file.name}.damaged-{int(time.time())}")
-    for suffix in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(f"{file}{suffix}", f"{other}{suffix}")
-    structlog.get_logger().error("a database is damaged: a new one is begun", file=str(file), damaged=str(other))
 
 
 def _set_wal(connection: sqlite3.Connection) -> None:
@@ -70,12 +117,3 @@ def _set_wal(connection: sqlite3.Connection) -> None:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
-
-
-def bytes_used(connection: sqlite3.Connection) -> int:
-    """Of pages in use. The file doesn't shrink: free pages are used again."""
-
-    def pragma(name: str) -> int:
-        return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-    return (pragma("page_count") - pragma("freelist_count")) * pragma("page_size")

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import setup
+import setup_gpu
 from setup import EngineFailed
 from setup_gpu import choose_gpu
 from setup_pip import SetupError
+from tailrace.machine import gpu as machine_gpu
 
 ROOT = Path(__file__).parents[3]
 
@@ -155,3 +157,12 @@ def test_make_passes_on_what_its_command_line_says(words: list[str], flag: str) 
     environment = {"GPU": "0", "PATH": "/usr/bin:/bin"}
     shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert shown.strip() == f"python3 scripts/setup.py --smoke{flag}"
+
+
+def test_set_up_and_server_know_the_same_gpus() -> None:
+    """Set-up imports nothing of the package, so both have these tables."""
+    assert setup_gpu.DISPLAY_CLASSES == machine_gpu.DISPLAY_CLASSES
+    assert setup_gpu.VENDORS.keys() == machine_gpu.VENDORS.keys()
+    for vendor, (name, toolkits) in setup_gpu.VENDORS.items():
+        assert machine_gpu.VENDORS[vendor][0] == name
+        assert set(toolkits) <= set(machine_gpu.VENDORS[vendor][1])

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from tailrace.folders import state_folder
-from tailrace.server.sqlite import open_database
+from tailrace.server.sqlite import DatabaseFile
 
 _CHANGES = (
     """
@@ -50,14 +50,13 @@ class UsageStore:
     """The store, for one thread. It raises nothing: what a full disk or a broken file loses is logged once."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
-        self._connection: sqlite3.Connection | None = None
+        self._database = DatabaseFile(file, _CHANGES)
         self._failed = False
 
     def add(self, used: Mapping[tuple[str, str], int]) -> bool:
         """Add tokens, by key and day. False when they couldn't be stored."""
         try:
-            with self._open() as connection:
+            with self._database.connection as connection:
                 connection.executemany(
                     "INSERT INTO usage VALUES (?, ?, ?) "
                     "ON CONFLICT (key, day) DO UPDATE SET tokens = tokens + excluded.tokens",
@@ -72,21 +71,14 @@ class UsageStore:
 
     def close(self) -> None:
         """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = open_database(self._file, _CHANGES)
-        return self._connection
+        self._database.close()
 
     def _report(self, error: Exception) -> None:
-        self.close()
+        self._database.close()
         if not self._failed:
             structlog.get_logger().error(
                 "the keys' use can't be stored: limits a day begin anew at a restart",
-                file=str(self._file),
+                file=str(self._database.file),
                 error=str(error),
             )
         self._failed = True

@@ -6,7 +6,6 @@ was put is there for the next request. The file is opened when it is needed firs
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import msgspec
 
 from tailrace.folders import state_folder
 from tailrace.server.dialects.openai.completion_store import Order, Page, not_found, page
-from tailrace.server.sqlite import bytes_used, open_database, set_aside
+from tailrace.server.sqlite import BoundedDatabase
 from tailrace.server.store_thread import StoreThread
 
 _SCHEMA = """
@@ -44,7 +43,7 @@ class SqliteCompletions:
     is_shared = False
 
     def __init__(self, file: Path, *, megabytes: int, days: int) -> None:
-        self._database = _Database(file, max_bytes=megabytes * 1_000_000, max_seconds=days * 86_400)
+        self._database = _Database(file, (_SCHEMA, _WITH_OWNER), megabytes=megabytes, days=days)
         self._thread = StoreThread("completions", "stored chat completions can't be used", self._database.replace)
 
     def put(self, body: dict[str, Any], messages: list[dict[str, Any]], owner: str) -> None:
@@ -80,34 +79,17 @@ class SqliteCompletions:
         self._thread.close(self._database.close)
 
 
-class _Database:
+class _Database(BoundedDatabase):
     """The store, for its thread."""
-
-    def __init__(self, file: Path, *, max_bytes: int, max_seconds: int) -> None:
-        self._file = file
-        self._max_bytes = max_bytes
-        self._max_seconds = max_seconds
-        self._opened: sqlite3.Connection | None = None
-
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        if self._opened is None:
-            self._opened = open_database(self._file, (_SCHEMA, _WITH_OWNER))
-        return self._opened
-
-    def replace(self) -> None:
-        """Begin a new file, because this one is damaged."""
-        self.close()
-        set_aside(self._file)
 
     def put(self, body: dict[str, Any], messages: list[dict[str, Any]], owner: str) -> None:
         row = (body["id"], time.time(), msgspec.json.encode(body), msgspec.json.encode(messages), owner)
-        with self._connection as connection:
+        with self.connection as connection:
             connection.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?, ?)", row)
         self._evict()
 
     def get(self, identity: str, owner: str) -> dict[str, Any]:
-        with self._connection as connection:
+        with self.connection as connection:
             query = "SELECT body FROM completions WHERE id = ? AND owner = ?"
             row = connection.execute(query, (identity, owner)).fetchone()
             if row is None:
@@ -118,33 +100,28 @@ class _Database:
 
     def update(self, identity: str, owner: str, metadata: dict[str, str] | None) -> dict[str, Any]:
         body = {**self.get(identity, owner), "metadata": metadata or {}}
-        with self._connection as connection:
+        with self.connection as connection:
             encoded = msgspec.json.encode(body)
             connection.execute("UPDATE completions SET body = ? WHERE id = ?", (encoded, identity))
         return body
 
     def delete(self, identity: str, owner: str) -> None:
-        with self._connection as connection:
+        with self.connection as connection:
             query = "DELETE FROM completions WHERE id = ? AND owner = ?"
             if not connection.execute(query, (identity, owner)).rowcount:
                 raise not_found(identity)
 
     def page(self, identity: str, owner: str, after: str | None, limit: int, order: Order) -> Page:
         query = "SELECT messages FROM completions WHERE id = ? AND owner = ?"
-        row = self._connection.execute(query, (identity, owner)).fetchone()
+        row = self.connection.execute(query, (identity, owner)).fetchone()
         if row is None:
             raise not_found(identity)
         return page(msgspec.json.decode(row[0]), after, limit, order)
 
-    def close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
-
     def _evict(self) -> None:
-        with self._connection as connection:
-            connection.execute("DELETE FROM completions WHERE used < ?", (time.time() - self._max_seconds,))
+        with self.connection as connection:
+            connection.execute("DELETE FROM completions WHERE used < ?", (self.oldest_time,))
             oldest = "DELETE FROM completions WHERE id IN (SELECT id FROM completions ORDER BY used LIMIT ?)"
-            while bytes_used(connection) > self._max_bytes:
+            while self.is_full():
                 if not connection.execute(oldest, (_EVICTION_BATCH,)).rowcount:
                     return

@@ -6,7 +6,6 @@ first use. It has people's texts, so only this user may read it.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections import deque
 from functools import partial
@@ -37,7 +36,7 @@ from tailrace.server.dialects.responses.store import (
     not_found,
     without_output,
 )
-from tailrace.server.sqlite import bytes_used, open_database, set_aside
+from tailrace.server.sqlite import BoundedDatabase
 from tailrace.server.store_thread import StoreThread
 
 #: The migrations: each makes a version of the file from the one before.
@@ -120,7 +119,7 @@ class SqliteResponseStore:
     is_shared = False
 
     def __init__(self, file: Path, *, megabytes: int, days: int) -> None:
-        self._database = _Database(file, max_bytes=megabytes * 1_000_000, max_seconds=days * 86_400)
+        self._database = _Database(file, megabytes=megabytes, days=days)
         self._thread = StoreThread("responses", "stored responses can't be used", self._database.replace)
         self.conversations: ConversationStore = SqliteConversations(self._thread, lambda: self._database.conversations)
 
@@ -175,33 +174,19 @@ class SqliteResponseStore:
         self._thread.close(self._database.close)
 
 
-class _Database:
+class _Database(BoundedDatabase):
     """The store, for its thread."""
 
-    def __init__(self, file: Path, *, max_bytes: int, max_seconds: int) -> None:
-        self._file = file
-        self._max_bytes = max_bytes
-        self._max_seconds = max_seconds
-        self._opened: sqlite3.Connection | None = None
+    def __init__(self, file: Path, *, megabytes: int, days: int) -> None:
+        super().__init__(file, _CHANGES, megabytes=megabytes, days=days)
         self._process_lock: ProcessLock | None = None
         self._lost: deque[str] = deque(maxlen=_MAX_LOST)  #: responses whose last state couldn't be stored
 
     @property
-    def _connection(self) -> sqlite3.Connection:
-        if self._opened is None:
-            self._opened = open_database(self._file, _CHANGES)
-        return self._opened
-
-    @property
     def _owner(self) -> ProcessLock:
         if self._process_lock is None:
-            self._process_lock = ProcessLock(self._file.with_name(f"{self._file.name}-lease"))
+            self._process_lock = ProcessLock(self.file.with_name(f"{self.file.name}-lease"))
         return self._process_lock
-
-    def replace(self) -> None:
-        """Begin a new file, because this one is damaged."""
-        self.close()
-        set_aside(self._file)
 
     def mark_lost(self, identity: str) -> None:
         """Remember that the response's last state isn't stored."""
@@ -218,7 +203,7 @@ class _Database:
         size = len(encoded) + sum(len(row[-1]) for row in rows)
         self._check_size(size)
         # First: it makes the folder in which the lock's file is, too.
-        connection = self._connection
+        connection = self.connection
         previous, now, lease = body["previous_response_id"], time.time(), self._owner.number
         with connection:
             self._delete(identity)
@@ -230,22 +215,22 @@ class _Database:
         self._evict()
 
     def put_events(self, identity: str, events: bytes) -> None:
-        with self._connection as connection:
+        with self.connection as connection:
             connection.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (identity, events))
             connection.execute("UPDATE responses SET bytes = bytes + ? WHERE id = ?", (len(events), identity))
         self._evict()
 
     def events(self, identity: str) -> bytes | None:
-        row = self._connection.execute("SELECT body FROM events WHERE response = ?", (identity,)).fetchone()
+        row = self.connection.execute("SELECT body FROM events WHERE response = ?", (identity,)).fetchone()
         return None if row is None else bytes(row[0])
 
     @property
     def conversations(self) -> ConversationTables:
         """The conversations, within the same bounds."""
-        return ConversationTables(self._connection, self._evict, self._check_size)
+        return ConversationTables(self.connection, self._evict, self._check_size)
 
     def get(self, identity: str, owner: str) -> dict[str, Any]:
-        with self._connection as connection:
+        with self.connection as connection:
             query = "SELECT body, owner FROM responses WHERE id = ? AND key = ?"
             row = connection.execute(query, (identity, owner)).fetchone()
             if row is None:
@@ -262,7 +247,7 @@ class _Database:
 
     def delete(self, identity: str, owner: str) -> None:
         self.get(identity, owner)
-        with self._connection:
+        with self.connection:
             if not self._delete(identity):
                 raise not_found(identity)
 
@@ -276,7 +261,7 @@ class _Database:
     def conversation(self, identity: str, owner: str) -> list[Item]:
         chain: list[str] = []
         following: str | None = identity
-        with self._connection as connection:
+        with self.connection as connection:
             while following is not None:
                 query = "SELECT previous, body FROM responses WHERE id = ? AND key = ?"
                 row = connection.execute(query, (following, owner)).fetchone()
@@ -300,57 +285,53 @@ class _Database:
             "WHERE items.output AND items.id = ? AND responses.key = ?"
         )
         for identity in identities:
-            row = self._connection.execute(query, (identity, owner)).fetchone()
+            row = self.connection.execute(query, (identity, owner)).fetchone()
             if row is not None:
                 found[identity] = msgspec.json.decode(row[0])
         return found
 
     def close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        """Give up the lease, too."""
+        super().close()
         if self._process_lock is not None:
             self._process_lock.close()
             self._process_lock = None
 
     def _items(self, identity: str, *, output: bool) -> list[Item]:
-        rows = self._connection.execute(
+        rows = self.connection.execute(
             "SELECT body FROM items WHERE response = ? AND output = ? ORDER BY position", (identity, output)
         )
         return [msgspec.json.decode(body) for (body,) in rows]
 
     def _use(self, identities: list[str]) -> None:
         now = time.time()
-        self._connection.executemany("UPDATE responses SET used = ? WHERE id = ?", [(now, one) for one in identities])
+        self.connection.executemany("UPDATE responses SET used = ? WHERE id = ?", [(now, one) for one in identities])
 
     def _delete(self, identity: str) -> bool:
-        self._connection.execute("DELETE FROM items WHERE response = ?", (identity,))
-        self._connection.execute("DELETE FROM events WHERE response = ?", (identity,))
-        return self._connection.execute("DELETE FROM responses WHERE id = ?", (identity,)).rowcount > 0
+        self.connection.execute("DELETE FROM items WHERE response = ?", (identity,))
+        self.connection.execute("DELETE FROM events WHERE response = ?", (identity,))
+        return self.connection.execute("DELETE FROM responses WHERE id = ?", (identity,)).rowcount > 0
 
     def _evict(self) -> None:
-        with self._connection as connection:
+        with self.connection as connection:
             old = f"SELECT id FROM ({_STORED}) WHERE used < ?"
             largest = f"SELECT caller FROM ({_STORED}) GROUP BY caller ORDER BY sum(bytes) DESC LIMIT 1"
-            for (identity,) in connection.execute(old, (time.time() - self._max_seconds,)).fetchall():
+            for (identity,) in connection.execute(old, (self.oldest_time,)).fetchall():
                 self._drop(identity)
-            while self._bytes() > self._max_bytes:
+            while self.is_full():
                 query = f"SELECT id FROM ({_STORED}) WHERE caller = ({largest}) ORDER BY used LIMIT ?"
                 oldest = connection.execute(query, (_EVICTION_BATCH,)).fetchall()
                 if not oldest:
                     return
                 for (identity,) in oldest:
                     self._drop(identity)
-                    if self._bytes() <= self._max_bytes:
+                    if not self.is_full():
                         return
 
     def _drop(self, identity: str) -> None:
         """Forget a response or a conversation."""
         if not self._delete(identity):
-            delete_conversation(self._connection, identity)
+            delete_conversation(self.connection, identity)
 
     def _check_size(self, size: int) -> None:
-        check_size(size, self._max_bytes)
-
-    def _bytes(self) -> int:
-        return bytes_used(self._connection)
+        check_size(size, self.max_bytes)
