@@ -167,6 +167,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["console", "json"] = "console"
     access_log: bool = True  #: a line for each request, at its end
     log_prompts: bool = False  #: whether those lines have the prompts' text
+    #: a longer gap between two tokens of running replies is logged, with what the engine did in it; 0: none is
+    log_gap_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 100
     #: an OpenTelemetry collector that gets traces and metrics by OTLP over HTTP; None: its own variables apply
     otlp_endpoint: Annotated[str, Meta(pattern=r"^https?://[^\s/]")] | None = None
 

@@ -186,6 +186,7 @@ def serve(
     log_format: Annotated[str | None, typer.Option(help="console or json [console].")] = None,
     access_log: Annotated[bool | None, typer.Option(help="A log line for each request [yes].")] = None,
     log_prompts: Annotated[bool | None, typer.Option(help="Have prompts in those lines [no].")] = None,
+    log_gap_ms: Annotated[int | None, typer.Option(help="Log longer gaps between two tokens; 0: none [100].")] = None,
     otlp_endpoint: Annotated[
         str | None, typer.Option(help="OpenTelemetry collector, such as http://127.0.0.1:4318 [none].")
     ] = None,

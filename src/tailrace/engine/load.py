@@ -149,6 +149,7 @@ def make_loop(
         cache=cache,
         core_share=core_share,
         prefix_identity=backend.info.prefix_identity,
+        long_gap_seconds=settings.log_gap_ms / 1e3,
     )
 
 

@@ -22,6 +22,7 @@ from tailrace.engine.inbox import Inbox, InboxItem
 from tailrace.engine.kv_cache.cache_op_executor import Applied
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, Fetched
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
+from tailrace.engine.long_gaps import LongGaps
 from tailrace.engine.longest_step import LongestStep
 from tailrace.engine.prefix_reports import PrefixReports
 from tailrace.engine.progress import PromptProgress
@@ -64,6 +65,7 @@ class EngineLoop:
         cache: PrefixCache | None = None,
         core_share: CoreShare | None = None,
         prefix_identity: str = "",
+        long_gap_seconds: float = 0.0,
     ) -> None:
         """Set up an empty loop.
 
@@ -75,6 +77,7 @@ class EngineLoop:
         supervisor reads the loop's progress. ``cache``: what an earlier loop on this backend has left; without it the
         backend's slots are empty. ``core_share``: this engine's part of cores that other engines compute on, too.
         ``prefix_identity``: with one, the prefixes that the cache holds are reported for a cluster's router.
+        ``long_gap_seconds``: longer gaps between replies' tokens are logged; 0: none.
         """
         #: Work for the first time in which nothing runs: it may take a second, in which no step is made.
         self.when_quiet: Callable[[], None] | None = None
@@ -97,6 +100,7 @@ class EngineLoop:
         self._file_waits = FileWaits()
         self._progress = PromptProgress()
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
+        self._gaps = LongGaps(long_gap_seconds)
         self._batch = StepBatch([])  #: the last step's
         self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
         draft_rollback = DraftRollback(backend)
@@ -153,12 +157,14 @@ class EngineLoop:
                 self._masks.close()
                 return
             begun = time.monotonic() if waits else now
+            self._gaps.mark("inbox")
             page.beat(begun)
             if cores is not None and (not idle or self.has_work):
                 cores.before_step(begun)
             blocked = self.step(publish) is None and not self._embeddings
             if self._embeddings:
                 self._embed(publish)
+                self._gaps.mark("embeddings")
             was_idle, idle = idle, not (self._scheduler.has_work or self._embeddings)
             if idle and cores is not None:
                 cores.end_work()
@@ -203,6 +209,7 @@ class EngineLoop:
         seconds = time.perf_counter() - begun
         batch, budget = self._batch, self._prefill_budget
         self._move_states(budget.move_seconds(batch.n_decoding, seconds))
+        self._gaps.mark("moves")
         budget.observe_gap(batch.n_decoding, batch.n_prompt_tokens, time.perf_counter() - begun)
         return step
 
@@ -217,7 +224,8 @@ class EngineLoop:
                 return self._fail(failed, publish)
             if not self._batch.scheduled:
                 return None
-        batch = self._batch
+        batch, gaps = self._batch, self._gaps
+        gaps.mark("schedule")
         begun = time.perf_counter()
         if batch.constrained:
             self._masks.start(batch)
@@ -228,17 +236,23 @@ class EngineLoop:
                 batch.tokens, batch.positions, batch.slots, batch.outputs, batch.n_decode_tokens
             )
         decoded = time.perf_counter()
+        gaps.mark("decode")
         if batch.constrained:
             self._masks.wait(decoded - begun)
         masked = time.perf_counter()
         lengths = [len(sequence.tokens) for sequence in batch.sampled]
         step = sample_step(batch.sampled, logits)
         sampled = time.perf_counter()
+        gaps.mark("sample")
         if self._progress.reported:
             step.progress.extend(self._progress.after(batch.scheduled))
         try:
             if publish is not None:
                 publish(step)
+                gaps.mark("send")
+            quiet = self._prefill_budget.quiet_seconds(batch.n_decoding)
+            goes_on = len(batch.sampled) > len(step.finished) + len(step.failed)
+            gaps.end(batch.n_decoding, batch.n_prompt_tokens, quiet, goes_on=goes_on)
         finally:
             # Also where the HTTP process has gone: what the cache holds is kept for the next one.
             self._accounting.add(batch, lengths, masked - begun)
@@ -251,6 +265,7 @@ class EngineLoop:
         if batch.constrained:
             self._masks.start_slow(batch)
         self._accounting.add_times(planning, begun, decoded, masked, sampled, time.perf_counter())
+        gaps.mark("accounting")
         return step
 
     def include_counters(self, counters: EngineCounters) -> None:
@@ -343,7 +358,10 @@ class EngineLoop:
                 self._prefill_budget.mixed(n_decoding, moving=self._moving),
                 self._prefill_budget.last_chunk(n_decoding),
             )
+            self._gaps.mark("schedule")
             applied = self._executor.apply(plan.cache_ops, beside=n_decoding > 0)
+            self._gaps.note(plan.cache_ops)
+            self._gaps.mark("cache ops")
             if applied.failed is None:
                 break
             if (failed := self._undo_relayout(plan, applied)) is not None:

@@ -67,6 +67,7 @@ _ELSEWHERE = frozenset(
         "drain_seconds",
         "log_level",
         "log_format",
+        "log_gap_ms",
     }
 )
 

@@ -102,7 +102,7 @@ class PrefillBudget:
             self._estimated.add(n_decoding)
         elif prompt_tokens >= MIN_TOKENS and (n_decoding or not self._token_mixed):
             self._estimate_decode(n_decoding, prompt_tokens, seconds)
-            token = (seconds - self._decode_seconds(n_decoding)) / prompt_tokens
+            token = (seconds - self.quiet_seconds(n_decoding)) / prompt_tokens
             # Where the step was shorter than one without its prompt, the known decode time is out of date.
             token = max(token, 0.1 * seconds / prompt_tokens)
             # A token of a large prefill is cheaper than one of a few beside decoding sequences, so its time is only a
@@ -116,7 +116,7 @@ class PrefillBudget:
         if not n_decoding or not 0 < prompt_tokens <= self._allowed:
             return
         self._steps_to_probe -= 1
-        bound = _BOUND * self._decode_seconds(n_decoding)
+        bound = _BOUND * self.quiet_seconds(n_decoding)
         if bound < seconds < _DISTURBED * bound:
             self._slowdown = max(_MIN_SLOWDOWN, self._slowdown - _SLOWDOWN_FALL)
         else:
@@ -145,8 +145,8 @@ class PrefillBudget:
         if self._step_seconds is None and self._steps_to_probe <= 0:
             self._steps_to_probe = _STEPS_TO_PROBE
             return 0
-        kept = _KEPT_FOR_MOVES * self._decode_seconds(n_decoding) if moving else 0.0
-        seconds = self._step_seconds or self._slowdown * self._decode_seconds(n_decoding)
+        kept = _KEPT_FOR_MOVES * self.quiet_seconds(n_decoding) if moving else 0.0
+        seconds = self._step_seconds or self._slowdown * self.quiet_seconds(n_decoding)
         self._allowed = self._tokens_in(seconds - kept, n_decoding)
         return self._allowed
 
@@ -154,7 +154,7 @@ class PrefillBudget:
         """For how long states may move after a step of so many sequences, which took ``step_seconds``. A step with a
         prompt has no more time for it than one without.
         """
-        return _MOVE_PART * min(step_seconds, self._decode_seconds(n_decoding) or step_seconds)
+        return _MOVE_PART * min(step_seconds, self.quiet_seconds(n_decoding) or step_seconds)
 
     def last_chunk(self, n_decoding: int) -> int:
         """Prompt tokens for such a step if they bring a prompt to its end beside replies that have just begun."""
@@ -164,10 +164,10 @@ class PrefillBudget:
         """Prompt tokens that fit into a step of ``seconds``."""
         if self._token_seconds is None:
             return min(self._max_tokens, _FIRST_TOKENS)
-        tokens = int((seconds - self._decode_seconds(n_decoding)) / self._token_seconds)
+        tokens = int((seconds - self.quiet_seconds(n_decoding)) / self._token_seconds)
         return max(min(MIN_TOKENS, self._max_tokens), min(self._max_tokens, tokens))
 
-    def _decode_seconds(self, n_decoding: int) -> float:
+    def quiet_seconds(self, n_decoding: int) -> float:
         """Seconds of a step of so many sequences, or of the nearest number that was measured."""
         if not n_decoding or not self._decode:
             return 0.0

@@ -1,0 +1,84 @@
+"""Logs what the loop did in a long gap between two tokens of running replies.
+
+It measures the parts of each gap and changes nothing. The processor time is that of the loop's thread, so a gap with
+little of it was another program's doing, or a wait.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+import structlog
+
+from tailrace.engine.kv_cache.cache_ops import CacheOp
+
+#: A gap that is shorter than this many steps without prompts isn't long, however large the model is.
+_MIN_STEPS = 3.0
+
+
+class LongGaps:
+    """The parts of the gap that is running."""
+
+    def __init__(self, bound_seconds: float) -> None:
+        """``bound_seconds``: longer gaps are logged; 0: none, and nothing is measured."""
+        self._bound = bound_seconds
+        self._parts: dict[str, tuple[float, float]] = {}  #: seconds and processor seconds
+        self._ops: list[CacheOp] = []
+        self._has_replies = False  #: whether replies wait for the end of this gap
+        self._now = self._begun = time.perf_counter()
+        self._cpu = self._begun_cpu = time.thread_time()
+        self._usage = _usage()
+
+    def mark(self, part: str) -> None:
+        """The time since the last mark was spent on ``part``."""
+        if not self._bound:
+            return
+        now, cpu = time.perf_counter(), time.thread_time()
+        seconds, processor = self._parts.get(part, (0.0, 0.0))
+        self._parts[part] = seconds + now - self._now, processor + cpu - self._cpu
+        self._now, self._cpu = now, cpu
+
+    def note(self, ops: Iterable[CacheOp]) -> None:
+        """These cache ops were applied in this gap."""
+        if self._bound:
+            self._ops += ops
+
+    def end(self, replies: int, prompt_tokens: int, quiet_seconds: float, *, goes_on: bool) -> None:
+        """A step has sent tokens of so many replies; it had ``prompt_tokens`` beside them. ``quiet_seconds``: of such a
+        step without prompts. ``goes_on``: whether replies wait for the next step.
+        """
+        if not self._bound:
+            return
+        usage = _usage()
+        if self._has_replies and replies and self._now - self._begun > max(self._bound, _MIN_STEPS * quiet_seconds):
+            self._report(replies, prompt_tokens, usage)
+        self._has_replies = goes_on
+        self._parts.clear()
+        self._ops.clear()
+        self._begun, self._begun_cpu, self._usage = self._now, self._cpu, usage
+
+    def _report(self, replies: int, prompt_tokens: int, usage: tuple[int, int, int]) -> None:
+        parts = sorted(self._parts.items(), key=lambda part: -part[1][0])
+        faults, major_faults, interruptions = (now - before for now, before in zip(usage, self._usage, strict=True))
+        ops = Counter(type(op).__name__.lower() for op in self._ops)
+        structlog.get_logger().info(
+            "replies waited",
+            ms=round(1e3 * (self._now - self._begun)),
+            cpu_ms=round(1e3 * (self._cpu - self._begun_cpu)),
+            parts=", ".join(f"{name} {1e3 * seconds:.0f} (CPU {1e3 * cpu:.0f})" for name, (seconds, cpu) in parts),
+            replies=replies,
+            prompt_tokens=prompt_tokens,
+            cache_ops=", ".join(f"{count} {name}" for name, count in ops.items()),
+            page_faults=faults,
+            disk_faults=major_faults,
+            interruptions=interruptions,
+        )
+
+
+def _usage() -> tuple[int, int, int]:
+    """Of this thread: pages that were first touched, pages that came from a disk, and times that it lost its CPU."""
+    found = resource.getrusage(resource.RUSAGE_THREAD)
+    return found.ru_minflt, found.ru_majflt, found.ru_nivcsw
