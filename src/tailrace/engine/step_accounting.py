@@ -92,5 +92,7 @@ class StepAccounting:
     def _take_checkpoint(self, sequence: Sequence) -> None:
         checkpoints = self._cache.checkpoints
         assert checkpoints is not None
+        if sequence.generated > 1 and not checkpoints.at_once:
+            return  # A reply's checkpoint may be some tokens later, when there is memory for it.
         self._executor.checkpoint(sequence.slot, sequence.tokens, sequence.computed)
         sequence.pass_checkpoint(checkpoints.interval(len(sequence.tokens)))

@@ -25,8 +25,8 @@ from tailrace.machine.free_memory import MemoryGauge
 
 #: Bytes of new memory that are touched after a step: milliseconds in a virtual machine.
 _TOUCH_BYTES = 2 << 20
-#: The same of memory for checkpoints, which is touched page by page.
-_CHECKPOINT_BYTES = 1 << 19
+#: The same of memory for checkpoints, which is touched page by page, until the time for moves is over.
+_CHECKPOINT_BYTES = 1 << 17
 #: The same while nothing runs: a request that comes meanwhile waits for it.
 _IDLE_TOUCH_BYTES = 8 << 20
 
@@ -105,7 +105,8 @@ class CacheExecutor:
             moved.more = self._backend.kv_touch_ahead(self._cache.used_cells, touched)
             if not moved.more and (checkpoints := self._cache.checkpoints) is not None:
                 touched = _CHECKPOINT_BYTES if beside else _IDLE_TOUCH_BYTES
-                moved.more = self._checkpoint_memory.prepare(touched, checkpoints.free_bytes, beside=beside)
+                moved.more = self._checkpoint_memory.prepare(touched, seconds, checkpoints.free_bytes, beside=beside)
+        self._count_checkpoints()
         return moved
 
     def empty(self, slots: Iterable[int]) -> None:
@@ -208,14 +209,26 @@ class CacheExecutor:
         checkpoints = self._cache.checkpoints
         if checkpoints is None or checkpoints.find(tokens, length) is not None:
             return
-        missing = self._cache.rollback.checkpoint_bytes - checkpoints.free_bytes
-        if missing < 0 and not self._gauge.allows(self._cache.rollback.checkpoint_bytes):
-            return
+        memory, size = self._checkpoint_memory, self._cache.rollback.checkpoint_bytes
+        if size <= checkpoints.free_bytes:
+            if not memory.ready and not self._gauge.allows(size):
+                return
+        elif not memory.ready:
+            checkpoints.make_space(size)  # The memory of those that are dropped is touched.
         try:
-            state = self._backend.kv_checkpoint(slot, self._checkpoint_memory.take())
+            state = self._backend.kv_checkpoint(slot, memory.take())
         except MemoryError:
             return
         checkpoints.add(tokens, length, state)
+        self._count_checkpoints()
+
+    def _count_checkpoints(self) -> None:
+        """Set how many checkpoints a step may take beside replies. Where no memory is ready and none can be had ahead,
+        one touches memory in its step.
+        """
+        if (checkpoints := self._cache.checkpoints) is not None:
+            memory = self._checkpoint_memory
+            checkpoints.at_once = memory.ready or (0 if memory.is_coming(checkpoints.free_bytes) else 1)
 
     def refresh_floors(self) -> None:
         """Ask the backend how far slots with sliding windows can be cut: computed tokens overwrite their cells."""

@@ -65,6 +65,7 @@ class Checkpoints:
         self._clock = 0  #: tokens that checkpoints were taken of
         self.used_bytes = 0
         self.revision = 0  #: how often checkpoints came and went
+        self.at_once = 1  #: how many may be taken in a step beside replies; the executor sets it
 
     def __contains__(self, key: object) -> bool:
         return key in self._by_key
@@ -120,6 +121,11 @@ class Checkpoints:
         self._lengths[length] = self._lengths.get(length, 0) + 1
         self.used_bytes += state.size
         while self.used_bytes > self._max_bytes or len(self._by_key) > _MAX_COUNT:
+            self._remove(min(self._by_key.values(), key=self._value))
+
+    def make_space(self, size: int) -> None:
+        """Drop checkpoints until ``size`` bytes are free, or none is left."""
+        while self._by_key and self.free_bytes < size:
             self._remove(min(self._by_key.values(), key=self._value))
 
     def touch(self, checkpoint: Checkpoint) -> None:

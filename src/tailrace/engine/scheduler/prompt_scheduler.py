@@ -70,6 +70,7 @@ class PromptScheduler:
         budget = min(self._max_batch - planned, mixed_prefill_budget if replies else self._prefill_chunk)
         young = all(sequence.generated < _YOUNG_TOKENS for sequence, _ in plan.scheduled)
         computed: dict[str, int] = {}
+        checkpoints = self._checkpoints_at_once(beside=bool(plan.scheduled))
         for caller, sequence in self._prompts_in_turn(prefilling):
             free = self._cache.free_cells(sequence.slot) - (planned if self._cache.layout.shared else 0)
             pending = sequence.pending - sequence.awaits_mask  # The last token is computed when the mask is there.
@@ -81,8 +82,11 @@ class PromptScheduler:
             allowed = max(budget, pending) if is_last_chunk else budget
             until_checkpoint = sequence.next_checkpoint - sequence.computed  # A step ends there.
             count = min(pending, allowed, free, self._max_batch - planned, until_checkpoint)
+            if count == until_checkpoint and not checkpoints:
+                count -= 1
             if count <= 0:
                 continue
+            checkpoints -= count == until_checkpoint
             plan.scheduled.append((sequence, count))
             planned += count
             budget -= count
@@ -101,6 +105,11 @@ class PromptScheduler:
             for sequence in (prefilling if with_replies else ())
         )
         return self._deferred
+
+    def _checkpoints_at_once(self, *, beside: bool) -> int:
+        """How many prompts may reach a checkpoint in the step. ``beside``: replies wait until it is taken."""
+        checkpoints = self._cache.checkpoints
+        return len(self._running) if checkpoints is None or not beside else checkpoints.at_once
 
     def _others_present(self, caller: str, step: int) -> bool:
         """Whether another caller has lately sent a request."""

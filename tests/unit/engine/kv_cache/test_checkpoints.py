@@ -100,3 +100,14 @@ def test_checkpoints_of_a_long_text_are_farther_apart_where_space_is_short() -> 
     assert _store(1000).interval(20_000) == 512
     assert _store(20).interval(20_000) == 4096
     assert _store(1).interval(20_000) >= 20_000
+
+
+def test_space_is_made_by_dropping_the_least_useful_ones() -> None:
+    store = _store(4)
+    text = _text(0, 1000)
+    for length in (100, 500, 520, 1000):
+        store.add(text, length, _state())
+    store.make_space(_SIZE)
+    assert _lengths(store, text) == [100, 500, 1000]
+    store.make_space(10 * _SIZE)
+    assert len(store) == 0
