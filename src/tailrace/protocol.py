@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tailrace.device_reading import DeviceReading
 from tailrace.generation_params import GenerationParams, seeded
 from tailrace.prompt_text import PromptText
 
@@ -253,6 +254,37 @@ class Step(msgspec.Struct, tag="step", frozen=True, array_like=True):
     progress: list[Progress] = []
 
 
+#: What an engine did while bytes went over a link: load the model, compute steps with prompt tokens, or without
+#: (``decode``), or something between steps.
+LinkUse = Literal["load", "prompt", "decode", "other"]
+
+
+class LinkTraffic(msgspec.Struct, array_like=True):
+    """Bytes that an engine and a worker have exchanged since the engine's start, for one use."""
+
+    steps: int = 0
+    sent: int = 0  #: to the worker
+    received: int = 0
+
+
+class LinkFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The connection to a worker, as the engine's kernel counts it since the engine's start."""
+
+    traffic: dict[LinkUse, LinkTraffic]
+    sending_seconds: float  #: in which bytes to the worker were on their way
+    retransmits: int  #: TCP segments that were sent again
+    round_trip: float  #: seconds, a running mean
+
+
+class WorkerFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker of a placed model, and the link to it."""
+
+    worker: str  #: its address
+    devices: tuple[DeviceReading, ...]  #: as it has reported them last
+    link: LinkFigures | None  #: None where this system doesn't count
+    receiving_seconds: float | None  #: in which bytes from the worker were on their way; None: it doesn't report that
+
+
 class EngineCounters(msgspec.Struct, array_like=True):
     """An engine's totals since its start. Each part of the engine counts in a struct of its own; the loop adds them
     up, and the HTTP process adds up those of all replicas.
@@ -310,6 +342,7 @@ class Heartbeat(msgspec.Struct, tag="heartbeat", frozen=True, array_like=True):
     step_tokens: list[int] = []  #: how many steps had so many tokens: the counts of ``observe.buckets.STEP_TOKENS``
     longest_step: float = 0.0  #: seconds; of an engine that has made no step, an upper estimate
     stuck: float = 0.0  #: seconds for which a thread beside the loop has worked on one item
+    workers: tuple[WorkerFigures, ...] = ()  #: of a placed model
 
 
 class PrefixReport(msgspec.Struct, tag="prefixes", frozen=True, array_like=True):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from tailrace.device_reading import DeviceReading
+
 #: The port of a worker where none is named: that of llama.cpp's own RPC server.
 DEFAULT_PORT = 50_052
 #: The status port, counted from the worker's own.
@@ -37,6 +39,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     threads: int  #: of a device that is a CPU
     devices: tuple[OfferedDevice, ...]  #: in the order in which llama.cpp's protocol numbers them
     client: str | None = None  #: the address of the engine that uses it, where the system tells it
+    hardware: tuple[DeviceReading, ...] = ()  #: the figures of its CPU and its GPUs
+    sending_seconds: float | None = None  #: in which bytes to that engine were on their way; None: not counted
 
 
 def encode_status(status: WorkerStatus) -> bytes:

@@ -2,29 +2,78 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
+import pytest
+
 from loop_replies import Replies
 from placed_backend import load_placed
+from tailrace.engine.backends.llama import LlamaBackend
+from tailrace.engine.devices.worker_link import WorkerLink
+from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.kernels import loader
 from worker_process import WorkerProcess
 
+#: Bytes of the length before each answer in llama.cpp's RPC protocol.
+_LENGTH = 8
 
-def test_a_model_is_divided_between_this_process_and_a_worker() -> None:
-    worker = WorkerProcess()
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[WorkerProcess]:
+    found = WorkerProcess()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def divided(worker: WorkerProcess) -> Iterator[LlamaBackend]:
+    """The starter model, whose last ten layers and output are on the worker."""
+    backend = load_placed([worker.endpoint], placement={"layers": {"20-29": worker.endpoint}}, ctx=512)
+    yield backend
+    backend.close()
+
+
+def test_a_model_is_divided_between_this_process_and_a_worker(divided: LlamaBackend) -> None:
+    report = divided.placement
+    assert report is not None
+    assert report.is_known
+    assert report.differences == ()
+    assert [each.layers for each in report.devices] == [20, 10]
+    if loader.status() == "on":
+        assert divided.repacked_bytes >= report.devices[0].weights_bytes * 0.9
+    replies = Replies(divided)
+    replies.ask(1, "Name a river.", max_tokens=8)
+    replies.finish()
+    assert set(replies.finished) == {1}
+
+
+def test_a_worker_s_figures_and_the_link_s_bytes(worker: WorkerProcess, divided: LlamaBackend) -> None:
+    link = WorkerLink(worker.endpoint)
     try:
-        backend = load_placed([worker.endpoint], placement={"layers": {"20-29": worker.endpoint}}, ctx=512)
-        try:
-            report = backend.placement
-            assert report is not None
-            assert report.is_known
-            assert report.differences == ()
-            assert [each.layers for each in report.devices] == [20, 10]
-            if loader.status() == "on":
-                assert backend.repacked_bytes >= report.devices[0].weights_bytes * 0.9
-            replies = Replies(backend)
-            replies.ask(1, "Name a river.", max_tokens=8)
-            replies.finish()
-            assert set(replies.finished) == {1}
-        finally:
-            backend.close()
+        links = WorkerLinks([link])
+        replies = Replies(divided, worker_links=links)
+        replies.ask(2, "Name a mountain.", max_tokens=12)
+        replies.finish()
+        while not link.next_status().hardware or link.status.sending_seconds is None:
+            assert sys.platform == "linux"
+        (found,) = replies.loop.heartbeat().workers
     finally:
-        worker.close()
+        link.close()
+    assert found.worker == worker.endpoint
+    (cpu,) = [each for each in found.devices if each.device == "cpu"]
+    assert cpu.memory is not None
+    assert cpu.free is not None
+    assert 0 < cpu.free < cpu.memory
+    assert found.link is not None
+    load, prompt, decode = (found.link.traffic[use] for use in ("load", "prompt", "decode"))
+    assert divided.placement is not None
+    assert load.sent > divided.placement.devices[1].weights_bytes
+    # The first token is of the prompt's step. Each step gets a row of logits, and sends the last layer's row.
+    assert (prompt.steps, decode.steps) == (1, 11)
+    row = 4 * len(divided.vocabulary) + _LENGTH
+    assert (prompt.received, decode.received) == (row, 11 * row)
+    width = 4 * divided.info.embedding_width
+    assert decode.sent > 11 * width
+    assert prompt.sent > len(replies.prompts[2]) * width
+    assert found.link.round_trip > 0

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.core_share import CoreShare
+from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.devices.worker_watch import connect_workers
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.disk_tier import DiskOptions
@@ -150,6 +151,7 @@ def make_loop(
         core_share=core_share,
         prefix_identity=backend.info.prefix_identity,
         long_gap_seconds=settings.log_gap_ms / 1e3,
+        worker_links=backend.worker_links,
     )
 
 
@@ -221,7 +223,7 @@ def load_llama(
 
     llama.report_aborts(log_abort)
     replica = replica or make_plan(read_topology(), settings).replicas[0]
-    workers = connect_workers(settings, page, first=first)
+    watch = connect_workers(settings, page, first=first)
     begun = time.monotonic()
 
     def log_llama(level: str, line: str) -> None:
@@ -242,10 +244,12 @@ def load_llama(
             settings,
             replica,
             replicas=replicas,
-            workers=workers,
+            workers=None if watch is None else watch.statuses,
             log=log_llama,
             progress=lambda part: report(f"loading {file.name}", part),
         )
+    if watch is not None:
+        backend.worker_links = WorkerLinks(watch.links)
     if settings.speculate == "mtp" and backend.prediction_context is None:
         raise ConfigurationError(
             f"speculate is mtp, but {path.name} has no prediction layer that can draft: set --speculate auto"

@@ -15,6 +15,7 @@ import structlog
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.core_share import CoreShare
+from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.embedding_queue import EmbeddingQueue
 from tailrace.engine.file_waits import FileWaits
 from tailrace.engine.helper_thread import HelperThread, report_longest
@@ -66,6 +67,7 @@ class EngineLoop:
         core_share: CoreShare | None = None,
         prefix_identity: str = "",
         long_gap_seconds: float = 0.0,
+        worker_links: WorkerLinks | None = None,
     ) -> None:
         """Set up an empty loop.
 
@@ -78,12 +80,14 @@ class EngineLoop:
         backend's slots are empty. ``core_share``: this engine's part of cores that other engines compute on, too.
         ``prefix_identity``: with one, the prefixes that the cache holds are reported for a cluster's router.
         ``long_gap_seconds``: longer gaps between replies' tokens are logged; 0: none.
+        ``worker_links``: of a model that is placed on workers.
         """
         #: Work for the first time in which nothing runs: it may take a second, in which no step is made.
         self.when_quiet: Callable[[], None] | None = None
         self.helpers: list[HelperThread] = []  #: threads whose items are reported if they take long
         self._page = page or ProgressPage()
         self._core_share = core_share
+        self._worker_links = worker_links
         self._longest = LongestStep(self._page, backend, prefill_chunk)
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
@@ -224,8 +228,10 @@ class EngineLoop:
                 return self._fail(failed, publish)
             if not self._batch.scheduled:
                 return None
-        batch, gaps = self._batch, self._gaps
+        batch, gaps, links = self._batch, self._gaps, self._worker_links
         gaps.mark("schedule")
+        if links is not None:
+            links.begin_step()
         begun = time.perf_counter()
         if batch.constrained:
             self._masks.start(batch)
@@ -255,6 +261,8 @@ class EngineLoop:
             gaps.end(batch.n_decoding, batch.n_prompt_tokens, quiet, goes_on=goes_on)
         finally:
             # Also where the HTTP process has gone: what the cache holds is kept for the next one.
+            if links is not None:
+                links.end_step(with_prompt=batch.n_prompt_tokens > 0)
             self._accounting.add(batch, lengths, masked - begun)
             for failure in step.failed:
                 sequence = self._sequences[failure.id]
@@ -285,6 +293,7 @@ class EngineLoop:
             step_tokens=self._accounting.step_tokens,
             longest_step=self._page.longest,
             stuck=report_longest(self.helpers, self._page),
+            workers=() if self._worker_links is None else self._worker_links.figures(),
         )
 
     def close(self) -> None:

@@ -8,42 +8,38 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
-from pathlib import Path
+from typing import NamedTuple
 
-_DESCRIPTORS = Path("/proc/self/fd")
+from tailrace.device_figures.tcp_connection import Connection, find_connections, read_tcp
+
 #: Seconds of silence after which the kernel asks whether the client's machine is still there, between two questions,
 #: and the number of questions. Without them a client that lost its power would keep the worker for good.
 _IDLE_SECONDS, _ASK_SECONDS, _ASKS = 10, 5, 3
 
 
-def find_client(port: int) -> str | None:
-    """The address of the client that is connected to this process's ``port``; None: there is none."""
-    if not _DESCRIPTORS.is_dir():
-        return None
-    for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208  # only the numbers
-        with contextlib.suppress(OSError):
-            # Another thread may close it at any time, so this is a descriptor of our own.
-            copy = os.dup(int(name))
-            try:
-                found = _client_of(copy, port)
-            finally:
-                os.close(copy)
-            if found is not None:
-                return found
+class Client(NamedTuple):
+    """The engine that is connected."""
+
+    address: str
+    sending_seconds: float | None  #: in which bytes to it were on their way; None: the system doesn't count
+
+
+def find_client(port: int) -> Client | None:
+    """The client that is connected to this process's ``port``; None: there is none."""
+    for connection in find_connections():
+        if connection.here[1] == port:
+            _notice_silence(connection)
+            reading = read_tcp(connection)
+            host, client_port = connection.there
+            return Client(f"{host}:{client_port}", None if reading is None else reading.sending_seconds)
     return None
 
 
-def _client_of(descriptor: int, port: int) -> str | None:
-    """The other end, where this is a connection to ``port``. Raises OSError for what isn't a connection."""
-    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-        return None
-    with socket.socket(fileno=os.dup(descriptor)) as connection:
-        if connection.family != socket.AF_INET or connection.getsockname()[1] != port:
-            return None
-        host, client_port = connection.getpeername()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_SECONDS)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASK_SECONDS)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _ASKS)
-        return f"{host}:{client_port}"
+def _notice_silence(connection: Connection) -> None:
+    """Have the kernel end the connection of a client whose machine is gone."""
+    # Another thread may close it meanwhile.
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.descriptor)) as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_SECONDS)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASK_SECONDS)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _ASKS)

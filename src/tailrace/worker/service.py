@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import structlog
 
+from tailrace.device_figures.device_watch import DeviceWatch
 from tailrace.engine.kernels import loader
 from tailrace.engine.native_libs.ggml_headers import binding_version
 from tailrace.errors import ConfigurationError
@@ -80,6 +81,7 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
     except OSError as error:
         raise ConfigurationError(f"the worker can't report on port {status_port}: {error}") from error
     version = binding_version()
+    figures = DeviceWatch()
 
     def report() -> WorkerStatus:
         found = []
@@ -89,11 +91,15 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
             found.append(
                 OfferedDevice(devices.device_name(device), devices.device_description(device), free, memory.total)
             )
+        figures.ask()
+        client = find_client(address.port)
         return WorkerStatus(
             llama_cpp=version,
             threads=options.pool.threads,
             devices=tuple(found),
-            client=find_client(address.port),
+            client=None if client is None else client.address,
+            hardware=figures.latest(),
+            sending_seconds=None if client is None else client.sending_seconds,
         )
 
     for each in report().devices:

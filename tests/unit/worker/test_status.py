@@ -143,5 +143,7 @@ def test_the_connected_client_is_found() -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             connection, _ = server.accept()
             with connection:
-                assert find_client(port) == f"127.0.0.1:{client.getsockname()[1]}"
+                found = find_client(port)
+                assert found is not None
+                assert found.address == f"127.0.0.1:{client.getsockname()[1]}"
             assert find_client(port) is None

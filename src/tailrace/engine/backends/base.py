@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
@@ -179,6 +180,11 @@ class Backend(Protocol):
     @property
     def prediction_context(self) -> PredictionContext | None:
         """None where the model has no prediction layer, or isn't to draft with it."""
+        ...
+
+    @property
+    def worker_links(self) -> WorkerLinks | None:
+        """None where the model isn't placed on workers."""
         ...
 
     @property

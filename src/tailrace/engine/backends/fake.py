@@ -115,6 +115,7 @@ class FakeBackend:
         self.prediction_context: PredictionContext | None = None
         self.step_seconds = step_seconds
         self.first_step_seconds = step_seconds
+        self.worker_links = None
         self._weights = np.ones(weights_mb * 1_000_000, np.uint8)
         self.info = ModelInfo(
             architecture="fake",

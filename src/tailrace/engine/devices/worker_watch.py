@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -37,7 +37,7 @@ class WorkerWatch:
         """``version``: of this process's llama-cpp-python."""
         self._endpoints = endpoints
         self._version = version
-        self._links: list[WorkerLink] = []
+        self.links: list[WorkerLink] = []
         self.statuses: dict[str, WorkerStatus] = {}  #: of each worker, by its address, when it was free
 
     def connect(self, page: ProgressPage, *, first: bool) -> None:
@@ -47,7 +47,7 @@ class WorkerWatch:
         """
         for endpoint in self._endpoints:
             link = self._wait_for(endpoint, page, first=first)
-            self._links.append(link)
+            self.links.append(link)
             self.statuses[endpoint] = link.status
         page.waits_for_worker = False
 
@@ -88,12 +88,12 @@ class WorkerWatch:
 
     def close(self) -> None:
         """Let go of workers that aren't watched."""
-        for link in self._links:
+        for link in self.links:
             link.close()
 
     def watch(self, lost: Callable[[str], None]) -> None:
         """Listen to each worker from now on. ``lost`` is called with the reason before the process ends."""
-        for link in self._links:
+        for link in self.links:
             thread = threading.Thread(target=_listen, args=(link, lost), name="tailrace-worker", daemon=True)
             thread.start()
 
@@ -110,9 +110,8 @@ def _listen(link: WorkerLink, lost: Callable[[str], None]) -> None:
         os._exit(EXIT_WORKER_LOST)
 
 
-def connect_workers(settings: Settings, page: ProgressPage, *, first: bool) -> Mapping[str, WorkerStatus] | None:
-    """Wait for the workers of the settings, and watch them from now on. Returns their reports, by their addresses; None
-    where the settings name no devices.
+def connect_workers(settings: Settings, page: ProgressPage, *, first: bool) -> WorkerWatch | None:
+    """Wait for the workers of the settings, and watch them from now on. None where the settings name no devices.
 
     ``first`` and errors as in ``WorkerWatch.connect``.
     """
@@ -127,4 +126,4 @@ def connect_workers(settings: Settings, page: ProgressPage, *, first: bool) -> M
         page.message = reason
 
     watch.watch(lost)
-    return watch.statuses
+    return watch

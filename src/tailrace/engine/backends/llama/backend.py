@@ -30,6 +30,7 @@ from tailrace.engine.backends.llama.prediction_context import LlamaPredictionCon
 from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.backends.llama.touched_bytes import touched_bytes
+from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.build import TIERS_OF_CHOICE, cpu_tiers
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
@@ -93,6 +94,7 @@ class LlamaBackend:
         self.layout_policy = replace(self.layout_policy, reserved_cells=self._context.reserved_cells)
         self.piece_tokens = self._context.piece_tokens
         self._forward = ForwardPass(self._context, self._pools, max_batch=self.max_batch, vocab_size=self._vocab.size)
+        self.worker_links: WorkerLinks | None = None
         self.first_step_seconds = 0.0
         self.attention = ""  #: what computes it, after ``warm_up``
         self.rollback = self._measure()

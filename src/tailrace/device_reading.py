@@ -1,0 +1,41 @@
+"""The figures of one device at one moment: a CPU or a GPU of this machine or of a worker.
+
+A worker reports them in its status, an engine in its heartbeats, the HTTP process in its metrics. A figure that the
+system doesn't tell is None, and never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+#: Devices of one machine, and characters of a text, that are passed on.
+_MAX_DEVICES, _MAX_TEXT = 32, 80
+
+
+class DeviceReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """See the module."""
+
+    device: str  #: ``cpu``, or ``gpu0``, ``gpu1``, … in the order of the PCI bus
+    description: str = ""  #: the model's name; empty: not known
+    address: str = ""  #: on the PCI bus; empty: not known
+    memory: int | None = None  #: bytes
+    free: int | None = None  #: bytes of it that can be allocated
+    use: float | None = None  #: the part of the time in which it computed, 0 to 1
+    temperature: float | None = None  #: °C, of its hottest sensor
+    temperature_limit: float | None = None  #: °C at which it slows down or ends
+    power: float | None = None  #: W
+
+
+def bounded(readings: Iterable[DeviceReading]) -> tuple[DeviceReading, ...]:
+    """Readings of another machine, with no more devices and no longer texts than a machine has."""
+    return tuple(
+        msgspec.structs.replace(
+            each,
+            device=each.device[:_MAX_TEXT],
+            description=each.description[:_MAX_TEXT],
+            address=each.address[:_MAX_TEXT],
+        )
+        for each in tuple(readings)[:_MAX_DEVICES]
+    )
