@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from tailrace.device_reading import DeviceReading
+from tailrace.device_speed import DeviceSpeed
 
 #: The port of a worker where none is named: that of llama.cpp's own RPC server.
 DEFAULT_PORT = 50_052
@@ -30,6 +31,7 @@ class OfferedDevice(msgspec.Struct, frozen=True):
     description: str
     free: int  #: bytes of its memory
     total: int
+    speed: DeviceSpeed | None = None  #: as the worker has measured it; None: it couldn't
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

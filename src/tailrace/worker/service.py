@@ -16,9 +16,10 @@ from typing import NoReturn
 import structlog
 
 from tailrace.device_figures.device_watch import DeviceWatch
+from tailrace.device_speed import DeviceSpeed
 from tailrace.engine.kernels import loader
 from tailrace.engine.native_libs.ggml_headers import binding_version
-from tailrace.errors import ConfigurationError
+from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.openmp_spin import set_spin_count
 from tailrace.machine.plan import PoolPlan
 from tailrace.machine.plan_wording import memory_size
@@ -82,15 +83,15 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
         raise ConfigurationError(f"the worker can't report on port {status_port}: {error}") from error
     version = binding_version()
     figures = DeviceWatch()
+    speeds = [_speed(device, options.pool.threads) for device in offered]
 
     def report() -> WorkerStatus:
         found = []
-        for device in offered:
+        for device, speed in zip(offered, speeds, strict=True):
             memory = devices.device_memory(device)
             free = memory.free if limit is None else min(memory.free, limit.free)
-            found.append(
-                OfferedDevice(devices.device_name(device), devices.device_description(device), free, memory.total)
-            )
+            name, description = devices.device_name(device), devices.device_description(device)
+            found.append(OfferedDevice(name, description, free, memory.total, speed))
         figures.ask()
         client = find_client(address.port)
         return WorkerStatus(
@@ -103,7 +104,8 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
         )
 
     for each in report().devices:
-        log.info("offers", device=each.name, description=each.description, free=memory_size(each.free))
+        speed = {} if each.speed is None else {"reads": f"{_fastest(each.speed) / 1e9:.0f} GB/s"}
+        log.info("offers", device=each.name, description=each.description, free=memory_size(each.free), **speed)
     _silence_llama()
     server = threading.Thread(
         target=serve_devices,
@@ -134,6 +136,23 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
             except OSError as error:
                 log.warning("the folder of tensors can't be kept in order", folder=str(cache.folder), error=str(error))
     raise ConfigurationError(_NO_PORT.format(address))
+
+
+def _fastest(speed: DeviceSpeed) -> float:
+    """Bytes of weights a second, in the format that is read fastest."""
+    return max(each.bandwidth for each in speed.products.values())
+
+
+def _speed(device: int, threads: int) -> DeviceSpeed | None:
+    """How fast the device computes; None where it can't be measured: then servers assume it."""
+    from tailrace.engine.backends.llama.device_speeds import device_speed
+    from tailrace.engine.backends.llama.measure_device import COMMON_FORMATS
+
+    try:
+        return device_speed(device, threads=threads, formats=COMMON_FORMATS)
+    except ModelError as error:
+        structlog.get_logger().warning("the speed of a device isn't known", reason=str(error))
+        return None
 
 
 def _silence_llama() -> None:

@@ -68,6 +68,11 @@ def worker_devices(endpoint: str) -> list[int]:
     return [get(registry, index) for index in range(count)]
 
 
+def is_cpu(device: int) -> bool:
+    """Whether the device is this machine's CPU."""
+    return _kind(device) == _CPU
+
+
 def device_name(device: int) -> str:
     """llama.cpp's name of the device, such as ``CUDA0``."""
     return _text("ggml_backend_dev_name", device)

@@ -23,14 +23,14 @@ _CONTEXT_BYTES = 1 << 16
 _TOKENS = 512
 
 
-class _InitParams(ctypes.Structure):
-    """``struct ggml_init_params`` of ggml.h. ``_check_structs`` compares it with the library's."""
+class InitParams(ctypes.Structure):
+    """``struct ggml_init_params`` of ggml.h. ``check_structs`` compares it with the library's."""
 
     _fields_ = (("size", ctypes.c_size_t), ("memory", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
 
 
 class _TensorHead(ctypes.Structure):
-    """The beginning of ``struct ggml_tensor`` of ggml.h. ``_check_structs`` compares it with the library's."""
+    """The beginning of ``struct ggml_tensor`` of ggml.h. ``check_structs`` compares it with the library's."""
 
     _fields_ = (("type", ctypes.c_int), ("buffer", ctypes.c_void_p))
 
@@ -51,21 +51,21 @@ def repack_buffer_type(tensor: Tensor, *, experts: bool) -> int | None:
 
 def tensor_buffer(tensor: int) -> int | None:
     """The buffer of the tensor at this address; None where it has none. Raises ConfigurationError for another ggml."""
-    _check_structs()
+    check_structs()
     found: int | None = _TensorHead.from_address(tensor).buffer
     return found
 
 
 @cache
-def _check_structs() -> None:
+def check_structs() -> None:
     """Compare the declared structs with the library's, by ggml's own functions. Raises ConfigurationError.
 
     A context has to get the parameters' values, and a tensor that ggml puts into a buffer has to point to it.
     """
-    context = ggml_function("ggml_init", ctypes.c_void_p, _InitParams)(_InitParams(_CONTEXT_BYTES, None, True))
+    context = ggml_function("ggml_init", ctypes.c_void_p, InitParams)(InitParams(_CONTEXT_BYTES, None, True))
     size = ggml_function("ggml_get_mem_size", ctypes.c_size_t, ctypes.c_void_p)(context)
     no_alloc = ggml_function("ggml_get_no_alloc", ctypes.c_bool, ctypes.c_void_p)(context)
-    tensor = _new_tensor(context, _I32, 4)
+    tensor = new_tensor(context, _I32, 4)
     buffer_type = ggml_function("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
     buffer = ggml_function("ggml_backend_buft_alloc_buffer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(
         buffer_type, 4096
@@ -86,13 +86,13 @@ def _check_structs() -> None:
 
 @cache
 def _buffer_type(ggml_type: int, dimensions: tuple[int, ...], experts: bool) -> int | None:
-    _check_structs()
+    check_structs()
     device = ggml_function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_CPU)
     supports = ggml_function("ggml_backend_dev_supports_op", ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
     allocate = ggml_function("ggml_backend_buft_alloc_buffer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
     free = ggml_function("ggml_backend_buffer_free", None, ctypes.c_void_p)
     for candidate in _extra_buffer_types(device):
-        context = ggml_function("ggml_init", ctypes.c_void_p, _InitParams)(_InitParams(_CONTEXT_BYTES, None, True))
+        context = ggml_function("ggml_init", ctypes.c_void_p, InitParams)(InitParams(_CONTEXT_BYTES, None, True))
         weights, product = _product(context, ggml_type, dimensions, experts)
         # An empty buffer is enough: llama.cpp only looks at its type.
         head = _TensorHead.from_address(weights)
@@ -123,17 +123,18 @@ def _extra_buffer_types(device: int) -> list[int]:
 
 def _product(context: int, ggml_type: int, dimensions: tuple[int, ...], experts: bool) -> tuple[int, int]:
     """A weight tensor and the operation that multiplies with it."""
-    weights = _new_tensor(context, ggml_type, *dimensions)
+    weights = new_tensor(context, ggml_type, *dimensions)
     if not experts:
         multiply = ggml_function("ggml_mul_mat", ctypes.c_void_p, *[ctypes.c_void_p] * 3)
-        activations = _new_tensor(context, _F32, dimensions[0], _TOKENS, *dimensions[2:])
+        activations = new_tensor(context, _F32, dimensions[0], _TOKENS, *dimensions[2:])
         return weights, multiply(context, weights, activations)
     multiply = ggml_function("ggml_mul_mat_id", ctypes.c_void_p, *[ctypes.c_void_p] * 4)
-    activations = _new_tensor(context, _F32, dimensions[0], 1, _TOKENS)
-    return weights, multiply(context, weights, activations, _new_tensor(context, _I32, 1, _TOKENS))
+    activations = new_tensor(context, _F32, dimensions[0], 1, _TOKENS)
+    return weights, multiply(context, weights, activations, new_tensor(context, _I32, 1, _TOKENS))
 
 
-def _new_tensor(context: int, ggml_type: int, *dimensions: int) -> int:
+def new_tensor(context: int, ggml_type: int, *dimensions: int) -> int:
+    """A tensor's description in a context of ggml."""
     new = ggml_function(
         "ggml_new_tensor", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_int64)
     )

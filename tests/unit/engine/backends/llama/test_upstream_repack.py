@@ -20,13 +20,13 @@ class MovedBuffer(ctypes.Structure):
 
 
 def test_another_struct_of_tensors_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    upstream_repack._check_structs.cache_clear()
-    upstream_repack._check_structs()
+    upstream_repack.check_structs.cache_clear()
+    upstream_repack.check_structs()
     monkeypatch.setattr(upstream_repack, "_TensorHead", MovedBuffer)
-    upstream_repack._check_structs.cache_clear()
+    upstream_repack.check_structs.cache_clear()
     with pytest.raises(ConfigurationError, match="isn't the one that tailrace knows"):
-        upstream_repack._check_structs()
-    upstream_repack._check_structs.cache_clear()
+        upstream_repack.check_structs()
+    upstream_repack.check_structs.cache_clear()
 
 
 def test_llama_cpp_repacks_no_plain_numbers_and_is_not_asked_about_broken_shapes() -> None:
