@@ -20,7 +20,7 @@ class Weights(NamedTuple):
     """Matrices of one format."""
 
     bytes: int
-    count: int  #: numbers in them
+    numbers: int  #: in all of them
 
 
 class ProductSpeed(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,10 +42,10 @@ class DeviceSpeed(msgspec.Struct, frozen=True, kw_only=True):
         A format that wasn't measured counts as the slowest one.
         """
         reading = sum(each.bytes / self._speed(name).bandwidth for name, each in weights.items())
-        multiplying = sum(each.count / self._speed(name).arithmetic for name, each in weights.items())
+        multiplying = sum(each.numbers / self._speed(name).arithmetic for name, each in weights.items())
         return ProductSpeed(
             bandwidth=sum(each.bytes for each in weights.values()) / reading,
-            arithmetic=sum(each.count for each in weights.values()) / multiplying,
+            arithmetic=sum(each.numbers for each in weights.values()) / multiplying,
         )
 
     def _speed(self, name: str) -> ProductSpeed:
