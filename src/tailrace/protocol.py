@@ -314,6 +314,12 @@ class EngineCounters(msgspec.Struct, array_like=True):
     grammars_compiled: int = 0  #: grammars that weren't in the compiler's cache, refused ones included
     grammar_seconds: float = 0.0  #: compiling them, beside the steps
     late_masks: int = 0  #: times that a reply sat out because its grammar's mask wasn't computed in time
+    state_reads: int = 0  #: states and pieces of states that were read from devices
+    state_read_bytes: int = 0
+    state_read_seconds: float = 0.0  #: between steps, or while one waited
+    state_writes: int = 0  #: states and pieces of states that were written to devices
+    state_write_bytes: int = 0
+    state_write_seconds: float = 0.0
 
     @property
     def step_seconds(self) -> float:

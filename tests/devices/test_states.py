@@ -11,7 +11,6 @@ from loop_replies import Replies
 from placed_backend import load_placed
 from tailrace.engine.backends.create_llama import create_llama
 from tailrace.engine.backends.llama import LlamaBackend
-from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.models.model_reference import locate_model
@@ -99,14 +98,12 @@ def test_states_are_saved_and_restored(backend: LlamaBackend) -> None:
     assert np.array_equal(backend.decode([44], [4], [2], [0]), expected)
 
 
-def test_a_layout_changes_with_content(backend: LlamaBackend) -> None:
-    before = backend.layout
-    backend.decode(_PROMPT, list(range(4)), [0] * 4, [])
-    expected = int(backend.decode([44], [4], [0], [0])[0].argmax())
-    backend.kv_truncate(0, 4)
-    assert backend.kv_relayout(Layout(4, 512), [(0, 3)]) == []
-    assert int(backend.decode([44], [4], [3], [0])[0].argmax()) == expected
-    assert backend.kv_relayout(before, []) == []
+def test_the_cache_keeps_its_layout(backend: LlamaBackend) -> None:
+    """Another layout would bring every state from the worker and back."""
+    policy = backend.layout_policy
+    assert backend.layout == policy.initial() == policy.choose([5, 900, 700], backend.layout)
+    assert backend.layout.shared
+    assert backend.layout.cells == 4 * 1024
 
 
 def test_drafted_tokens_are_checked_and_dropped(backend: LlamaBackend, alone: LlamaBackend) -> None:

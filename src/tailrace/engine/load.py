@@ -137,7 +137,7 @@ def make_loop(
     ``draft``: the backend from ``load_draft``, whose slots are emptied. ``page``: where the loop reports its progress.
     ``cache``: what an earlier loop has left; None: the backend's slots are empty. ``core_share``: see ``EngineLoop``.
     """
-    return EngineLoop(
+    loop = EngineLoop(
         backend,
         prefill_chunk=settings.prefill_chunk,
         step_seconds=settings.step_ms / 1e3 if settings.step_ms else None,
@@ -153,6 +153,10 @@ def make_loop(
         long_gap_seconds=settings.log_gap_ms / 1e3,
         worker_links=backend.worker_links,
     )
+    for each in (backend, draft):
+        if each is not None:
+            loop.include_counters(each.counters)
+    return loop
 
 
 def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> Speculator | None:

@@ -78,6 +78,10 @@ def _step_parts(view: EngineView) -> Labelled:
     }
 
 
+def _by_direction(read: float, written: float) -> Labelled:
+    return {"from_devices": read, "to_devices": written}
+
+
 def _counter(name: str, text: str, value: Callable[[EngineView], float]) -> Metric[EngineView]:
     return Metric(f"tailrace:{name}_total", "counter", text, value)
 
@@ -98,6 +102,27 @@ ENGINE_METRICS: tuple[Metric[EngineView], ...] = (
         lambda v: v.figures.counters.longest_step_seconds,
     ),
     _counter("engine_embedding_seconds", "Time of embedding passes", lambda v: v.figures.counters.embedding_seconds),
+    Metric(
+        "tailrace:engine_state_transfers_total",
+        "counter",
+        "States, and pieces of states, that were read from devices or written to them",
+        lambda v: _by_direction(v.figures.counters.state_reads, v.figures.counters.state_writes),
+        ("direction",),
+    ),
+    Metric(
+        "tailrace:engine_state_transfer_bytes_total",
+        "counter",
+        "Bytes of these transfers",
+        lambda v: _by_direction(v.figures.counters.state_read_bytes, v.figures.counters.state_write_bytes),
+        ("direction",),
+    ),
+    Metric(
+        "tailrace:engine_state_transfer_seconds_total",
+        "counter",
+        "Time of these transfers, between steps",
+        lambda v: _by_direction(v.figures.counters.state_read_seconds, v.figures.counters.state_write_seconds),
+        ("direction",),
+    ),
     _counter("engine_prefill_tokens", "Prompt tokens computed", lambda v: v.figures.counters.prefill_tokens),
     _counter("engine_decode_tokens", "Tokens sampled", lambda v: v.figures.counters.decode_tokens),
     _counter(

@@ -16,7 +16,7 @@ from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.errors import TailraceError
 from tailrace.models.metadata_override import MetadataOverride
-from tailrace.protocol import ModelInfo, Pooling
+from tailrace.protocol import EngineCounters, ModelInfo, Pooling
 
 #: A row for each output, a column for each token of the vocabulary.
 Logits = npt.NDArray[np.float32]
@@ -166,6 +166,11 @@ class Backend(Protocol):
     max_batch: int  #: tokens of one ``decode``, at most
     first_step_seconds: float  #: upper estimate of how long a step takes, before any step was measured
     fim_tokens: tuple[int, int, int] | None  #: fill in the middle: the tokens before prefix, suffix and middle
+
+    @property
+    def counters(self) -> EngineCounters:
+        """What the backend counts by itself, in the fields for it; it goes on counting in this object."""
+        ...
 
     @property
     def layout(self) -> Layout:

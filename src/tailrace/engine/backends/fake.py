@@ -32,7 +32,7 @@ from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
 from tailrace.models.metadata_override import MetadataOverride
-from tailrace.protocol import ModelInfo, Pooling
+from tailrace.protocol import EngineCounters, ModelInfo, Pooling
 
 END = 256
 START = 257
@@ -113,6 +113,7 @@ class FakeBackend:
         self.fim_tokens: tuple[int, int, int] | None = INFILL
         self.embedding_context: EmbeddingContext | None = FakeEmbeddingContext()
         self.prediction_context: PredictionContext | None = None
+        self.counters = EngineCounters()
         self.step_seconds = step_seconds
         self.first_step_seconds = step_seconds
         self.worker_links = None

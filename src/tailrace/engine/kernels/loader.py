@@ -182,10 +182,22 @@ def take_copies() -> int:
     return int(_kernels.tailrace_kernels_take_copies())
 
 
-def advance_copies(copies: int, max_bytes: int) -> bool:
-    """Make the next copies, of ``max_bytes`` at most. Returns whether all are made."""
+def advance_copies(copies: int, max_bytes: int, max_seconds: float) -> bool:
+    """Make the next copies, of ``max_bytes`` at most. Returns whether all are made.
+
+    ``max_seconds``: no call to a device begins later, except the first.
+    """
     assert _kernels is not None
-    return bool(_kernels.tailrace_kernels_advance_copies(copies, max_bytes))
+    return bool(_kernels.tailrace_kernels_advance_copies(copies, max_bytes, int(1e9 * max_seconds)))
+
+
+def device_bytes() -> tuple[int, int]:
+    """Bytes of tensors that this thread has read from devices and written to them by single calls. Steps use others."""
+    if _kernels is None:
+        return 0, 0
+    read, written = ctypes.c_int64(), ctypes.c_int64()
+    _kernels.tailrace_kernels_device_bytes(ctypes.byref(read), ctypes.byref(written))
+    return read.value, written.value
 
 
 def free_copies(copies: int) -> None:
@@ -257,7 +269,8 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_defer_copies.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int64]
     kernels.tailrace_kernels_take_copies.restype = ctypes.c_void_p
     kernels.tailrace_kernels_advance_copies.restype = ctypes.c_bool
-    kernels.tailrace_kernels_advance_copies.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    kernels.tailrace_kernels_advance_copies.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    kernels.tailrace_kernels_device_bytes.restype = None
     kernels.tailrace_kernels_free_copies.restype = None
     kernels.tailrace_kernels_free_copies.argtypes = [ctypes.c_void_p]
     kernels.tailrace_kernels_set_spins.restype = None

@@ -54,7 +54,7 @@ class LayoutPolicy:
 
     ``slots``: sequences that may run at once. ``max_cells``: the limit of all cells, a multiple of CELL_PADDING.
     ``context``: tokens that one sequence may have. ``always_shared``: cells of other sequences cost no time, so the
-    layout is always shared, of ``initial_cells`` at first. ``fixed``: the model allows the full shared layout only.
+    layout is always shared, of ``initial_cells`` at first. ``fixed``: only the full shared layout is allowed.
     ``reserved_cells``: a shared layout grows up to these cells in place, without moving any state.
     """
 

@@ -41,7 +41,7 @@ from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.models.kv_shape import F16_CACHE
 from tailrace.models.model_header import read_header
-from tailrace.protocol import ModelInfo, RankScore
+from tailrace.protocol import EngineCounters, ModelInfo, RankScore
 
 #: Time of a token in a large pass ÷ time of a pass of one token, at most. Usual is a tenth and less.
 _PASS_PART = 0.2
@@ -126,6 +126,7 @@ class LlamaBackend:
             reserved_cells=self.layout_policy.reserved_cells,
             snapshots=memory_budget.snapshots(recurrent_state(self._metadata), self._pass_bytes(), options),
             is_local=options.placed is not None and options.placed.placement.kv_is_local,
+            on_devices=_is_on_devices(options),
         )
 
     def _plan_layouts(self, options: LlamaOptions, max_context: int) -> LayoutPolicy:
@@ -138,15 +139,17 @@ class LlamaBackend:
                 f"kv_tokens is {limit} but one request may have ctx {max_context} tokens: "
                 "raise --kv-tokens or lower --ctx"
             )
+        on_devices = _is_on_devices(options)
         own_attention = loader.status() == "on" and memory_budget.attends_on_cpu(options)
         max_cells = -(-limit // CELL_PADDING) * CELL_PADDING
         return LayoutPolicy(
             slots=min(llama.llama_max_parallel_sequences(), options.parallel),
             max_cells=max_cells,
             context=max_context,
-            always_shared=own_attention,
+            always_shared=own_attention or on_devices,
             # LongRoPE models choose between two sets of factors by the context's size, which must not change then.
-            fixed=self._metadata.of_architecture("rope.scaling.original_context_length") is not None,
+            # Another layout would bring all states from the devices and back.
+            fixed=on_devices or self._metadata.of_architecture("rope.scaling.original_context_length") is not None,
             initial_cells=memory_budget.initial_cells(self.bytes_per_cell),
             reserved_cells=memory_budget.reserved_cells(max_cells) if own_attention else 0,
         )
@@ -273,6 +276,11 @@ class LlamaBackend:
         return tokens * token_seconds * _PASS_PART
 
     @property
+    def counters(self) -> EngineCounters:
+        """See ``Backend``."""
+        return self._context.transfers.counters
+
+    @property
     def prediction_context(self) -> LlamaPredictionContext | None:
         """See ``Backend``."""
         return self._forward.prediction_context
@@ -395,3 +403,8 @@ class LlamaBackend:
         self._repacked.free()
         llama.llama_model_free(self._model)
         self._pools.close()
+
+
+def _is_on_devices(options: LlamaOptions) -> bool:
+    """Whether a part of the KV cache is on devices, as a placement wants it."""
+    return options.placed is not None and not options.placed.placement.attends_on_cpu

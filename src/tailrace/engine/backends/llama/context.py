@@ -18,6 +18,7 @@ from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_bytes, streams_of, with_streams
 from tailrace.engine.backends.llama.state_copies import PIECE_BYTES, StateCopies, StateSave, kept_rows
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
+from tailrace.engine.backends.llama.transfers import MAX_PIECE_BYTES, DeviceTransfers
 from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.kv_cache.state_memory import allocate_state
@@ -53,10 +54,12 @@ class LlamaContext:
         reserved_cells: int = 0,
         snapshots: int = 0,
         is_local: bool = False,
+        on_devices: bool = False,
     ) -> None:
         """``slots``: sequences of a shared layout. ``pools``: the threads of each new context. ``reserved_cells``: a
         shared layout has addresses for so many, so that it grows in place. ``snapshots``: see ``Rollback``.
-        ``is_local``: the KV cache is on the CPU, also that of layers on other devices.
+        ``is_local``: the KV cache is on the CPU, also that of layers on other devices. ``on_devices``: some of it is on
+        a device.
 
         Raises ModelError when llama.cpp can't make the context.
         """
@@ -73,6 +76,7 @@ class LlamaContext:
         self._cache_types = cache_types
         self._rope = rope
         self._is_local = is_local
+        self.transfers = DeviceTransfers(has_device=on_devices)
         self._gauge = MemoryGauge()
         self._recurrent_bytes = 0  #: of a slot's recurrent part in a state
         self.reserved_cells = reserved_cells  #: 0: the addresses can't be had
@@ -205,7 +209,8 @@ class LlamaContext:
     @property
     def piece_tokens(self) -> int:
         """See ``Backend``."""
-        return max(1, PIECE_BYTES // self._bytes_per_cell) if self._defers_copies else 0
+        piece = MAX_PIECE_BYTES if self.transfers.has_device else PIECE_BYTES
+        return max(1, piece // self._bytes_per_cell) if self._defers_copies else 0
 
     def begin_save(self, slot: int) -> StateSave | None:
         """See ``Backend.kv_begin_save``."""
@@ -221,11 +226,11 @@ class LlamaContext:
     def _begin_save(self, slot: int, memory: KVState) -> StateCopies:
         size = self._size(slot)
         state = memory[:size] if size <= memory.size else allocate_state(size)
-        with self._cell_memory.deferred() as noted:
+        with self.transfers.counted(), self._cell_memory.deferred() as noted:
             written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, _WHOLE)
         if written != state.size:
             raise BackendError(f"slot {slot}'s KV can't be read out")
-        return StateCopies(noted[0] if noted else None, state)
+        return StateCopies(noted[0] if noted else None, state, self.transfers)
 
     def begin_load(self, slot: int, state: KVState, length: int) -> StateCopies | None:
         """See ``Backend.kv_begin_load``."""
@@ -234,13 +239,13 @@ class LlamaContext:
         kept = kept_rows(state, length)
         if kept is None:
             return None
-        with self._cell_memory.deferred(kept) as noted:
+        with self.transfers.counted(), self._cell_memory.deferred(kept) as noted:
             size = llama.llama_state_seq_set_data_ext(self.pointer, _address(state), state.size, slot, _WHOLE)
         # Cells behind the length are free from now on, and nothing is copied to them.
         if size != state.size or not (self.needs_checkpoints or self.truncate(slot, length)):
             self.clear_slot(slot)
             return None
-        return StateCopies(noted[0] if noted else None, state)
+        return StateCopies(noted[0] if noted else None, state, self.transfers)
 
     @property
     def _defers_copies(self) -> bool:
@@ -248,7 +253,7 @@ class LlamaContext:
 
         A window's cells are overwritten by other slots. They are copied at once as long as their cache is smaller.
         """
-        cells = self.reserved_cells
+        cells = max(self.reserved_cells, self.layout.total if self.transfers.has_device else 0)
         window_cells = self.window * self._slots + self._max_batch + 2 * CELL_PADDING if self.window else 0
         return self.layout.shared and cells > window_cells
 
@@ -270,7 +275,8 @@ class LlamaContext:
         # Memory that is touched for the first time costs more than the copy.
         fits = reused is not None and size <= reused.size <= size + _WASTED_BYTES
         state = reused[:size] if reused is not None and fits else allocate_state(size)
-        written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, flags)
+        with self.transfers.counted():
+            written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, flags)
         if written != state.size:
             raise BackendError(f"slot {slot}'s KV can't be read out")
         return state
@@ -290,7 +296,8 @@ class LlamaContext:
         streams = max(1, self.layout.partitions)
         adapted = with_streams(state, streams, recurrent_bytes=self._recurrent_bytes) if has_cells else state
         if adapted is not None:
-            size = llama.llama_state_seq_set_data_ext(self.pointer, _address(adapted), adapted.size, slot, flags)
+            with self.transfers.counted():
+                size = llama.llama_state_seq_set_data_ext(self.pointer, _address(adapted), adapted.size, slot, flags)
             if size == adapted.size:
                 return True
         self.clear_slot(slot)

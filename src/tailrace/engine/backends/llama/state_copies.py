@@ -14,6 +14,7 @@ import numpy as np
 
 from tailrace.engine.backends.base import KVState
 from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES
+from tailrace.engine.backends.llama.transfers import DeviceTransfers
 from tailrace.engine.kernels import loader
 
 #: Bytes that are touched or copied at once: the first touch of a megabyte takes 2 ms in a virtual machine.
@@ -25,18 +26,22 @@ _ENTRY_BYTES = range(12, 40, 4)
 class StateCopies:
     """See ``StateMove``."""
 
-    def __init__(self, copies: int | None, state: KVState) -> None:
+    def __init__(self, copies: int | None, state: KVState, transfers: DeviceTransfers) -> None:
         """``copies``: from ``loader.take_copies``; None: all were made. They read or write ``state``."""
         self.state: KVState | None = state
         self._copies = copies
-        self.done = copies is None or loader.advance_copies(copies, 0)
+        self._transfers = transfers
+        self.done = copies is None or loader.advance_copies(copies, 0, 0.0)
         if copies is not None:
             weakref.finalize(self, loader.free_copies, copies)
 
     def advance(self) -> None:
         """See ``StateMove``."""
         assert self._copies is not None
-        self.done = loader.advance_copies(self._copies, PIECE_BYTES)
+        transfers = self._transfers
+        size = min(PIECE_BYTES, transfers.piece_bytes) if transfers.has_device else PIECE_BYTES
+        with transfers.counted(is_piece=True):
+            self.done = loader.advance_copies(self._copies, size, transfers.piece_seconds)
 
 
 class StateSave:

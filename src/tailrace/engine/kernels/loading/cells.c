@@ -2,7 +2,10 @@
  *
  * A large KV cache has all its addresses from the start, and memory where it has cells (memory.c). The first touch of a
  * huge page takes milliseconds in a virtual machine, and the tensors of all layers come to their next pages in the same
- * step. So pages are populated ahead of the cells, a few in each step. */
+ * step. So pages are populated ahead of the cells, a few in each step.
+ *
+ * Tensors on devices are recorded, too, so that copies of their cells can be made later (copies.c). Their addresses mean
+ * nothing here, and nothing is populated there. */
 #define _GNU_SOURCE
 #include <sys/mman.h>
 
@@ -14,8 +17,9 @@
 #define MAX_TENSORS 4096
 
 static struct cell_tensor {
-    char *begin;
-    int owner; /* the number of the KV cache */
+    char *begin;                      /* 0: on a device */
+    const struct ggml_tensor *tensor; /* of a device alone */
+    int owner;                        /* the number of the KV cache */
     size_t size, cell_size;
     size_t populated; /* bytes from the beginning */
 } tensors[MAX_TENSORS];
@@ -39,18 +43,29 @@ EXPORT void tailrace_kernels_end_record(void) { recorded_cells = 0; }
 bool is_of_cells(int owner, const char *begin, size_t size) {
     for (int i = 0; i < n_tensors; i++) {
         const struct cell_tensor *t = &tensors[i];
-        if (t->owner == owner && begin >= t->begin && begin + size <= t->begin + t->size) return true;
+        if (t->owner == owner && t->begin && begin >= t->begin && begin + size <= t->begin + t->size) return true;
     }
     return false;
 }
 
-static void record(struct ggml_context *context) {
+bool is_on_device(int owner, const struct ggml_tensor *tensor) {
+    const struct ggml_tensor *whole = tensor->view_src ? tensor->view_src : tensor;
+    for (int i = 0; i < n_tensors; i++)
+        if (tensors[i].owner == owner && tensors[i].tensor == whole) return true;
+    return false;
+}
+
+static void record(struct ggml_context *context, bool is_host) {
     if (!upstream.ggml_get_first_tensor || !upstream.ggml_get_next_tensor) return;
     for (struct ggml_tensor *t = upstream.ggml_get_first_tensor(context); t;
          t = upstream.ggml_get_next_tensor(context, t)) {
         const bool of_cells = !t->view_src && t->data && t->ne[1] == recorded_cells && t->ne[2] == 1 && t->ne[3] == 1;
         if (!of_cells || n_tensors == MAX_TENSORS) continue;
-        tensors[n_tensors++] = (struct cell_tensor){t->data, recorded_owner, t->nb[1] * (size_t)t->ne[1], t->nb[1], 0};
+        tensors[n_tensors++] = (struct cell_tensor){.begin = is_host ? t->data : 0,
+                                                    .tensor = is_host ? 0 : t,
+                                                    .owner = recorded_owner,
+                                                    .size = t->nb[1] * (size_t)t->ne[1],
+                                                    .cell_size = t->nb[1]};
     }
 }
 
@@ -58,9 +73,8 @@ EXPORT struct ggml_backend_buffer *ggml_backend_alloc_ctx_tensors_from_buft(stru
                                                                             ggml_backend_buffer_type_t type) {
     if (!upstream.ggml_backend_alloc_ctx_tensors_from_buft) return 0;
     struct ggml_backend_buffer *buffer = upstream.ggml_backend_alloc_ctx_tensors_from_buft(context, type);
-    /* A device's addresses mean nothing here. */
-    const bool is_host = buffer && upstream.ggml_backend_buffer_is_host && upstream.ggml_backend_buffer_is_host(buffer);
-    if (is_host && recorded_cells) record(context);
+    if (buffer && recorded_cells && upstream.ggml_backend_buffer_is_host)
+        record(context, upstream.ggml_backend_buffer_is_host(buffer));
     return buffer;
 }
 
@@ -87,7 +101,7 @@ EXPORT int64_t tailrace_kernels_populate_cells(int owner, int64_t n_cells, int64
     size_t done = 0;
     for (int i = 0; i < n_tensors; i++) {
         struct cell_tensor *t = &tensors[i];
-        if (t->owner != owner) continue;
+        if (t->owner != owner || !t->begin) continue;
         const uintptr_t begin = (uintptr_t)t->begin, last = begin + t->size;
         const size_t all = (size_t)n_cells * t->cell_size, wanted = all < t->size ? all : t->size;
         while (t->populated < wanted) {
