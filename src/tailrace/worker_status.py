@@ -1,8 +1,11 @@
-"""What a worker reports of itself, to each engine that listens: lines of JSON over TCP, and nothing else.
+"""What a worker reports of itself, to each engine that listens, and how an engine claims it: lines of JSON over TCP.
 
 llama.cpp's RPC protocol has no sign of life: a worker that hangs looks like one that computes. So a worker has a second
 port, one above its own, where each connection gets a ``WorkerStatus`` at once and then one every ``BEAT_SECONDS``.
-Nothing is read there.
+
+llama.cpp serves one client at a time, and lets others wait without a limit. So an engine claims the worker there before
+it connects: it sends a ``Claim``, and again after each report. The claim ends with the connection, and where none has
+come for ``CLAIM_SECONDS``; the worker then closes the RPC connection, too.
 """
 
 from __future__ import annotations
@@ -20,8 +23,12 @@ STATUS_PORT_OFFSET = 1
 BEAT_SECONDS = 0.5
 #: Seconds without one after which a worker counts as lost.
 SILENCE_SECONDS = 2.5
-#: Bytes of a report, at most.
-MAX_STATUS_BYTES = 65_536
+#: Seconds without a claim after which its holder counts as lost.
+CLAIM_SECONDS = 5.0
+#: Bytes of a report and of a claim, at most.
+MAX_STATUS_BYTES, MAX_CLAIM_BYTES = 65_536, 1024
+#: The version of these messages. An engine uses workers of its own version alone.
+PROTOCOL = 2
 
 
 class OfferedDevice(msgspec.Struct, frozen=True):
@@ -43,6 +50,20 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     client: str | None = None  #: the address of the engine that uses it, where the system tells it
     hardware: tuple[DeviceReading, ...] = ()  #: the figures of its CPU and its GPUs
     sending_seconds: float | None = None  #: in which bytes to that engine were on their way; None: not counted
+    holder: str | None = None  #: the engine that has claimed it
+    protocol: int = 1  #: ``PROTOCOL`` there; the first version didn't report it
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """An engine's wish to use the worker, or its sign of life while it does."""
+
+    engine: str  #: a name that no other engine has, which people can read
+
+
+class _Version(msgspec.Struct, frozen=True):
+    """What all versions of a report have."""
+
+    protocol: int = 1
 
 
 def encode_status(status: WorkerStatus) -> bytes:
@@ -51,5 +72,31 @@ def encode_status(status: WorkerStatus) -> bytes:
 
 
 def decode_status(line: bytes) -> WorkerStatus:
-    """The report of a line. Raises msgspec.DecodeError for another one."""
+    """The report of a line. Raises msgspec.DecodeError for another one, and OtherVersionError."""
+    version = msgspec.json.decode(line, type=_Version).protocol
+    if version != PROTOCOL:
+        raise OtherVersionError(version)
     return msgspec.json.decode(line, type=WorkerStatus)
+
+
+def encode_claim(claim: Claim) -> bytes:
+    """The line for it."""
+    return msgspec.json.encode(claim) + b"\n"
+
+
+def decode_claim(line: bytes) -> Claim:
+    """The claim of a line. Raises msgspec.DecodeError for another one."""
+    return msgspec.json.decode(line, type=Claim)
+
+
+class OtherVersionError(Exception):
+    """The worker's messages have another version, ``version``."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(version)
+        self.version = version
+
+    @property
+    def is_older(self) -> bool:
+        """Whether the worker is older than this process."""
+        return self.version < PROTOCOL

@@ -14,6 +14,7 @@ import pytest
 
 from openai_wire import ask
 from servers import PATIENCE, ServerProcess, serving, wait_for
+from slow_link import SlowLink
 from worker_process import WorkerProcess
 
 #: Seconds in which a client knows that the worker of its reply is lost.
@@ -111,10 +112,49 @@ def test_a_worker_serves_one_engine_and_says_so_to_the_next(worker: WorkerProces
         second = ServerProcess("--port", "0", "--devices", worker.endpoint)
         try:
             assert second.process.wait(60.0) == 78
-            assert "is in use by 127.0.0.1:" in second.log
+            assert "is in use by " in second.log
         finally:
             second.close()
     assert "engine connected" in worker.log
+
+
+def test_of_two_engines_that_start_at_once_one_gets_the_worker(worker: WorkerProcess) -> None:
+    servers = [ServerProcess("--port", "0", "--ctx", "1024", "--devices", worker.endpoint) for _ in range(2)]
+    try:
+        wait_for("one of them to end", lambda: any(each.process.poll() is not None for each in servers))
+        refused, served = sorted(servers, key=lambda each: each.process.poll() is None)
+        assert refused.process.wait() == 78
+        assert "and it has one engine at a time" in refused.log
+        served.wait_ready()
+        answer(served)
+    finally:
+        for each in servers:
+            each.close()
+    # The worker is free again for the next one.
+    with serving("--ctx", "1024", "--devices", worker.endpoint) as third:
+        answer(third)
+
+
+def test_a_network_that_was_cut_leaves_the_worker_to_the_next_engine(worker: WorkerProcess) -> None:
+    """Both ends still have their connections when the engine's process has ended: the worker must end its own."""
+    link = SlowLink(worker.endpoint)
+    try:
+        with serving("--ctx", "2048", "--devices", f"local,{link.endpoint}") as server:
+            before = answer(server)
+            reply = LongReply(server)
+            reply.start()
+            assert reply.begun.wait(PATIENCE)
+            begun = time.monotonic()
+            link.cut()
+            reply.join()
+            assert reply.ended - begun < LOST_SECONDS
+            assert reply.last["error"]["code"] == "engine_died"
+            wait_for("the worker to give the engine up", lambda: "the engine is gone" in worker.log)
+            link.mend()
+            wait_for("the server to be ready", lambda: ready(server))
+            assert answer(server) == before
+    finally:
+        link.close()
 
 
 def test_a_worker_ends_at_once(worker: WorkerProcess) -> None:

@@ -1,4 +1,5 @@
-"""Finds out which engine is connected to this worker. llama.cpp accepts the connection and doesn't tell whose it is.
+"""Finds out which engine is connected to this worker, and ends its connection. llama.cpp accepts the connection and
+doesn't tell whose it is.
 
 The kernel lists this process's sockets. On systems without /proc the client stays unknown.
 """
@@ -32,6 +33,18 @@ def find_client(port: int) -> Client | None:
             reading = read_tcp(connection)
             host, client_port = connection.there
             return Client(f"{host}:{client_port}", None if reading is None else reading.sending_seconds)
+    return None
+
+
+def cut_client(port: int) -> str | None:
+    """End the connection of that client, so that llama.cpp accepts the next one. Its address; None: there is none."""
+    for connection in find_connections():
+        if connection.here[1] == port:
+            # The client, or another thread, may close it meanwhile.
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.descriptor)) as found:
+                found.shutdown(socket.SHUT_RDWR)
+            host, client_port = connection.there
+            return f"{host}:{client_port}"
     return None
 
 

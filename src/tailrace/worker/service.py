@@ -24,11 +24,11 @@ from tailrace.machine.openmp_spin import set_spin_count
 from tailrace.machine.plan import PoolPlan
 from tailrace.machine.plan_wording import memory_size
 from tailrace.worker.address import ListenAddress
-from tailrace.worker.client import find_client
+from tailrace.worker.client import cut_client, find_client
 from tailrace.worker.memory_limit import MemoryLimit
 from tailrace.worker.status_server import StatusServer
 from tailrace.worker.tensor_cache import TensorCache
-from tailrace.worker_status import STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus
+from tailrace.worker_status import PROTOCOL, STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus
 
 #: Seconds between two looks at the folder of tensors.
 _TEND_SECONDS = 1.0
@@ -77,8 +77,14 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
             f"the worker can't keep tensors in {options.cache_folder}: {error}. --cache-mb 0 keeps none"
         ) from error
     status_port = address.port + STATUS_PORT_OFFSET
+
+    def released() -> None:
+        # Usually the engine has closed it itself. One that was cut off, or hangs, hasn't.
+        if (cut := cut_client(address.port)) is not None:
+            log.info("the engine is gone: its connection is closed", client=cut)
+
     try:
-        status = StatusServer(address.host, status_port)
+        status = StatusServer(address.host, status_port, released)
     except OSError as error:
         raise ConfigurationError(f"the worker can't report on port {status_port}: {error}") from error
     version = binding_version()
@@ -101,6 +107,8 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
             client=None if client is None else client.address,
             hardware=figures.latest(),
             sending_seconds=None if client is None else client.sending_seconds,
+            holder=status.holder,
+            protocol=PROTOCOL,
         )
 
     for each in report().devices:

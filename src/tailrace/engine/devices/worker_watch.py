@@ -6,14 +6,17 @@ llama.cpp can't go on without a worker. One that dies makes it abort; one that h
 from __future__ import annotations
 
 import os
+import random
+import secrets
+import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
 from tailrace.engine.devices.device_list import parse_devices
-from tailrace.engine.devices.worker_link import WorkerLink, WorkerUnavailableError
+from tailrace.engine.devices.worker_link import WorkerLink, WorkerUnavailableError, WorkerVersionError
 from tailrace.engine.native_libs.ggml_headers import binding_version
 from tailrace.errors import ConfigurationError
 from tailrace.machine.thread_name import name_thread
@@ -31,33 +34,31 @@ _RETRY_SECONDS, _LOG_SECONDS = 0.5, 30.0
 
 
 class WorkerWatch:
-    """See the module."""
+    """The workers that this process has claimed. See the module."""
 
-    def __init__(self, endpoints: Sequence[str], version: str) -> None:
+    def __init__(self, version: str) -> None:
         """``version``: of this process's llama-cpp-python."""
-        self._endpoints = endpoints
         self._version = version
+        self._engine = f"{socket.gethostname()}, process {os.getpid()} ({secrets.token_hex(4)})"
         self.links: list[WorkerLink] = []
-        self.statuses: dict[str, WorkerStatus] = {}  #: of each worker, by its address, when it was free
 
-    def connect(self, page: ProgressPage, *, first: bool) -> None:
-        """Wait until all workers are free. ``first``: the server has had no engine yet, so it waits not for long.
+    @property
+    def statuses(self) -> Mapping[str, WorkerStatus]:
+        """The last report of each worker, by its address."""
+        return {link.endpoint: link.status for link in self.links}
+
+    def connect(self, endpoints: Sequence[str], page: ProgressPage, *, first: bool) -> list[WorkerLink]:
+        """Wait until all workers are free, and claim them. Returns those that weren't claimed before. ``first``: the
+        server has had no engine yet, so it waits not for long.
 
         Raises ConfigurationError for a worker that can't be used, and where the wait is over.
         """
-        for endpoint in self._endpoints:
-            link = self._wait_for(endpoint, page, first=first)
-            self.links.append(link)
-            self.statuses[endpoint] = link.status
-        page.waits_for_worker = False
-
-    def _wait_for(self, endpoint: str, page: ProgressPage, *, first: bool) -> WorkerLink:
+        fresh = [endpoint for endpoint in endpoints if endpoint not in self.statuses]
         begun, told = time.monotonic(), -_LOG_SECONDS
         while True:
             try:
-                link = self._free_worker(endpoint)
-                page.message = ""
-                return link
+                links = self._claim_all(fresh)
+                break
             except WorkerUnavailableError as error:
                 now = time.monotonic()
                 if first and now - begun >= _FIRST_SECONDS:
@@ -68,62 +69,75 @@ class WorkerWatch:
                 if now - told >= _LOG_SECONDS:
                     told = now
                     structlog.get_logger().warning("the engine waits for a worker", reason=str(error))
-                time.sleep(_RETRY_SECONDS)
+                # Two engines that want the same workers come one after the other in time.
+                time.sleep(_RETRY_SECONDS * random.uniform(1.0, 2.0))
+        if fresh:
+            page.message, page.waits_for_worker = "", False
+        self.links += links
+        return links
 
-    def _free_worker(self, endpoint: str) -> WorkerLink:
-        link = WorkerLink(endpoint)
-        status = link.status
-        if status.llama_cpp != self._version:
+    def _claim_all(self, endpoints: Sequence[str]) -> list[WorkerLink]:
+        """Claim all, or none: two engines that each wait for the other's worker would wait forever."""
+        links: list[WorkerLink] = []
+        try:
+            for endpoint in endpoints:
+                links.append(self._open(endpoint))
+                links[-1].claim(self._engine)
+        except BaseException:
+            for link in links:
+                link.close()
+            raise
+        return links
+
+    def _open(self, endpoint: str) -> WorkerLink:
+        try:
+            link = WorkerLink(endpoint)
+        except WorkerVersionError as error:
+            raise ConfigurationError(str(error)) from error
+        if link.status.llama_cpp != self._version:
             link.close()
             raise ConfigurationError(
-                f"the worker at {endpoint} has llama-cpp-python {status.llama_cpp} and this machine {self._version}: "
-                "both must have the same; install the same tailrace on both"
-            )
-        if status.client is not None:
-            link.close()
-            raise WorkerUnavailableError(
-                f"the worker at {endpoint} is in use by {status.client}, and it has one engine at a time"
+                f"the worker at {endpoint} has llama-cpp-python {link.status.llama_cpp} and this machine "
+                f"{self._version}: both must have the same; install the same tailrace on both"
             )
         return link
 
     def close(self) -> None:
-        """Let go of workers that aren't watched."""
+        """Let go of workers that aren't listened to."""
         for link in self.links:
             link.close()
-
-    def watch(self, lost: Callable[[str], None]) -> None:
-        """Listen to each worker from now on. ``lost`` is called with the reason before the process ends."""
-        for link in self.links:
-            thread = threading.Thread(target=_listen, args=(link, lost), name="tailrace-worker", daemon=True)
-            thread.start()
+        self.links.clear()
 
 
-def _listen(link: WorkerLink, lost: Callable[[str], None]) -> None:
+def _listen(link: WorkerLink, page: ProgressPage) -> None:
+    """Renew the claim with each report. End the process when the worker is lost."""
     name_thread("tailrace-worker")
     try:
         while True:
             link.next_status()
-    except WorkerUnavailableError as error:
-        lost(str(error))
+            link.check_claim()
+    except (WorkerUnavailableError, WorkerVersionError) as error:
+        page.message = str(error)
         structlog.get_logger().critical("a worker is lost: the engine ends, and waits for it", reason=str(error))
         log_writer.standard_error().flush_last()
         os._exit(EXIT_WORKER_LOST)
 
 
+_watch: WorkerWatch | None = None  #: of this process
+
+
 def connect_workers(settings: Settings, page: ProgressPage, *, first: bool) -> WorkerWatch | None:
-    """Wait for the workers of the settings, and watch them from now on. None where the settings name no devices.
+    """Wait for the workers of the settings, and watch them from now on. None where the settings name no devices. A
+    second model of this process may use the same workers.
 
     ``first`` and errors as in ``WorkerWatch.connect``.
     """
+    global _watch
     if settings.devices is None:
         if settings.placement is not None:
             raise ConfigurationError("placement has rules for devices, and devices isn't set: set --devices")
         return None
-    watch = WorkerWatch(parse_devices(settings.devices).workers, binding_version())
-    watch.connect(page, first=first)
-
-    def lost(reason: str) -> None:
-        page.message = reason
-
-    watch.watch(lost)
-    return watch
+    _watch = _watch or WorkerWatch(binding_version())
+    for link in _watch.connect(parse_devices(settings.devices).workers, page, first=first):
+        threading.Thread(target=_listen, args=(link, page), name="tailrace-worker", daemon=True).start()
+    return _watch
