@@ -10,15 +10,21 @@ come for ``CLAIM_SECONDS``; the worker then closes the RPC connection, too.
 
 from __future__ import annotations
 
+from typing import Annotated, TypeVar
+
 import msgspec
 
 from tailrace.device_reading import DeviceReading
 from tailrace.device_speed import DeviceSpeed
 
+_Message = TypeVar("_Message")
+
 #: The port of a worker where none is named: that of llama.cpp's own RPC server.
 DEFAULT_PORT = 50_052
 #: The status port, counted from the worker's own.
 STATUS_PORT_OFFSET = 1
+#: The highest port of a worker: its status port needs one, too.
+MAX_PORT = 65_535 - STATUS_PORT_OFFSET
 #: Seconds between two reports.
 BEAT_SECONDS = 0.5
 #: Seconds without one after which a worker counts as lost.
@@ -31,24 +37,32 @@ MAX_STATUS_BYTES, MAX_CLAIM_BYTES = 65_536, 1024
 PROTOCOL = 2
 
 
+#: Bounds of what a worker may report: what answers at its port may be anything.
+_Text = Annotated[str, msgspec.Meta(max_length=200)]
+_Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+
+
 class OfferedDevice(msgspec.Struct, frozen=True):
     """A device of a worker."""
 
-    name: str  #: llama.cpp's there, such as ``CPU`` or ``CUDA0``
-    description: str
-    free: int  #: bytes of its memory
-    total: int
+    name: _Text  #: llama.cpp's there, such as ``CPU`` or ``CUDA0``
+    description: _Text
+    free: _Bytes  #: of its memory
+    total: _Bytes
     speed: DeviceSpeed | None = None  #: as the worker has measured it; None: it couldn't
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A worker now."""
 
-    llama_cpp: str  #: the version of llama-cpp-python: both ends must have the same
-    threads: int  #: of a device that is a CPU
-    devices: tuple[OfferedDevice, ...]  #: in the order in which llama.cpp's protocol numbers them
-    client: str | None = None  #: the address of the engine that uses it, where the system tells it
-    hardware: tuple[DeviceReading, ...] = ()  #: the figures of its CPU and its GPUs
+    llama_cpp: _Text  #: the version of llama-cpp-python: both ends must have the same
+    threads: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]  #: of a device that is a CPU
+    #: In the order in which llama.cpp's protocol numbers them.
+    devices: Annotated[tuple[OfferedDevice, ...], msgspec.Meta(max_length=64)]
+    identity: _Text = ""  #: a random name of the process, by which a worker that has two addresses is known
+    client: _Text | None = None  #: the address of the engine that uses it, where the system tells it
+    #: The figures of its CPU and its GPUs.
+    hardware: Annotated[tuple[DeviceReading, ...], msgspec.Meta(max_length=64)] = ()
     sending_seconds: float | None = None  #: in which bytes to that engine were on their way; None: not counted
     holder: str | None = None  #: the engine that has claimed it
     protocol: int = 1  #: ``PROTOCOL`` there; the first version didn't report it
@@ -72,11 +86,11 @@ def encode_status(status: WorkerStatus) -> bytes:
 
 
 def decode_status(line: bytes) -> WorkerStatus:
-    """The report of a line. Raises msgspec.DecodeError for another one, and OtherVersionError."""
-    version = msgspec.json.decode(line, type=_Version).protocol
+    """The report of a line. Raises ValueError for another one, and OtherVersionError."""
+    version = _decode(line, _Version).protocol
     if version != PROTOCOL:
         raise OtherVersionError(version)
-    return msgspec.json.decode(line, type=WorkerStatus)
+    return _decode(line, WorkerStatus)
 
 
 def encode_claim(claim: Claim) -> bytes:
@@ -85,8 +99,22 @@ def encode_claim(claim: Claim) -> bytes:
 
 
 def decode_claim(line: bytes) -> Claim:
-    """The claim of a line. Raises msgspec.DecodeError for another one."""
-    return msgspec.json.decode(line, type=Claim)
+    """The claim of a line. Raises ValueError for another one."""
+    return _decode(line, Claim)
+
+
+def parse_port(text: str) -> int | None:
+    """A worker's port, of which 0 stands for any; None for a text that is none."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 5 or int(text) > MAX_PORT:
+        return None
+    return int(text)
+
+
+def _decode(line: bytes, kind: type[_Message]) -> _Message:
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 class OtherVersionError(Exception):

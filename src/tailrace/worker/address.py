@@ -9,16 +9,9 @@ import socket
 from typing import NamedTuple
 
 from tailrace.errors import ConfigurationError
-from tailrace.worker_status import DEFAULT_PORT, STATUS_PORT_OFFSET
+from tailrace.worker_networks import is_private
+from tailrace.worker_status import DEFAULT_PORT, MAX_PORT, STATUS_PORT_OFFSET, parse_port
 
-#: RFC 1918, RFC 6598 (carriers and overlay networks) and RFC 3927 (link-local).
-_PRIVATE = tuple(
-    map(
-        ipaddress.IPv4Network,
-        ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16"),
-    )
-)
-_MAX_PORT = 65_535 - STATUS_PORT_OFFSET
 #: Pairs of ports that are tried where the user leaves the choice.
 _TRIES = 64
 
@@ -42,16 +35,17 @@ def parse_listen(text: str, *, allow_private: bool) -> ListenAddress:
     host, separator, port_text = text.partition(":")
     port = DEFAULT_PORT
     if separator:
-        if not port_text.isascii() or not port_text.isdecimal() or int(port_text) > _MAX_PORT:
+        found = parse_port(port_text)
+        if found is None:
             raise ConfigurationError(
                 f"--listen is {text}: write it like 127.0.0.1:{DEFAULT_PORT}, with an IPv4 address (llama.cpp's RPC "
-                f"has no IPv6) and a port up to {_MAX_PORT}"
+                f"has no IPv6) and a port up to {MAX_PORT}"
             )
-        port = int(port_text)
+        port = found
     address = _address(host or "127.0.0.1", text)
     if address.is_loopback:
         return ListenAddress(str(address), port, is_loopback=True)
-    if not any(address in network for network in _PRIVATE):
+    if not is_private(address):
         raise ConfigurationError(
             f"--listen is {text}, which isn't an address of a private network. A worker obeys every client that "
             "reaches it, without a key and without encryption. Listen on 127.0.0.1, and connect through an ssh or "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -87,7 +88,7 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
         status = StatusServer(address.host, status_port, released)
     except OSError as error:
         raise ConfigurationError(f"the worker can't report on port {status_port}: {error}") from error
-    version = binding_version()
+    version, identity = binding_version(), secrets.token_hex(8)
     figures = DeviceWatch()
     speeds = [_speed(device, options.pool.threads) for device in offered]
 
@@ -104,6 +105,7 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
             llama_cpp=version,
             threads=options.pool.threads,
             devices=tuple(found),
+            identity=identity,
             client=None if client is None else client.address,
             hardware=figures.latest(),
             sending_seconds=None if client is None else client.sending_seconds,

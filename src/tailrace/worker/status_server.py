@@ -11,8 +11,6 @@ import socket
 import time
 from collections.abc import Callable
 
-import msgspec
-
 from tailrace.worker_status import (
     BEAT_SECONDS,
     CLAIM_SECONDS,
@@ -46,13 +44,13 @@ class _Listener:
             return False
 
     def receive(self) -> Claim | None:
-        """Its last claim; None: no line is whole yet. Raises OSError and msgspec.DecodeError where it has to go."""
+        """Its last claim; None: no line is whole yet. Raises OSError and ValueError where it has to go."""
         received = self.connection.recv(MAX_CLAIM_BYTES)
         if not received:
             raise ConnectionResetError
         *lines, self._rest = (self._rest + received).split(b"\n")
         if len(self._rest) > MAX_CLAIM_BYTES:
-            raise msgspec.DecodeError("the line is too long")
+            raise ValueError("the line is too long")
         return decode_claim(lines[-1]) if lines else None
 
 
@@ -109,7 +107,7 @@ class StatusServer:
     def _receive(self, listener: _Listener, report: Callable[[], WorkerStatus]) -> None:
         try:
             claim = listener.receive()
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):
             self._drop(listener)
             return
         if claim is None:

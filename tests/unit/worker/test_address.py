@@ -39,7 +39,19 @@ def test_other_networks_are_refused_with_the_flag(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["::1", "example.org", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65535", "127.0.0.1:-1", "127.0.0.1:²"]
+    "text",
+    [
+        "::1",
+        "example.org",
+        "127.0.0.1:",
+        "127.0.0.1:x",
+        "127.0.0.1:65535",
+        "127.0.0.1:-1",
+        "127.0.0.1:²",
+        "[::1]:50052",
+        "::",
+        f"127.0.0.1:{'9' * 5000}",
+    ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--listen is"):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
 
-from tailrace.engine.devices import worker_link, worker_watch
-from tailrace.engine.devices.worker_link import WorkerLink, WorkerUnavailableError
+from tailrace.engine.devices import rpc_greeting, worker_link, worker_watch
+from tailrace.engine.devices.rpc_greeting import check_rpc_port
+from tailrace.engine.devices.worker_errors import WorkerUnavailableError
+from tailrace.engine.devices.worker_link import WorkerLink
 from tailrace.engine.devices.worker_watch import WorkerWatch
 from tailrace.errors import ConfigurationError
 from tailrace.progress_page import ProgressPage
+from tailrace.worker.address import ListenAddress, free_address
 from tailrace.worker.client import cut_client, find_client
 from tailrace.worker.status_server import StatusServer
 from tailrace.worker_status import PROTOCOL, STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus, encode_status
@@ -25,16 +29,20 @@ IN_USE = msgspec.structs.replace(STATUS, client="127.0.0.1:9")
 
 
 class Reporter:
-    """A status server on loopback, in a thread, which reports ``status``."""
+    """A status server on loopback, in a thread, which reports ``status``. ``greeting`` is what its RPC port says."""
 
     def __init__(self) -> None:
         self.status = STATUS
+        self.greeting = struct.pack("<Q28x", 28)
         self.paused = False
         self.released = 0  #: claims that have ended
         self._ended = False
-        self._server = StatusServer("127.0.0.1", 0, self._release)
+        self.endpoint = str(free_address(ListenAddress("127.0.0.1", 0, is_loopback=True)))
+        port = int(self.endpoint.partition(":")[2])
+        self._rpc = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._greet, daemon=True).start()
+        self._server = StatusServer("127.0.0.1", port + STATUS_PORT_OFFSET, self._release)
         self.port = self._server.port
-        self.endpoint = f"127.0.0.1:{self.port - STATUS_PORT_OFFSET}"
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -45,6 +53,14 @@ class Reporter:
             else:
                 self._server.beat(lambda: msgspec.structs.replace(self.status, holder=self._server.holder))
 
+    def _greet(self) -> None:
+        with contextlib.suppress(OSError):  # The listening socket is closed.
+            while True:
+                connection, _ = self._rpc.accept()
+                with connection:
+                    connection.recv(1000)
+                    connection.sendall(self.greeting)
+
     def _release(self) -> None:
         self.released += 1
 
@@ -52,6 +68,8 @@ class Reporter:
         self._ended = True
         self._thread.join()
         self._server.close()
+        self._rpc.shutdown(socket.SHUT_RDWR)
+        self._rpc.close()
 
 
 @pytest.fixture
@@ -86,20 +104,64 @@ def _listen_forever(link: WorkerLink) -> None:
         link.next_status()
 
 
-def test_what_is_no_worker_is_told_from_one() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+@contextlib.contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A port of loopback where ``answer`` gets the first connection; the worker's address whose status port it is."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def answer() -> None:
-            connection, _ = other.accept()
-            with connection:
-                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):  # The client may leave while it still writes.
+                answer(connection)
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(WorkerUnavailableError, match="no tailrace worker"):
-            WorkerLink(f"127.0.0.1:{port - STATUS_PORT_OFFSET}")
+        yield f"127.0.0.1:{server.getsockname()[1] - STATUS_PORT_OFFSET}"
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no tailrace worker"),
+        (b"x" * 1_000_000, "no tailrace worker"),
+        (b"[" * 60_000 + b"\n", "no tailrace worker"),
+        (b'{"x": ' * 10_000 + b"\n", "nested too deeply"),
+        (b"\xff\xfe\n", "no tailrace worker"),
+        (encode_status(STATUS).replace(b'"free":10', b'"free":-10'), r">= 0 .*free"),
+        (encode_status(STATUS).replace(b'"free":10', b'"free":' + b"9" * 5000), r"free"),
+        (encode_status(STATUS).replace(b'"CPU"', b'"' + b"x" * 1000 + b'"'), r"length <= 200"),
+        (b"", "has ended"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_is_no_worker_is_told_from_one(answer: bytes, reason: str) -> None:
+    with (
+        answering(lambda connection: connection.sendall(answer)) as endpoint,
+        pytest.raises(WorkerUnavailableError, match=f"{reason}.* Is a tailrace worker there"),
+    ):
+        WorkerLink(endpoint)
+
+
+def test_a_few_bytes_at_a_time_are_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_link, "SILENCE_SECONDS", 0.2)
+
+    def drip(connection: socket.socket) -> None:
+        while True:
+            connection.sendall(b" ")
+            time.sleep(0.01)
+
+    with answering(drip) as endpoint, pytest.raises(WorkerUnavailableError, match="silent"):
+        WorkerLink(endpoint)
+
+
+def test_reports_that_came_while_the_engine_was_suspended_are_read() -> None:
+    lines = encode_status(STATUS) * 2000
+    with answering(lambda connection: connection.sendall(lines)) as endpoint:
+        link = WorkerLink(endpoint)
+        for _ in range(1999):
+            assert link.next_status() == STATUS
+        link.close()
 
 
 def test_a_first_engine_gives_up_and_a_later_one_waits(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +171,7 @@ def test_a_first_engine_gives_up_and_a_later_one_waits(reporter: Reporter, monke
     page = ProgressPage()
     with pytest.raises(ConfigurationError, match=r"in use by 127\.0\.0\.1:9"):
         WorkerWatch("1.2.3").connect([reporter.endpoint], page, first=True)
+    assert page.message == ""
     watch = WorkerWatch("1.2.3")
     waiting = threading.Thread(target=watch.connect, args=([reporter.endpoint], page), kwargs={"first": False})
     waiting.start()
@@ -180,7 +243,14 @@ def test_of_two_workers_an_engine_gets_both_or_none(reporter: Reporter, monkeypa
 
 
 @pytest.mark.parametrize(
-    "sent", [b"GET / HTTP/1.1\r\n\r\n", b'{"engine": 1}\n', b"x" * 5000, b'{"engine": "' + b"y" * 5000]
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b'{"engine": 1}\n',
+        b"x" * 5000,
+        b'{"engine": "' + b"y" * 5000,
+        b'{"x":' + b"[" * 1900 + b"\n",
+    ],
 )
 def test_what_is_no_claim_ends_its_connection_alone(reporter: Reporter, sent: bytes) -> None:
     link = WorkerLink(reporter.endpoint)
@@ -193,6 +263,42 @@ def test_what_is_no_claim_ends_its_connection_alone(reporter: Reporter, sent: by
     link.next_status()
     link.check_claim()
     link.close()
+
+
+@pytest.mark.parametrize(
+    ("greeting", "reason"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "isn't llama.cpp's RPC server"),
+        (b"", "isn't llama.cpp's RPC server"),
+    ],
+)
+def test_a_worker_of_which_a_tunnel_brings_one_port_is_refused(
+    reporter: Reporter, monkeypatch: pytest.MonkeyPatch, greeting: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(worker_watch, "_FIRST_SECONDS", 0.0)
+    reporter.greeting = greeting
+    with pytest.raises(ConfigurationError, match=reason):
+        WorkerWatch("1.2.3").connect([reporter.endpoint], ProgressPage(), first=True)
+
+
+def test_a_port_of_a_worker_that_is_silent_or_closed_is_refused(
+    reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_greeting, "_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(WorkerUnavailableError, match=f"its port {port} doesn't answer"):
+            check_rpc_port("127.0.0.1", port)
+    with pytest.raises(WorkerUnavailableError, match=f"its port {port} can't be reached"):
+        check_rpc_port("127.0.0.1", port)
+
+
+def test_a_worker_with_two_addresses_is_named_once(reporter: Reporter) -> None:
+    reporter.status = msgspec.structs.replace(STATUS, identity="a")
+    other = reporter.endpoint.replace("127.0.0.1", "localhost")
+    watch = WorkerWatch("1.2.3")
+    with pytest.raises(ConfigurationError, match=f"one worker twice: {reporter.endpoint} and {other}"):
+        watch.connect([reporter.endpoint, other], ProgressPage(), first=True)
 
 
 def test_another_version_of_llama_cpp_is_refused(reporter: Reporter) -> None:
@@ -208,19 +314,11 @@ def test_another_version_of_llama_cpp_is_refused(reporter: Reporter) -> None:
     ],
 )
 def test_another_version_of_tailrace_is_refused(report: bytes, which: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-
-        def answer() -> None:
-            connection, _ = other.accept()
-            with connection:
-                connection.sendall(report + b"\n")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        with pytest.raises(ConfigurationError, match=which):
-            WorkerWatch("1.2.3").connect([f"127.0.0.1:{port - STATUS_PORT_OFFSET}"], ProgressPage(), first=False)
-        thread.join()
+    with (
+        answering(lambda connection: connection.sendall(report + b"\n")) as endpoint,
+        pytest.raises(ConfigurationError, match=which),
+    ):
+        WorkerWatch("1.2.3").connect([endpoint], ProgressPage(), first=False)
 
 
 def test_a_client_that_reads_nothing_is_dropped() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from tailrace.errors import ConfigurationError
-from tailrace.worker_status import DEFAULT_PORT, STATUS_PORT_OFFSET
+from tailrace.worker_status import DEFAULT_PORT, MAX_PORT, parse_port
 
 #: The name of this machine's CPU and memory.
 LOCAL = "local"
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 
 
 class DeviceList(NamedTuple):
@@ -24,16 +26,18 @@ def parse_devices(text: str) -> DeviceList:
     local = False
     for part in (each.strip() for each in text.split(",")):
         if part == LOCAL:
+            if local:
+                raise ConfigurationError(f"devices names {LOCAL} twice")
             local = True
             continue
-        host, separator, port = part.partition(":")
-        valid = port.isascii() and port.isdecimal() and 0 < int(port) <= 65_535 - STATUS_PORT_OFFSET
-        if not host or (separator and not valid) or any(each.isspace() for each in part):
+        host, separator, port_text = part.partition(":")
+        port = parse_port(port_text) if separator else DEFAULT_PORT
+        if not port or not _HOST.fullmatch(host):
             raise ConfigurationError(
-                f"devices can't have {part!r}: write local, and for each worker its address, such as "
-                f"10.0.0.2:{DEFAULT_PORT}"
+                f"devices can't have {part!r}: write {LOCAL}, and for each worker its IPv4 address or its name "
+                f"(llama.cpp's RPC has no IPv6), and its port up to {MAX_PORT}, such as 10.0.0.2:{DEFAULT_PORT}"
             )
-        endpoint = part if separator else f"{host}:{DEFAULT_PORT}"
+        endpoint = f"{host.lower()}:{port}"
         if endpoint in workers:
             raise ConfigurationError(f"devices names the worker {endpoint} twice")
         workers.append(endpoint)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+import time
 
-import msgspec
-
+from tailrace.engine.devices.worker_address import find_address
+from tailrace.engine.devices.worker_errors import WorkerUnavailableError, WorkerVersionError
 from tailrace.worker_status import (
     MAX_STATUS_BYTES,
     SILENCE_SECONDS,
@@ -21,37 +22,35 @@ from tailrace.worker_status import (
 _CONNECT_SECONDS = 3.0
 
 
-class WorkerUnavailableError(Exception):
-    """A worker that can't be used now; the message says why."""
-
-
-class WorkerVersionError(Exception):
-    """A worker of another version of tailrace; the message says which is older."""
-
-
 class WorkerLink:
     """See the module. ``status`` is the last report."""
 
     def __init__(self, endpoint: str) -> None:
-        """Connect, and receive the first report. Raises WorkerUnavailableError and WorkerVersionError."""
+        """Connect, and receive the first report. Raises WorkerUnavailableError, WorkerVersionError, and
+        ConfigurationError for an address that no worker has.
+        """
         self.endpoint = endpoint
         self._engine: str | None = None  #: that has claimed the worker
         host, _, port = endpoint.rpartition(":")
-        status_port = int(port) + STATUS_PORT_OFFSET
+        self.port = int(port)
+        self.address = find_address(host)  #: IPv4
+        status_port = self.port + STATUS_PORT_OFFSET
         self._rest = b""
         try:
-            self._socket = socket.create_connection((host, status_port), timeout=_CONNECT_SECONDS)
+            self._socket = socket.create_connection((self.address, status_port), timeout=_CONNECT_SECONDS)
         except OSError as error:
             raise WorkerUnavailableError(
                 f"no worker answers at {endpoint} (its status port {status_port}: {error.strerror or error}); "
                 f"start one there: tailrace worker --listen {endpoint}"
             ) from error
-        self._socket.settimeout(SILENCE_SECONDS)
         try:
             self.status = self.next_status()
-        except (WorkerUnavailableError, WorkerVersionError):
+        except WorkerVersionError:
             self.close()
             raise
+        except WorkerUnavailableError as error:
+            self.close()
+            raise WorkerUnavailableError(f"{error}. Is a tailrace worker there?") from error
 
     def claim(self, engine: str) -> None:
         """Claim the worker for ``engine``, and keep it as long as ``next_status`` is called. Raises
@@ -86,15 +85,20 @@ class WorkerLink:
         """The next report, for which it waits. Raises WorkerUnavailableError where none comes, and
         WorkerVersionError.
         """
+        due = time.monotonic() + SILENCE_SECONDS
         try:
+            self._socket.settimeout(SILENCE_SECONDS)
             if self._engine is not None:
                 self._socket.sendall(encode_claim(Claim(self._engine)))
             while b"\n" not in self._rest:
+                # A few bytes at a time are silence, too.
+                self._socket.settimeout(max(0.001, due - time.monotonic()))
                 received = self._socket.recv(MAX_STATUS_BYTES)
                 if not received:
                     raise WorkerUnavailableError(f"the worker at {self.endpoint} has ended")
                 self._rest += received
-                if len(self._rest) > MAX_STATUS_BYTES:
+                # Many reports may have come while this process was suspended.
+                if len(self._rest) > MAX_STATUS_BYTES and b"\n" not in self._rest:
                     raise WorkerUnavailableError(f"what answers at {self.endpoint} is no tailrace worker")
         except TimeoutError:
             raise WorkerUnavailableError(
@@ -111,7 +115,7 @@ class WorkerLink:
                 f"the worker at {self.endpoint} has {which} version of tailrace than this machine: install the same on "
                 "both"
             ) from error
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise WorkerUnavailableError(f"what answers at {self.endpoint} is no tailrace worker: {error}") from error
         return self.status
 

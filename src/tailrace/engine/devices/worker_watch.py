@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from tailrace.engine.devices.device_list import parse_devices
-from tailrace.engine.devices.worker_link import WorkerLink, WorkerUnavailableError, WorkerVersionError
+from tailrace.engine.devices.rpc_greeting import check_rpc_port
+from tailrace.engine.devices.worker_errors import WorkerUnavailableError, WorkerVersionError
+from tailrace.engine.devices.worker_link import WorkerLink
 from tailrace.engine.native_libs.ggml_headers import binding_version
 from tailrace.errors import ConfigurationError
 from tailrace.machine.thread_name import name_thread
@@ -62,6 +64,7 @@ class WorkerWatch:
             except WorkerUnavailableError as error:
                 now = time.monotonic()
                 if first and now - begun >= _FIRST_SECONDS:
+                    page.message = ""  # The error says the same.
                     raise ConfigurationError(str(error)) from error
                 page.message = f"waits for a worker: {error}"
                 page.waits_for_worker = True
@@ -81,8 +84,11 @@ class WorkerWatch:
         links: list[WorkerLink] = []
         try:
             for endpoint in endpoints:
-                links.append(self._open(endpoint))
-                links[-1].claim(self._engine)
+                link = self._open(endpoint)
+                self._refuse_known(link, (*self.links, *links))
+                links.append(link)
+                link.claim(self._engine)
+                check_rpc_port(link.address, link.port)
         except BaseException:
             for link in links:
                 link.close()
@@ -101,6 +107,15 @@ class WorkerWatch:
                 f"{self._version}: both must have the same; install the same tailrace on both"
             )
         return link
+
+    def _refuse_known(self, link: WorkerLink, others: Sequence[WorkerLink]) -> None:
+        """Raise ConfigurationError where this is the worker of another link: llama.cpp would wait for itself."""
+        for other in others:
+            if link.status.identity and link.status.identity == other.status.identity:
+                link.close()
+                raise ConfigurationError(
+                    f"devices names one worker twice: {other.endpoint} and {link.endpoint} are the same. Leave one out"
+                )
 
     def close(self) -> None:
         """Let go of workers that aren't listened to."""

@@ -10,10 +10,17 @@ from tailrace.errors import ConfigurationError
 
 def test_workers_have_llama_cpps_port_where_none_is_named() -> None:
     assert parse_devices("local, 10.0.0.2 ,gpu-box:6000") == DeviceList(True, ("10.0.0.2:50052", "gpu-box:6000"))
-    assert parse_devices("a:1") == DeviceList(False, ("a:1",))
+    assert parse_devices("A:01") == DeviceList(False, ("a:1",))
+    assert parse_devices("local") == DeviceList(True, ())
 
 
-@pytest.mark.parametrize("text", ["a:", "a:0", "a:65535", "a:b", ":5", "local,,", "a b:5", "a:5:6"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a:", "a:0", "a:65535", "a:b", "a:²", ":5", "local,,", "a b:5", "a:5:6", f"a:{'9' * 5000}"),
+        *("::", "::1", "[::1]:50052", "http://a:5", "me@a:5", "a/1", "-a", "a" * 254, "a\x1b[2J:5"),
+    ],
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="devices can't have"):
         parse_devices(text)
@@ -21,4 +28,6 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 def test_a_worker_is_named_once() -> None:
     with pytest.raises(ConfigurationError, match="twice"):
-        parse_devices("a,a:50052")
+        parse_devices("a,A:50052")
+    with pytest.raises(ConfigurationError, match="local twice"):
+        parse_devices("local,a,local")
