@@ -152,16 +152,22 @@ class Speculator:
         self._rollback = rollback
         self._seconds_without_drafts = 0.0
         self._equal_split = equal_split
+        n_decoding = sum(sequence.decoding for sequence in running)
         for source in self._costly:
-            source.note_step(can_probe=not has_waiting)  # A probe would delay what waits.
-        self._set_drafts(running, free_cells, total_free, has_waiting=has_waiting)
+            source.note_step(n_decoding, can_probe=not has_waiting)  # A probe would delay what waits.
+        self._set_drafts(running, n_decoding, free_cells, total_free, has_waiting=has_waiting)
         for source in self._costly:
             source.drafter.expect_results(source.wants_results)
 
     def _set_drafts(
-        self, running: list[Sequence], free_cells: Callable[[Sequence], int], total_free: int, *, has_waiting: bool
+        self,
+        running: list[Sequence],
+        n_decoding: int,
+        free_cells: Callable[[Sequence], int],
+        total_free: int,
+        *,
+        has_waiting: bool,
     ) -> None:
-        n_decoding = sum(sequence.decoding for sequence in running)
         draftable, probe = self._draftable(running, free_cells, n_decoding)
         if not (draftable or probe) or not self._pass_cost.has_observations:
             return
@@ -174,7 +180,12 @@ class Speculator:
         length = self._best_length(candidates, n_decoding, others, total_free) if candidates else 0
         if length:
             self._draft([(one.sequence, one.source, min(length, one.max_length)) for one in candidates], probes=False)
-        elif probe is not None and total_free > 0:
+            return
+        if not others:
+            # Those in debt need more than others do, so they say little about the source.
+            for number in {one.source for one in draftable if one.stats.credit >= 0.0}:
+                self._sources[number].note_unpaid(n_decoding)
+        if probe is not None and total_free > 0:
             sequence, source = probe
             self._stats[sequence.id].drafted_by = source
             self._draft([(sequence, source, _PROBE_LENGTH)], probes=True)
@@ -384,6 +395,6 @@ class Speculator:
 
 
 def _is_prepared(source: DraftSource, stats: _SourceStats) -> bool:
-    if stats.tokens_since_draft >= _PREPARE_TOKENS:
+    if source.rests or stats.tokens_since_draft >= _PREPARE_TOKENS:
         return False
     return stats.acceptance.rate(0) >= MIN_ACCEPTANCE if stats.has_drafted else source.is_likely

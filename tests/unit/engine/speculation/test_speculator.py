@@ -179,6 +179,21 @@ def test_results_are_wanted_for_drafts_and_shortly_before_a_probe() -> None:
     assert all(useful.wanted)
 
 
+def test_a_drafter_that_is_too_costly_isnt_considered_in_every_step() -> None:
+    drafter = Costly(right=True)
+    Replies(1, compute_bound, drafter).speed(300)
+    assert sum(drafter.wanted[:200]) < 80, "it still seems right, and its results are for nothing"
+
+
+def test_a_drafter_that_is_too_costly_for_many_replies_pays_for_fewer() -> None:
+    drafter = Costly(0.1, right=True)
+    replies = Replies(8, lambda tokens: 1.0 + max(0.0, 0.9 * (tokens - 8)), drafter)
+    replies.speed(64)
+    assert not any(drafter.wanted[-20:])
+    replies.streams = 1
+    assert replies.speed(512) > 1.5
+
+
 @pytest.mark.parametrize("streams", [1, 4, 8])
 def test_a_drafter_that_is_right_pays(streams: int) -> None:
     replies = Replies(streams, slightly_compute_bound, Costly(0.1, right=True))
