@@ -1,22 +1,37 @@
 """Measures the gaps of four running streams: while a prompt of 4,000 tokens is prefilled, and while states move.
 
 For the second figure five conversations of 4,000 tokens come one after the other, with slots for two of them. So the KV
-cache grows, old prefixes leave for host memory, and the first one comes back.
+cache grows, old prefixes leave for host memory, and the first one comes back. For each gap beyond the bound it prints
+what the engine did in it. ``--shapes`` floods models with each kind of memory.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import statistics
+import sys
+from dataclasses import replace
 from functools import partial
 
 import msgspec
 
-from benchmarks.harness import servers
-from benchmarks.harness.benchmark import Benchmark, Measurements, Options, Unavailable, run_alone
+from benchmarks.harness import gap_reports, servers
+from benchmarks.harness.benchmark import (
+    Benchmark,
+    Measurements,
+    Options,
+    Unavailable,
+    add_options,
+    read_options,
+    run_and_save,
+)
 from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
 from benchmarks.harness.results import Curve, Figure, Plot, figure
 from benchmarks.llama_server import peer_server
+from benchmarks.synthetic.shapes import SHAPES
+from benchmarks.synthetic.write_model import synthetic
+from tailrace.errors import TailraceError
 from tailrace.loadtest.bench_client import BenchClient
 from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.loadtest.load_stats import StreamTiming, percentile
@@ -27,10 +42,22 @@ _PROMPT = 4000
 _TOKENS_BEFORE = 128
 _BOUND = 3.0
 #: No gap may be longer than this, in milliseconds.
-_GAP_BOUND = 100.0
+_GAP_BOUND = 100
 #: Conversations that come one after the other, and slots for them.
 _CONVERSATIONS = 5
 _CONVERSATION_SLOTS = 2
+#: A small model of each kind of memory: windows, sinks, MLA, recurrent layers with and without attention, experts.
+_SHAPES = (
+    "gemma3-small",
+    "gpt-oss-small",
+    "deepseek2-small",
+    "qwen35-small",
+    "lfm2-small",
+    "granite-hybrid-small",
+    "falcon-h1-small",
+    "mamba2-small",
+    "experts-small",
+)
 
 
 class Flood(msgspec.Struct):
@@ -104,8 +131,11 @@ def _measure(options: Options) -> Measurements:
     size, turns = 400 if options.quick else _PROMPT, _turns(options)
     found = Measurements()
     curves: list[Curve] = []
+    log: list[str] = []
+    reported = gap_reports.settings(_GAP_BOUND)
     with contextlib.ExitStack() as stack:
-        clients = {"tailrace": stack.enter_context(servers.tailrace(options.model, options.threads))}
+        server = servers.tailrace(options.model, options.threads, lines=log, **reported)
+        clients = {"tailrace": stack.enter_context(server)}
         try:
             clients["llama-server"] = stack.enter_context(peer_server(options))
         except Unavailable as error:
@@ -137,7 +167,10 @@ def _measure(options: Options) -> Measurements:
         ]
         points = sorted(done[-1].points)
         curves.append(Curve(label=name, x=[point[0] for point in points], y=[point[1] for point in points]))
-    found.figures += _moves_figures(options, size)
+    found.notes += gap_reports.notes("a long prompt", _GAP_BOUND, gap_reports.read(log))
+    log.clear()
+    found.figures += _moves_figures(options, size, log)
+    found.notes += gap_reports.notes("conversations that come and leave", _GAP_BOUND, gap_reports.read(log))
     found.plots.append(
         Plot(
             title="Latency of the running streams under a prompt flood",
@@ -151,12 +184,15 @@ def _measure(options: Options) -> Measurements:
     return found
 
 
-def _moves_figures(options: Options, size: int) -> list[Figure]:
-    """The figures while states move. Each turn has a server of its own, whose KV cache has yet to grow."""
+def _moves_figures(options: Options, size: int, log: list[str]) -> list[Figure]:
+    """The figures while states move. Each turn has a server of its own, whose KV cache has yet to grow. ``log`` gets
+    the servers' lines.
+    """
     flags = ("--parallel", str(_STREAMS + _CONVERSATION_SLOTS))
     turns: list[Flood] = []
     for turn in range(_turns(options)):
-        with servers.tailrace(options.model, options.threads, *flags) as client:
+        reported = gap_reports.settings(_GAP_BOUND)
+        with servers.tailrace(options.model, options.threads, *flags, lines=log, **reported) as client:
             turns.append(moves(client, turn, size))
     worst = [percentile(turn.gaps_during, 0.99) for turn in turns]
     without = [statistics.median(turn.gaps_without) for turn in turns]
@@ -195,5 +231,33 @@ def _single(client: BenchClient, turn: int, size: int) -> float:
 
 BENCHMARK = Benchmark("flood", "How much does a long prompt slow running streams?", _measure)
 
+
+def main() -> None:
+    """Flood one model, or one of each of ``--shapes``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flood", description=BENCHMARK.question)
+    add_options(parser)
+    parser.add_argument(
+        "--shapes",
+        default="",
+        help=f"instead of --model: synthetic models, as NAME,NAME; all: {', '.join(_SHAPES)}",
+    )
+    parsed = parser.parse_args()
+    try:
+        options = read_options(parsed)
+    except TailraceError as error:
+        parser.error(str(error))
+    names = _SHAPES if parsed.shapes == "all" else [name for name in parsed.shapes.split(",") if name]
+    if unknown := [name for name in names if name not in SHAPES]:
+        parser.error(f"there is no synthetic model {unknown[0]}; benchmarks/README.md lists them")
+    if not names:
+        sys.exit(1 if run_and_save([BENCHMARK], options, parsed.report) else 0)
+    failed = 0
+    for name in names:
+        print(f"\n{name}")
+        shape = replace(options, model=synthetic(name, options.model))
+        failed += run_and_save([BENCHMARK], shape, parsed.report / name)
+    sys.exit(1 if failed else 0)
+
+
 if __name__ == "__main__":
-    run_alone(BENCHMARK)
+    main()

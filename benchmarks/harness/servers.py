@@ -27,12 +27,19 @@ class ServerError(Exception):
 
 @contextlib.contextmanager
 def tailrace(
-    model: Path | None, threads: int, *options: str, tuned: bool = False, key: str | None = None, **settings: str
+    model: Path | None,
+    threads: int,
+    *options: str,
+    tuned: bool = False,
+    key: str | None = None,
+    lines: list[str] | None = None,
+    **settings: str,
 ) -> Iterator[BenchClient]:
     """Run ``tailrace serve MODEL`` (None: the scripted backend) until the block ends.
 
     ``options`` are command-line options; ``settings`` are set by environment variables; ``tuned`` applies the settings
-    that ``tailrace tune`` saved for the model; ``key`` is the client's API key. Speculation is off by default: greedy
+    that ``tailrace tune`` saved for the model; ``key`` is the client's API key; ``lines`` gets the log's lines once the
+    server has ended. Speculation is off by default: greedy
     replies of test models repeat themselves, and the gain would hide other effects.
     """
     command = [str(Path(sys.executable).with_name("tailrace")), "serve"]
@@ -45,7 +52,7 @@ def tailrace(
         if not tuned:
             clean["XDG_STATE_HOME"] = folder
         clean |= {f"TAILRACE_{name.upper()}": value for name, value in settings.items()}
-        with _started(command, clean, "/health", key) as client:
+        with _started(command, clean, "/health", key, lines) as client:
             yield client
 
 
@@ -73,7 +80,11 @@ def version_of(program: str) -> str:
 
 @contextlib.contextmanager
 def _started(
-    command: Sequence[str], environment: dict[str, str], health: str, key: str | None = None
+    command: Sequence[str],
+    environment: dict[str, str],
+    health: str,
+    key: str | None = None,
+    lines: list[str] | None = None,
 ) -> Iterator[BenchClient]:
     port = free_port()
     with tempfile.TemporaryFile() as log:
@@ -98,6 +109,9 @@ def _started(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if lines is not None:
+                log.seek(0)
+                lines += log.read().decode("utf-8", "replace").splitlines()
 
 
 def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
