@@ -11,6 +11,7 @@ import pytest
 from architectures import ARCHITECTURES, tiny_model
 from tailrace.engine.backends.base import KVState, Logits, StateMove
 from tailrace.engine.backends.llama import LlamaBackend, state_copies
+from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.load import load_llama
 from tailrace.settings import Settings
 
@@ -26,7 +27,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def backend(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LlamaBackend]:
     backend = load_llama(model, Settings(ctx=1024, parallel=4, kv_tokens=8192, threads=1))
-    if not backend.piece_tokens:
+    if not backend.layout_policy.reserved_cells:
         backend.close()
         pytest.skip("without the kernels, or where the kernel counts addresses as memory")
     monkeypatch.setattr(state_copies, "PIECE_BYTES", 20 * backend.bytes_per_cell)
@@ -90,6 +91,19 @@ def test_a_reply_goes_on_while_its_state_is_copied(backend: LlamaBackend) -> Non
     backend.kv_truncate(0, 0)
     assert backend.kv_load(2, state, 200)
     assert np.array_equal(slots.read(2, [7, 8, 9], 200), expected)
+
+
+def test_memory_for_a_state_of_a_partition_is_touched_in_pieces(backend: LlamaBackend) -> None:
+    backend.kv_relayout(Layout(4, 512), ())
+    slots = Slots(backend)
+    slots.read(0, _PROMPT)
+    whole = backend.kv_save(0)
+    state = slots.finish(backend.kv_begin_save(0))
+    assert np.array_equal(state, whole)
+    assert backend.kv_begin_load(1, state, 200) is None
+    expected = slots.read(0, [7, 8, 9], 200)
+    assert backend.kv_load(1, state, 200)
+    assert np.array_equal(slots.read(1, [7, 8, 9], 200), expected)
 
 
 def test_a_part_of_a_state_takes_the_cells_of_that_part(backend: LlamaBackend) -> None:

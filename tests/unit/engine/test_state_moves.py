@@ -29,17 +29,26 @@ def one_piece_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
 class CountingBackend(ContextBackend):
     """Counts the positions that move at once: in each piece, and of states that move whole."""
 
-    def __init__(self, *, parallel: int, kv_tokens: int, piece_tokens: int = PIECE, available: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        *,
+        parallel: int,
+        kv_tokens: int,
+        piece_tokens: int = PIECE,
+        available: int = 1 << 30,
+        always_shared: bool = True,
+    ) -> None:
         super().__init__(
             ctx=min(2048, kv_tokens),
             parallel=parallel,
             kv_tokens=kv_tokens,
             batch=64,
-            always_shared=True,
-            in_place=True,
+            always_shared=always_shared,
+            in_place=always_shared,
             piece_tokens=piece_tokens,
         )
         self.whole: list[int] = []  #: positions of states that moved whole
+        self.saved: list[int] = []  #: of them those that were copied from slots
         self.begun: list[StateMove] = []
         self.available = available
         self.failures = 0
@@ -47,6 +56,7 @@ class CountingBackend(ContextBackend):
     def kv_save(self, slot: int) -> KVState:
         """See ``Backend``."""
         self.whole.append(len(self._tokens[slot]))
+        self.saved.append(len(self._tokens[slot]))
         return super().kv_save(slot)
 
     def kv_load(self, slot: int, state: KVState, length: int) -> bool:
@@ -63,8 +73,9 @@ class CountingBackend(ContextBackend):
         return self._note(super().kv_begin_load(slot, state, length))
 
     def _note(self, move: StateMove | None) -> StateMove | None:
-        assert move is not None
-        self.begun.append(move)
+        assert move is not None or not self.layout.shared
+        if move is not None:
+            self.begun.append(move)
         return move
 
     def kv_relayout(self, layout: Layout, slot_map: list[tuple[int, int]]) -> list[int]:  # type: ignore[override]
@@ -163,6 +174,51 @@ def test_a_prefix_whose_cells_a_reply_will_need_is_copied_before() -> None:
     runner.ask(3, [*prompt_of(1, 250), 99], 2)
     runner.until(3)
     assert runner.cached[3] >= 250, "it came back from host memory"
+
+
+def test_prefixes_leave_partitions_in_pieces() -> None:
+    backend = CountingBackend(parallel=4, kv_tokens=4096, always_shared=False)
+    runner = Runner(backend)
+    prompts = {identity: prompt_of(identity, 300 + 20 * identity) for identity in range(1, 5)}
+    for identity, prompt in prompts.items():
+        runner.ask(identity, prompt, 2)
+        runner.until(identity)
+    runner.ask(9, prompt_of(3, 20), 1500)
+    while not runner.said[9]:
+        runner.step()
+    backend.saved.clear()
+    backend.begun.clear()
+    later = {identity: [*prompts[identity - 10][::-1], 97] for identity in range(11, 15)}
+    for identity, prompt in later.items():
+        runner.ask(identity, prompt, 2)
+        runner.until(identity)
+    assert not backend.layout.shared
+    assert 9 not in runner.ended
+    assert len(backend.begun) >= 3
+    assert backend.saved == [], "no prefix was copied within a step"
+    assert {identity: runner.said[identity] for identity in later} == {
+        identity: alone(prompt, 2) for identity, prompt in later.items()
+    }
+
+
+def test_a_larger_partition_waits_until_old_prefixes_are_copied() -> None:
+    backend = CountingBackend(parallel=4, kv_tokens=8192, always_shared=False)
+    runner = Runner(backend)
+    for identity in (1, 2, 3):
+        runner.ask(identity, prompt_of(identity, 300), 2)
+        runner.until(identity)
+    runner.ask(9, prompt_of(3, 20), 1500)
+    while not runner.said[9]:
+        runner.step()
+    backend.saved.clear()
+    backend.begun.clear()
+    cells = backend.layout.cells
+    runner.ask(11, prompt_of(4, 900), 2)
+    runner.until(11)
+    assert backend.layout.cells > cells
+    assert backend.saved == []
+    assert len(backend.begun) >= 2
+    assert runner.said[11] == alone(prompt_of(4, 900), 2)
 
 
 def test_a_reply_goes_on_while_its_state_is_copied_for_another_caller() -> None:
@@ -296,12 +352,20 @@ def test_replies_are_the_same_whatever_moves() -> None:
         st.sampled_from([512, 1024, 2048]),
         st.sampled_from([0, 300, 2000]),
         st.sampled_from([600, 1 << 30]),
+        st.booleans(),
     )
     def run(
-        requests: list[tuple[int, int, int, int, int]], parallel: int, cells: int, host_tokens: int, available: int
+        requests: list[tuple[int, int, int, int, int]],
+        parallel: int,
+        cells: int,
+        host_tokens: int,
+        available: int,
+        always_shared: bool,
     ) -> None:
         nonlocal moved
-        backend = CountingBackend(parallel=parallel, kv_tokens=cells, available=max(available, 512))
+        # Partitions of more cells than there are fail at once.
+        available = max(available, 512) if always_shared else 1 << 30
+        backend = CountingBackend(parallel=parallel, kv_tokens=cells, available=available, always_shared=always_shared)
         runner = Runner(backend, host_tokens)
         asked: dict[int, tuple[list[int], int]] = {}
         for number in range(80):

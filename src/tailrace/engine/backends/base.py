@@ -110,7 +110,9 @@ class StateMove(Protocol):
         ...
 
     def advance(self) -> None:
-        """Move about ``Backend.piece_tokens`` positions. Raises BackendError."""
+        """Move about ``Backend.piece_tokens`` positions, or touch memory for so many. What can't be divided is copied
+        at once at the end. Raises BackendError.
+        """
         ...
 
 
@@ -272,8 +274,8 @@ class Backend(Protocol):
         ...
 
     def kv_begin_save(self, slot: int) -> StateMove | None:
-        """As ``kv_save``, in pieces. The slot keeps its content, and may go on. None where states of this model or
-        layout move whole. Raises MemoryError.
+        """As ``kv_save``, in pieces. The slot keeps its content, and may go on. None where the slot is empty. Raises
+        MemoryError.
         """
         ...
 

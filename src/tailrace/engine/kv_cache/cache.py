@@ -57,6 +57,7 @@ class KVCache:
         self._policy = policy  #: the same, or with fewer cells after a layout for which there was no memory
         #: Tokens of a state that move at once: longer ones move in pieces. 0: states move whole.
         self.piece_tokens = piece_tokens
+        self._state_tokens = state_tokens
         self.leaving: Leaving | None = None  #: the slot that is being copied, so that it can be evicted
         self.loading: set[int] = set()  #: occupied slots whose prefix isn't loaded yet; the executor fills and ends it
         self._lru: LruIndex[int] = LruIndex()  #: slots that hold tokens and aren't occupied
@@ -271,7 +272,7 @@ class KVCache:
         one that is being copied. A running sequence in it goes on.
         """
         leaving, tokens = self.leaving, self.slots[index].tokens
-        if not self.layout.shared or len(tokens) <= self.piece_tokens or not self.piece_tokens:
+        if not self.pieces(index):
             return True
         if leaving is not None and leaving.slot == index and not leaving.is_outdated(len(tokens)):
             return leaving.copied
@@ -281,6 +282,11 @@ class KVCache:
             self._give_up_leaving()
             self.leaving = Leaving(index, len(tokens))
         return False
+
+    def pieces(self, index: int) -> int:
+        """Full pieces in which the slot's state moves; 0: it is short, or moves whole."""
+        tokens = len(self.slots[index].tokens)
+        return (tokens + self._state_tokens) // self.piece_tokens if tokens and self.piece_tokens else 0
 
     def _give_up_leaving(self) -> None:
         if self.leaving is not None:
@@ -306,6 +312,8 @@ class KVCache:
     def swap(self, one: int, other: int) -> Swap:
         """Exchange the content of two slots."""
         a, b = self.slots[one], self.slots[other]
+        if self.leaving is not None and self.leaving.slot in (one, other):
+            self._give_up_leaving()
         a.renew()
         b.renew()
         a.tokens, b.tokens = b.tokens, a.tokens

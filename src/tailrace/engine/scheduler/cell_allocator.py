@@ -58,9 +58,10 @@ class CellAllocator:
         if not cache.layout.shared and (placement is None or needed > cache.layout.cells):
             # Where the whole offloaded state doesn't fit, the sequence goes without it.
             layout = self._layout_with(needed) or self._layout_with(length) or self._last_resort(length)
-            if layout is None:
+            pinned_key = placement.offload_key if placement else None
+            if layout is None or (waits and not self._evict_copied(plan, pinned_key)):
                 return None
-            self._relayout(plan, layout, [*self._running, sequence], placement.offload_key if placement else None)
+            self._relayout(plan, layout, [*self._running, sequence], pinned_key)
         elif cache.always_shared and placement is not None and not self._will_fit(self._cells_for(sequence, placement)):
             layout = self._larger_shared(self._layout_with(needed) or self._last_resort(length))
             if layout is not None:
@@ -75,6 +76,15 @@ class CellAllocator:
                     return None
                 plan.cache_ops.append(cache.evict(slot.index, placement.offload_key))
         return placement if cache.free_cells(placement.slot) >= needed or not self._running else None
+
+    def _evict_copied(self, plan: Plan, pinned_key: int | None) -> bool:
+        """Evict all cached prefixes, each once its state is copied in pieces. Whether none is left."""
+        cache = self._cache
+        for slot in cache.cached_slots:
+            if not cache.can_leave(slot.index):
+                return False
+            plan.cache_ops.append(cache.evict(slot.index, pinned_key))
+        return True
 
     def copy_ahead(self, pausable: int | None) -> None:
         """Begin to copy the state that is evicted next, where running sequences will soon need its cells: that of a
@@ -106,7 +116,7 @@ class CellAllocator:
     def _taken_meanwhile(self, index: int) -> int:
         """Cells that running sequences take while the slot is copied; 0 where its state is short."""
         cache = self._cache
-        pieces = len(cache.slots[index].tokens) // cache.piece_tokens
+        pieces = cache.pieces(index)
         return sum(sequence.pending + pieces + _SPARE_STEPS for sequence in self._running) if pieces else 0
 
     def return_to_partitions(self, plan: Plan) -> None:
@@ -118,11 +128,11 @@ class CellAllocator:
 
     def evict_one_prefix(self, plan: Plan) -> None:
         """Evict a cached prefix from shared cells, where attention visits the cells of all slots. One a step, because
-        it takes milliseconds.
+        it takes milliseconds, and once it is copied in pieces.
         """
         cache = self._cache
-        if not cache.always_shared:
-            plan.cache_ops += [cache.evict(slot.index) for slot in cache.cached_slots[:1]]
+        if not cache.always_shared and (cached := cache.cached_slots) and cache.can_leave(cached[0].index):
+            plan.cache_ops.append(cache.evict(cached[0].index))
 
     # Layouts
 

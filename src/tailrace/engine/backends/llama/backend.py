@@ -174,7 +174,6 @@ class LlamaBackend:
         if is_shared and (upstream > 0 or (has_attention and own == 0)):
             self.layout_policy = replace(policy, always_shared=False, reserved_cells=0)
             self._context.reserved_cells = 0
-            self.piece_tokens = 0
             self._context.replace(self.layout_policy.initial())
         return rollback
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence as Seq
+from contextlib import nullcontext
 from functools import partial
 
 import llama_cpp.llama_cpp as llama
@@ -210,23 +211,25 @@ class LlamaContext:
     def piece_tokens(self) -> int:
         """See ``Backend``."""
         piece = MAX_PIECE_BYTES if self.transfers.has_device else PIECE_BYTES
-        return max(1, piece // self._bytes_per_cell) if self._defers_copies else 0
+        return max(1, piece // self._bytes_per_cell)
 
     def begin_save(self, slot: int) -> StateSave | None:
         """See ``Backend.kv_begin_save``."""
-        if not self._defers_copies or not self._has_content(slot):
+        if not self._has_content(slot):
             return None
-        at_once = 0
-        if self.needs_checkpoints or self.window:
-            at_once = int(llama.llama_state_seq_get_size_ext(self.pointer, slot, _PARTIAL))
         size = self._size(slot)
+        at_once = 0 if self._defers_copies else size
+        if self._defers_copies and (self.needs_checkpoints or self.window):
+            at_once = int(llama.llama_state_seq_get_size_ext(self.pointer, slot, _PARTIAL))
         memory = allocate_state(size + _GROWTH_TOKENS * self._bytes_per_cell, beside=True)
         return StateSave(memory, range(max(0, size - at_once), size if at_once else 0), partial(self._begin_save, slot))
 
     def _begin_save(self, slot: int, memory: KVState) -> StateCopies:
         size = self._size(slot)
         state = memory[:size] if size <= memory.size else allocate_state(size)
-        with self.transfers.counted(), self._cell_memory.deferred() as noted:
+        none: list[int] = []
+        deferred = self._cell_memory.deferred() if self._defers_copies else nullcontext(none)
+        with self.transfers.counted(), deferred as noted:
             written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, _WHOLE)
         if written != state.size:
             raise BackendError(f"slot {slot}'s KV can't be read out")

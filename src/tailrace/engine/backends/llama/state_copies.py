@@ -2,7 +2,8 @@
 
 llama.cpp writes and reads a whole state in one call. In that call the state's list of cells, its recurrent part and the
 cells of sliding windows are copied. The rows of all other cells are only noted (``CellMemory.deferred``), and copied
-afterwards. Nothing else may change these cells meanwhile: llama.cpp never moves them.
+afterwards. Nothing else may change these cells meanwhile: llama.cpp never moves them. Where copies can't be noted, all
+rows are copied in that call, into memory that was touched before.
 """
 
 from __future__ import annotations
