@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks.harness import gap_reports, servers
 from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
+from benchmarks.harness.gap_reports import GapReport, notes, reporting_server
 from benchmarks.harness.results import figure
 from tailrace.loadtest.bench_client import BenchClient
 from tailrace.loadtest.load_profile import LoadProfile
@@ -158,12 +158,10 @@ def _measure(options: Options) -> Measurements:
     size = 400 if options.quick else 4000
     found = Measurements()
     for name, disturb in _DISTURBANCES.items():
-        log: list[str] = []
-        flags = ("--parallel", str(_SLOTS))
-        server = servers.tailrace(options.model, options.threads, *flags, lines=log, **gap_reports.settings(_BOUND))
+        reports: list[GapReport] = []
         longest: list[float] = []
         worst: list[float] = []
-        with server as client:
+        with reporting_server(options, _BOUND, reports, "--parallel", str(_SLOTS)) as client:
             for turn in range(options.turns):
                 _, during = disturbed_gaps(client, partial(disturb, client.port, turn, size))
                 longest.append(max(during, default=0.0))
@@ -172,7 +170,7 @@ def _measure(options: Options) -> Measurements:
             figure(f"{name}: longest gap", longest, unit="ms", bound=_BOUND, is_upper_bound=True),
             figure(f"{name}: p99 gap", worst, unit="ms"),
         ]
-        found.notes += gap_reports.notes(name, _BOUND, gap_reports.read(log))
+        found.notes += notes(name, _BOUND, reports)
     return found
 
 

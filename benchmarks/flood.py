@@ -16,7 +16,6 @@ from functools import partial
 
 import msgspec
 
-from benchmarks.harness import gap_reports, servers
 from benchmarks.harness.benchmark import (
     Benchmark,
     Measurements,
@@ -26,6 +25,7 @@ from benchmarks.harness.benchmark import (
     read_options,
     run_and_save,
 )
+from benchmarks.harness.gap_reports import GapReport, notes, reporting_server
 from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
 from benchmarks.harness.results import Curve, Figure, Plot, figure
 from benchmarks.llama_server import peer_server
@@ -131,10 +131,9 @@ def _measure(options: Options) -> Measurements:
     size, turns = 400 if options.quick else _PROMPT, _turns(options)
     found = Measurements()
     curves: list[Curve] = []
-    log: list[str] = []
-    reported = gap_reports.settings(_GAP_BOUND)
+    reports: list[GapReport] = []
     with contextlib.ExitStack() as stack:
-        server = servers.tailrace(options.model, options.threads, lines=log, **reported)
+        server = reporting_server(options, _GAP_BOUND, reports)
         clients = {"tailrace": stack.enter_context(server)}
         try:
             clients["llama-server"] = stack.enter_context(peer_server(options))
@@ -167,10 +166,10 @@ def _measure(options: Options) -> Measurements:
         ]
         points = sorted(done[-1].points)
         curves.append(Curve(label=name, x=[point[0] for point in points], y=[point[1] for point in points]))
-    found.notes += gap_reports.notes("a long prompt", _GAP_BOUND, gap_reports.read(log))
-    log.clear()
-    found.figures += _moves_figures(options, size, log)
-    found.notes += gap_reports.notes("conversations that come and leave", _GAP_BOUND, gap_reports.read(log))
+    found.notes += notes("a long prompt", _GAP_BOUND, reports)
+    reports.clear()
+    found.figures += _moves_figures(options, size, reports)
+    found.notes += notes("conversations that come and leave", _GAP_BOUND, reports)
     found.plots.append(
         Plot(
             title="Latency of the running streams under a prompt flood",
@@ -184,15 +183,14 @@ def _measure(options: Options) -> Measurements:
     return found
 
 
-def _moves_figures(options: Options, size: int, log: list[str]) -> list[Figure]:
-    """The figures while states move. Each turn has a server of its own, whose KV cache has yet to grow. ``log`` gets
-    the servers' lines.
+def _moves_figures(options: Options, size: int, reports: list[GapReport]) -> list[Figure]:
+    """The figures while states move. Each turn has a server of its own, whose KV cache has yet to grow. ``reports``
+    gets those of the servers.
     """
     flags = ("--parallel", str(_STREAMS + _CONVERSATION_SLOTS))
     turns: list[Flood] = []
     for turn in range(_turns(options)):
-        reported = gap_reports.settings(_GAP_BOUND)
-        with servers.tailrace(options.model, options.threads, *flags, lines=log, **reported) as client:
+        with reporting_server(options, _GAP_BOUND, reports, *flags) as client:
             turns.append(moves(client, turn, size))
     worst = [percentile(turn.gaps_during, 0.99) for turn in turns]
     without = [statistics.median(turn.gaps_without) for turn in turns]

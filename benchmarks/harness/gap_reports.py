@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
+
+from benchmarks.harness import servers
+from benchmarks.harness.benchmark import Options
+from tailrace.loadtest.bench_client import BenchClient
 
 #: Reports that are shown, the longest gaps first.
 _SHOWN = 5
@@ -31,18 +36,29 @@ class GapReport(msgspec.Struct, frozen=True):
         )
 
 
-def settings(bound_ms: int) -> dict[str, str]:
-    """The settings of a server whose gaps of more than ``bound_ms`` are to be read."""
-    return {"log_level": "info", "log_format": "json", "log_gap_ms": str(bound_ms)}
+@contextlib.contextmanager
+def reporting_server(options: Options, bound_ms: int, reports: list[GapReport], *flags: str) -> Iterator[BenchClient]:
+    """Run ``tailrace serve`` with the options' model and ``flags``. At its end ``reports`` gets those of its gaps that
+    are longer than ``bound_ms``.
+    """
+    lines: list[str] = []
+    server = servers.tailrace(
+        options.model,
+        options.threads,
+        *flags,
+        lines=lines,
+        log_level="info",
+        log_format="json",
+        log_gap_ms=str(bound_ms),
+    )
+    with server as client:
+        yield client
+    reports += read(lines)
 
 
 def read(lines: Iterable[str]) -> list[GapReport]:
-    """The reports in a server's log, the longest gap first."""
-    found: list[GapReport] = []
-    for line in lines:
-        if '"replies waited"' in line:
-            found.append(msgspec.convert(json.loads(line), GapReport))
-    return sorted(found, key=lambda report: -report.ms)
+    """The reports in a server's log."""
+    return [msgspec.convert(json.loads(line), GapReport) for line in lines if '"replies waited"' in line]
 
 
 def notes(name: str, bound_ms: int, reports: list[GapReport]) -> list[str]:
@@ -50,5 +66,6 @@ def notes(name: str, bound_ms: int, reports: list[GapReport]) -> list[str]:
     if not reports:
         return [f"{name}: the engine reports no gap of more than {bound_ms} ms."]
     by_cpu = sum(report.cpu_ms > bound_ms for report in reports)
+    ordered = sorted(reports, key=lambda report: -report.ms)
     head = f"{name}: {len(reports)} gaps of more than {bound_ms} ms, in {by_cpu} of them by the loop's CPU time alone."
-    return [head, *(f"- {report}" for report in reports[:_SHOWN])]
+    return [head, *(f"- {report}" for report in ordered[:_SHOWN])]
