@@ -20,8 +20,10 @@ from tailrace.protocol import EmbeddingAnswer, Failed
 
 #: A row of logits is as wide as the vocabulary. More rows in a pass take memory and make nothing faster.
 _MAX_SCORED_TOKENS = 64
-#: How long a pass may take beside decoding sequences. Shorter passes cost more: each one reads all weights.
+#: How long a pass may take beside decoding sequences, at most. Shorter passes cost more: each one reads all weights.
 _MIXED_PASS_SECONDS = 0.05
+#: The same as a part of a step without prompts: with the step itself, a gap stays below three steps.
+_MIXED_PASS_STEPS = 1.5
 #: How long a pass may take while no sequence runs. A request that arrives meanwhile waits for its end.
 _SOLE_PASS_SECONDS = 0.25
 #: For that long after a step, passes are as short as beside sequences: the next sequence may come soon.
@@ -85,11 +87,12 @@ class EmbeddingQueue:
         for identity in list(self._requests):
             self.cancel(identity)
 
-    def step(self, *, beside: bool) -> Iterator[EmbeddingAnswer | Failed]:
+    def step(self, *, beside: bool, step_seconds: float = 0.0) -> Iterator[EmbeddingAnswer | Failed]:
         """One pass, and the answers that it completes. Raises BackendError.
 
-        ``beside``: sequences wait for their next step. The pass is short then, and is followed by a pause as long as
-        itself, so the sequences get at least half of the time.
+        ``beside``: sequences wait for their next step, which takes ``step_seconds``; 0: that isn't known. The pass is
+        short then, and is followed by a pause as long as itself, so the sequences get at least half of the time. Where
+        memory has to be had first, the pass waits until after that step.
         """
         context, now = self._context, time.monotonic()
         if beside:
@@ -97,8 +100,12 @@ class EmbeddingQueue:
         if context is None or not self or (beside and now < self._next_pass):
             return
         seconds = _MIXED_PASS_SECONDS if now < self._quiet_at else _SOLE_PASS_SECONDS
+        if beside and step_seconds:
+            seconds = min(seconds, _MIXED_PASS_STEPS * step_seconds)
         requests = self._in_turn()
         try:
+            if self._reserve(context, requests) and beside:
+                return
             scheduled = self._schedule(context, requests, self._budget(seconds))
         except ModelError as error:
             self.cancel(requests[0].id)
@@ -137,18 +144,23 @@ class EmbeddingQueue:
         self._request_turns.order(requests)
         return list(requests.values())
 
+    def _reserve(self, context: EmbeddingContext, requests: list[_Request]) -> bool:
+        """Have cells for the first request's next text. Whether they were reserved now. Raises ModelError."""
+        needed = len(requests[0].first.tokens)
+        if needed + _SPARE_CELLS <= context.cells or any(request.active for request in requests):
+            return False
+        context.reserve(max(_MIN_CELLS, needed) + _SPARE_CELLS)
+        return True
+
     def _schedule(
         self, context: EmbeddingContext, requests: list[_Request], budget: int
     ) -> list[tuple[EmbeddingJob, int]]:
         """The pass's jobs with their tokens: of each request first those in progress, then waiting ones that fit.
 
         All of them are of one kind. Where a request's next text doesn't fit, later ones may start only
-        if this pass completes them: they take nothing that it waits for. Raises ModelError without the memory for the
-        first request's next text.
+        if this pass completes them: they take nothing that it waits for.
         """
         active = [job for request in requests for job in request.active]
-        if not active and len(requests[0].first.tokens) + _SPARE_CELLS > context.cells:
-            context.reserve(max(_MIN_CELLS, len(requests[0].first.tokens)) + _SPARE_CELLS)
         free_cells = context.cells - sum(len(job.tokens) for job in active)
         free_slots = [slot for slot in range(context.slots) if all(job.slot != slot for job in active)]
         holding = {job.caller for job in active}

@@ -432,7 +432,8 @@ class EngineLoop:
     def _embed(self, publish: Publish) -> None:
         """An embedding pass, if it is time for one."""
         begun = time.perf_counter()
-        for answer in self._embeddings.step(beside=self._scheduler.has_work):
+        quiet = self._prefill_budget.quiet_seconds(len(self._scheduler.decoding))
+        for answer in self._embeddings.step(beside=self._scheduler.has_work, step_seconds=quiet):
             publish(Step([], [], [], [], {}, [answer]) if isinstance(answer, Failed) else answer)
         self._counters.embedding_seconds += time.perf_counter() - begun
 

@@ -271,7 +271,8 @@ def test_a_slow_pass_does_not_make_the_next_ones_tiny(clock: Clock) -> None:
     queue = EmbeddingQueue(context, 64)
     queue.add(_caller_jobs(1, "A", [400]))
     queue._token_seconds = 3.0
-    list(queue.step(beside=True))
+    while not context.passes:
+        list(queue.step(beside=True))
     assert len(context.passes[-1]) == 8
 
 
@@ -280,7 +281,7 @@ def test_soon_after_a_step_passes_are_short(clock: Clock) -> None:
     context.max_pass_tokens = 512
     queue = EmbeddingQueue(context, 512)
     queue.add(_caller_jobs(1, "A", [5000]))
-    for beside in (True, False, False):
+    for beside in (True, True, False, False):
         list(queue.step(beside=beside))
     clock.now += 20
     list(queue.step(beside=False))
@@ -293,3 +294,24 @@ def test_beside_decoding_sequences_a_pass_is_followed_by_a_pause() -> None:
     queue.add([EmbeddingJob(1, 0, [1], "mean")])
     assert list(queue.step(beside=True)) == []
     assert len(list(queue.step(beside=False))) == 1
+
+
+def test_beside_decoding_sequences_a_pass_takes_little_longer_than_their_step(clock: Clock) -> None:
+    context = RecordingContext(clock=clock)
+    context.max_pass_tokens = 512
+    queue = EmbeddingQueue(context, 512)
+    queue.add(_caller_jobs(1, "A", [400]))
+    for _ in range(4):
+        clock.now += 1.0
+        assert not list(queue.step(beside=True, step_seconds=0.02))
+    assert [len(tokens) for tokens in context.passes][1:] == [30, 30], "a token takes a millisecond"
+
+
+def test_beside_decoding_sequences_memory_and_the_first_pass_are_separate() -> None:
+    context = RecordingContext()
+    queue = EmbeddingQueue(context, 512)
+    queue.add([EmbeddingJob(1, 0, list(range(9)), "mean")])
+    assert not list(queue.step(beside=True))
+    assert (len(context.reserved), context.passes) == (1, [])
+    assert len(list(queue.step(beside=True))) == 1
+    assert len(context.reserved) == 1

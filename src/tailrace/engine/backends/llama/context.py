@@ -20,6 +20,7 @@ from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_byte
 from tailrace.engine.backends.llama.state_copies import PIECE_BYTES, StateCopies, StateSave, kept_rows
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.backends.llama.transfers import MAX_PIECE_BYTES, DeviceTransfers
+from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.kv_cache.state_memory import allocate_state
@@ -258,7 +259,7 @@ class LlamaContext:
         """
         cells = max(self.reserved_cells, self.layout.total if self.transfers.has_device else 0)
         window_cells = self.window * self._slots + self._max_batch + 2 * CELL_PADDING if self.window else 0
-        return self.layout.shared and cells > window_cells
+        return loader.status() == "on" and self.layout.shared and cells > window_cells
 
     def measure_rollback(self) -> Rollback:
         """How slots can be cut. Slot 0 holds two tokens for it."""
