@@ -1,5 +1,6 @@
 """Which device holds and computes which part of a model, and how fast that is. Pure: it asks no device.
 
-``parts`` has what a model is made of, ``devices`` what a machine offers, ``cost`` predicts a placement's speed and
-memory, ``search`` finds the best one.
+``parts`` has what a model is made of, ``devices`` what a machine offers, and ``assumed`` the numbers of devices that
+nothing has measured. ``division`` is a placement, ``cost`` predicts its speed and memory, ``demands`` has what a user
+wants, and ``search`` finds the best placement. ``reasons`` says why it is the best one.
 """

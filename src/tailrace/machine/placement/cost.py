@@ -12,22 +12,20 @@ from collections.abc import Sequence
 import msgspec
 
 from tailrace.machine.placement.devices import Device, Work
+from tailrace.machine.placement.division import CPU, Placement
 from tailrace.machine.placement.parts import Layer, ModelParts, Part
 
 #: Bytes of a number in activations and logits.
 _FLOAT = 4
-#: Vectors of activations that a graph holds at once for each token of a pass, at most.
-_GRAPH_VECTORS = 12
-#: Index of the CPU among a machine's devices.
-CPU = 0
-
-
-class Placement(msgspec.Struct, frozen=True):
-    """The device of each part, as an index into the machine's devices."""
-
-    homes: tuple[int, ...]  #: by layer
-    experts: tuple[int, ...]  #: by layer: the device of its routed experts
-    output: int
+#: Vectors of a layer's activations, and of its feed-forward part, that a graph holds at once for a token.
+_GRAPH_VECTORS, _FEED_VECTORS = 8, 3
+#: Operations of a layer's router and experts beside the products, as a multiple of those of the rest of the layer.
+_EXPERT_OPERATIONS = 3.0
+#: Tensors that go along where a layer's experts are elsewhere: the chosen experts and their weights. Beside the
+#: activations, a device gets positions, cells and masks in each pass.
+_EXPERT_TENSORS, _INPUT_TENSORS = 2, 5
+#: Bytes of the attention mask for a cell and a token: in 32 bits, and its copy in 16.
+_MASK_BYTES = 6
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -42,108 +40,174 @@ class Prediction(msgspec.Struct, frozen=True):
         return self.decode_seconds + work.prompt_weight * self.prompt_seconds
 
 
-class CostModel:
-    """Predictions for one model on one machine."""
+class PassCost:
+    """Seconds of a pass of ``tokens`` tokens of one sequence, part by part."""
 
-    def __init__(self, model: ModelParts, devices: Sequence[Device], work: Work) -> None:
+    def __init__(
+        self, model: ModelParts, devices: Sequence[Device], tokens: int, depth: int, kv_is_local: bool
+    ) -> None:
+        """``depth``: tokens before the pass."""
+        self._model = model
+        self._devices = devices
+        self._tokens = tokens
+        self._depth = depth + tokens // 2
+        self._kv_is_local = kv_is_local
+        self._touched, self._used = model.touched_part(tokens) if tokens > 1 else model.expert_part, model.expert_part
+        #: By device and layer.
+        self.home = [[self._home(layer, number) for layer in model.layers] for number in range(len(devices))]
+        self.feed = [[self._feed(layer, number) for layer in model.layers] for number in range(len(devices))]
+        #: By device: activations of the pass, and of one token, between the CPU and it.
+        self.move = [self._link(number, _FLOAT * model.width * tokens) for number in range(len(devices))]
+        #: By device: from a home to it and back, the device's half of both ways, for a layer's feed.
+        further = _EXPERT_TENSORS if model.has_experts else 0
+        self.trip = [
+            2 * move + further * device.tensor_seconds for move, device in zip(self.move, devices, strict=True)
+        ]
+        #: By device: what else it gets in a pass where it has layers.
+        self.inputs = [
+            0.0 if number == CPU else _INPUT_TENSORS * device.tensor_seconds for number, device in enumerate(devices)
+        ]
+        self.move_last = [self._link(number, _FLOAT * model.width) for number in range(len(devices))]
+        #: By device: logits of one token, the last one of a prompt, and their way to the CPU.
+        self.output = [
+            self._part(model.output, device, 1) + self._link(number, _FLOAT * model.vocabulary)
+            for number, device in enumerate(devices)
+        ]
+        self.ends = sum(self._part(each.part, devices[each.device], 1) for each in model.pinned)
+
+    def total(self, placement: Placement) -> float:
+        """Seconds of the pass."""
+        total, at = self.ends, CPU  # The embedding is there.
+        total += sum(self.inputs[device] for device in set(placement.homes))
+        for number, (home, feed) in enumerate(zip(placement.homes, placement.feeds, strict=True)):
+            if home != at:
+                total += self.move[at] + self.move[home]
+            total += self.home[home][number] + self.feed[feed][number]
+            if feed != home and self.has_feed(number):
+                # Out, and back for the sum with the layer's other parts.
+                total += self.trip[home] + self.trip[feed]
+            at = home
+        if placement.output != at:
+            total += self.move_last[at] + self.move_last[placement.output]
+        return total + self.output[placement.output]
+
+    def has_feed(self, layer: int) -> bool:
+        """Whether the layer has a part that may be on another device."""
+        return self._model.feed(self._model.layers[layer]).bytes > 0
+
+    def _home(self, layer: Layer, number: int) -> float:
+        device = self._devices[number]
+        total = device.layer_seconds + sum(
+            self._part(part, device, self._tokens) for part in self._model.at_home(layer)
+        )
+        read = layer.kv_bytes * (min(self._depth, layer.window) if layer.window else self._depth)
+        if self._kv_is_local:
+            # The device that attends gets the whole cache in each pass.
+            total += self._link(number, read)
+        # Scores and sums: two multiplications for each number of a cell, which f16 keeps in two bytes; by each token.
+        total += max(read / device.bandwidth, read * self._tokens / device.arithmetic)
+        for pinned in layer.pinned:
+            total += self._pinned(pinned.part, pinned.device, routed=pinned.routed)
+            if pinned.device != number:
+                total += 2 * sum(
+                    self._link(end, _FLOAT * self._model.width * self._tokens) for end in (number, pinned.device)
+                )
+        return total
+
+    def _pinned(self, part: Part, number: int, *, routed: bool) -> float:
+        device = self._devices[number]
+        return self._experts(part, device) if routed else self._part(part, device, self._tokens)
+
+    def _feed(self, layer: Layer, number: int) -> float:
+        device = self._devices[number]
+        if self._model.has_experts:
+            operations = _EXPERT_OPERATIONS * device.layer_seconds if layer.experts.bytes else 0.0
+            return self._experts(layer.experts, device) + operations
+        return self._part(layer.feed_forward, device, self._tokens)
+
+    def _experts(self, part: Part, device: Device) -> float:
+        read, products = part.bytes * self._touched, part.weights * self._used * self._tokens
+        return max(read / device.bandwidth, products / device.arithmetic)
+
+    @staticmethod
+    def _part(part: Part, device: Device, tokens: int) -> float:
+        return max(part.bytes / device.bandwidth, part.weights * tokens / device.arithmetic)
+
+    def _link(self, number: int, size: int) -> float:
+        """Seconds between the CPU and the device."""
+        device = self._devices[number]
+        return 0.0 if number == CPU else device.link_seconds + size / device.link_bandwidth
+
+
+class CostModel:
+    """Predictions for one model on one machine. ``kv_is_local``: of all placements that are asked for."""
+
+    def __init__(self, model: ModelParts, devices: Sequence[Device], work: Work, *, kv_is_local: bool = False) -> None:
         self._model = model
         self._devices = devices
         self._work = work
-        used = model.expert_part
-        #: Seconds by device and layer of a decoded token: home, experts.
-        self._decode_home = [[self._home(layer, device, 1, 1.0) for layer in model.layers] for device in devices]
-        self._decode_experts = [
-            [self._part_seconds(layer.experts, device, 1, used, used) for layer in model.layers] for device in devices
-        ]
-        rows = work.pass_tokens
-        touched = model.touched_part(rows)
-        #: The same of a whole pass over a prompt.
-        self._prompt_home = [[self._home(layer, device, rows, 1.0) for layer in model.layers] for device in devices]
-        self._prompt_experts = [
-            [self._part_seconds(layer.experts, device, rows, touched, used) for layer in model.layers]
-            for device in devices
-        ]
+        self._kv_is_local = kv_is_local
+        self.decode = PassCost(model, devices, 1, work.depth, kv_is_local=kv_is_local)
+        self.prompt = PassCost(model, devices, work.pass_tokens, work.depth, kv_is_local=kv_is_local)
 
     def predict(self, placement: Placement) -> Prediction:
         """What the placement takes and gives."""
         return Prediction(
             self.memory(placement),
-            self._seconds(placement, 1, self._decode_home, self._decode_experts),
-            self._seconds(placement, self._work.pass_tokens, self._prompt_home, self._prompt_experts)
-            / self._work.pass_tokens,
+            self.decode.total(placement),
+            self.prompt.total(placement) / self._work.pass_tokens,
         )
 
     def memory(self, placement: Placement) -> tuple[int, ...]:
         """Bytes that each device must have."""
+        model = self._model
         taken = [0] * len(self._devices)
-        taken[CPU] += self._model.embedding.bytes
-        taken[placement.output] += self._model.output.bytes
-        taken[placement.output] += _FLOAT * self._model.vocabulary * self._work.sequences
-        for layer, home, experts in zip(self._model.layers, placement.homes, placement.experts, strict=True):
+        taken[CPU] += model.embedding.bytes
+        taken[placement.output] += self.output_bytes
+        for layer, home, feed in zip(model.layers, placement.homes, placement.feeds, strict=True):
             taken[home] += self.home_bytes(layer)
-            taken[experts] += layer.experts.bytes
-        for device in {CPU, placement.output, *placement.homes, *placement.experts}:
+            taken[CPU] += self.local_kv_bytes(layer)
+            taken[feed] += model.feed(layer).bytes
+        for number, pinned in enumerate(self.pinned_bytes()):
+            taken[number] += pinned
+        for device in {CPU, placement.output, *placement.homes, *placement.feeds, *self.pinned_devices()}:
             taken[device] += self.buffer_bytes
         return tuple(taken)
 
     @property
     def buffer_bytes(self) -> int:
         """What a device that computes anything needs for a pass."""
-        return _FLOAT * self._model.width * _GRAPH_VECTORS * self._work.pass_tokens
+        numbers = _GRAPH_VECTORS * self._model.width + _FEED_VECTORS * self._model.feed_width
+        return (_FLOAT * numbers + _MASK_BYTES * self._work.cells) * self._work.pass_tokens
+
+    @property
+    def output_bytes(self) -> int:
+        """What the output's device holds: its weights, and the logits of a pass."""
+        return self._model.output.bytes + _FLOAT * self._model.vocabulary * self._work.pass_tokens
 
     def home_bytes(self, layer: Layer) -> int:
-        """What the layer's home holds of it: weights but for routed experts, KV cache, recurrent states."""
-        cells = min(self._work.cells, layer.window * self._work.sequences) if layer.window else self._work.cells
+        """What the layer's home holds of it always."""
         states = layer.state_bytes * self._work.sequences
-        return layer.attention.bytes + layer.feed_forward.bytes + layer.kv_bytes * cells + states
+        kept = 0 if self._kv_is_local else self.kv_bytes(layer)
+        return sum(part.bytes for part in self._model.at_home(layer)) + kept + states
 
-    def _seconds(
-        self,
-        placement: Placement,
-        tokens: int,
-        home_seconds: Sequence[Sequence[float]],
-        expert_seconds: Sequence[Sequence[float]],
-    ) -> float:
-        total = 0.0
-        at = CPU  # The embedding is there.
-        for number, (home, experts) in enumerate(zip(placement.homes, placement.experts, strict=True)):
-            if home != at:
-                total += self._move(at, home, tokens)
-            total += home_seconds[home][number]
-            at = home
-            if self._model.layers[number].experts.bytes:
-                if experts != home:
-                    # Out, and back for the sum with the layer's other parts.
-                    total += self._move(home, experts, tokens) + self._move(experts, home, tokens)
-                total += expert_seconds[experts][number]
-        if placement.output != at:
-            total += self._move(at, placement.output, 1)
-        # A prompt's logits are those of its last token.
-        total += self._part_seconds(self._model.output, self._devices[placement.output], 1, 1.0, 1.0)
-        logits = _FLOAT * self._model.vocabulary
-        device = self._devices[placement.output]
-        return total + (device.link_seconds + logits / device.link_bandwidth if placement.output != CPU else 0.0)
+    def local_kv_bytes(self, layer: Layer) -> int:
+        """What the CPU holds of the layer's cache, wherever its home is."""
+        return self.kv_bytes(layer) if self._kv_is_local else 0
 
-    def _home(self, layer: Layer, device: Device, tokens: int, part: float) -> float:
-        depth = self._work.depth + tokens // 2
-        read = min(depth, layer.window) if layer.window else depth
-        cache = layer.kv_bytes * read / device.bandwidth
-        # Scores and sums: two multiplications for each number of a cell, which f16 keeps in two bytes; by each token.
-        cache = max(cache, layer.kv_bytes * read * tokens / device.arithmetic)
-        return (
-            self._part_seconds(layer.attention, device, tokens, part, part)
-            + self._part_seconds(layer.feed_forward, device, tokens, part, part)
-            + cache
-            + device.layer_seconds
-        )
+    def kv_bytes(self, layer: Layer) -> int:
+        """The layer's KV cache. A window keeps the cells of a pass beside its own."""
+        work = self._work
+        window = (layer.window + work.pass_tokens) * work.sequences
+        return layer.kv_bytes * (min(work.cells, window) if layer.window else work.cells)
 
-    @staticmethod
-    def _part_seconds(part: Part, device: Device, tokens: int, read: float, multiplied: float) -> float:
-        """``read``: the part of its bytes; ``multiplied``: the part of its weights that each token multiplies."""
-        return max(part.bytes * read / device.bandwidth, part.weights * multiplied * tokens / device.arithmetic)
+    def pinned_bytes(self) -> list[int]:
+        """Bytes by device of what rules have put there."""
+        taken = [0] * len(self._devices)
+        for each in [*self._model.pinned, *(each for layer in self._model.layers for each in layer.pinned)]:
+            taken[each.device] += each.part.bytes
+        return taken
 
-    def _move(self, source: int, target: int, tokens: int) -> float:
-        """Activations of ``tokens`` tokens from one device to another."""
-        size = _FLOAT * self._model.width * tokens
-        ends = [self._devices[end] for end in (source, target) if end != CPU]
-        return sum(end.link_seconds + size / end.link_bandwidth for end in ends)
+    def pinned_devices(self) -> set[int]:
+        """The devices on which rules have put something."""
+        return {number for number, size in enumerate(self.pinned_bytes()) if size}

@@ -8,13 +8,15 @@ import msgspec
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """One device. The first one of a machine is its CPU, to which the others have links."""
 
-    name: str  #: llama.cpp's, such as ``CPU``, ``CUDA0`` or ``RPC0[10.0.0.2:50052]``
+    name: str  #: as rules name it: ``local``, a worker's address, or llama.cpp's name of a GPU
     free: int  #: bytes that weights, caches and buffers may take
     bandwidth: float  #: bytes of weights that it reads in a second
     arithmetic: float  #: multiplications, each with its addition, in a second, over many tokens
     layer_seconds: float = 0.0  #: what a layer takes beside reading and arithmetic: launches, waits
     link_bandwidth: float = float("inf")  #: bytes a second between the CPU and it
     link_seconds: float = 0.0  #: of one transfer, whatever its size
+    tensor_seconds: float = 0.0  #: of each further tensor that is transferred with it
+    assumed: tuple[str, ...] = ()  #: names of the numbers above that nothing has measured
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,25 +1,32 @@
-"""Finds the placement with the best predicted speed that fits each device's memory.
+"""Finds the placement with the best predicted speed that fits each device's memory and the user's demands.
 
-llama.cpp places layers in blocks: the CPU has the first ones, each further device a block after it. Tensors of a layer
-can be put elsewhere by their names, which is done for routed experts. So a placement is a number of layers for each
-device, and for each layer with experts the device of these.
+A device has a block of layers at home. Of these it has the feeds (``ModelParts.feed``) of the last ones, and the CPU
+has the other feeds. A device that is fast enough may also have feeds of the CPU's first layers. The output is on the
+CPU or with the last layer. Of these placements the search finds the best one that fits. Free memory only decides which
+of them fit, so more memory never makes the result slower.
+
+Costs and bytes of a block depend on the block alone, so devices are decided one after the other, from the one with the
+last layers to the CPU. What is known between two of them is how many layers are left and how many feeds of the CPU's
+layers are taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import msgspec
 
 from tailrace.errors import ConfigurationError
-from tailrace.machine.placement.cost import CPU, CostModel, Placement, Prediction
+from tailrace.machine.placement.cost import CostModel, Prediction
+from tailrace.machine.placement.demands import ANYTHING, Demands
 from tailrace.machine.placement.devices import Device, Work
+from tailrace.machine.placement.division import CPU, Placement
 from tailrace.machine.placement.parts import ModelParts
 from tailrace.machine.plan_wording import memory_size
-
-#: Divisions of the layers that are all tried; with more of them, the best of a rougher grid is improved in steps.
-_MAX_DIVISIONS = 400
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -29,144 +36,282 @@ class Choice(msgspec.Struct, frozen=True):
     prediction: Prediction
 
 
-def best_placement(model: ModelParts, devices: Sequence[Device], work: Work) -> Choice:
+class _Block(NamedTuple):
+    """What one device gets."""
+
+    device: int
+    layers: int
+    feeds: int  #: of the block's last layers
+    foreign: int  #: feeds of the CPU's layers, after those of devices that were decided before
+    has_output: bool
+
+
+class _Partial(NamedTuple):
+    """The devices that are decided: their cost, what they leave to the CPU, and their blocks, the last layers first."""
+
+    cost: float
+    cpu_bytes: int
+    blocks: tuple[_Block, ...]
+
+
+#: Layers that are left for the other devices, and feeds of the CPU's layers that are taken.
+_State = tuple[int, int]
+
+
+def best_placement(model: ModelParts, devices: Sequence[Device], work: Work, demands: Demands = ANYTHING) -> Choice:
     """The best placement on ``devices``, of which the first is the CPU.
 
     Raises ConfigurationError with each device's numbers where no placement fits.
     """
-    return _Search(model, devices, work).best()
+    search = _Search(model, devices, work, demands)
+    placement = search.best()
+    if placement is None:
+        raise ConfigurationError(_refusal(model, devices, search.costs))
+    return Choice(placement, search.costs.predict(placement))
 
 
 class _Search:
-    def __init__(self, model: ModelParts, devices: Sequence[Device], work: Work) -> None:
+    def __init__(self, model: ModelParts, devices: Sequence[Device], work: Work, demands: Demands) -> None:
         self._model = model
         self._devices = devices
-        self._work = work
-        self._costs = CostModel(model, devices, work)
-        #: Prefix sums of what layers take at home.
-        self._homes = list(accumulate((self._costs.home_bytes(layer) for layer in model.layers), initial=0))
+        self._demands = demands
+        self._order = demands.order or tuple(range(1, len(devices)))
+        self._layers = len(model.layers)
+        self.costs = costs = CostModel(model, devices, work, kv_is_local=demands.kv_is_local)
+        decode, prompt, weight = costs.decode, costs.prompt, work.prompt_weight / work.pass_tokens
 
-    def best(self) -> Choice:
-        best: Choice | None = None
-        step = 1
-        while self._count(step) > _MAX_DIVISIONS:
-            step *= 2
-        for division in self._divisions(step):
-            best = self._better(best, division)
-        while best is not None and step > 1:
-            step //= 2
-            best = self._improved(best, step)
-        if best is None:
-            raise ConfigurationError(self._refusal())
-        return best
+        def sums(values: Iterator[float]) -> list[float]:
+            return list(accumulate(values, initial=0.0))
 
-    def _better(self, best: Choice | None, division: Sequence[int]) -> Choice | None:
-        for output in range(len(self._devices)):
-            for choice in self._choices(division, output):
-                if best is None or choice.prediction.cost(self._work) < best.prediction.cost(self._work):
-                    best = choice
-        return best
-
-    def _improved(self, best: Choice, step: int) -> Choice:
-        """The best that is reached by moving ``step`` layers between neighbours, as often as that helps."""
-        while True:
-            counts = [best.placement.homes.count(device) for device in range(len(self._devices))]
-            found = best
-            for source in range(len(counts)):
-                for target in range(len(counts)):
-                    moved = min(step, counts[source])
-                    if source != target and moved:
-                        division = list(counts)
-                        division[source] -= moved
-                        division[target] += moved
-                        found = self._better(found, division) or found
-            if found is best:
-                return best
-            best = found
-
-    def _count(self, step: int) -> int:
-        """About how many divisions there are with blocks of whole steps."""
-        count, blocks = 1, len(self._model.layers) // step + 1
-        for number in range(1, len(self._devices)):
-            count = count * (blocks + number - 1) // number
-        return count
-
-    def _divisions(self, step: int) -> Iterator[tuple[int, ...]]:
-        """The numbers of layers by device, in whole steps; the CPU has what is left."""
-        layers = len(self._model.layers)
-
-        def divide(left: int, devices: int) -> Iterator[tuple[int, ...]]:
-            if devices == 0:
-                yield ()
-                return
-            for count in [*range(0, left, step), left]:
-                for rest in divide(left - count, devices - 1):
-                    yield (count, *rest)
-
-        for others in divide(layers, len(self._devices) - 1):
-            yield (layers - sum(others), *others)
-
-    def _choices(self, division: Sequence[int], output: int) -> Iterator[Choice]:
-        """Placements with these blocks that fit: experts at home where there is room, or all apart from it."""
-        homes = tuple(device for device, count in enumerate(division) for _ in range(count))
-        free = self._free(division, output)
-        if min(free) < 0:
-            return
-        for order in self._expert_orders():
-            experts = self._place_experts(homes, list(free), order)
-            if experts is not None:
-                placement = Placement(homes, experts, output)
-                prediction = self._costs.predict(placement)
-                if all(taken <= device.free for taken, device in zip(prediction.memory, self._devices, strict=True)):
-                    yield Choice(placement, prediction)
-            if not self._model.experts:
-                return
-
-    def _free(self, division: Sequence[int], output: int) -> list[int]:
-        """What each device has left for experts: negative where the blocks themselves don't fit."""
-        bare = Placement(
-            tuple(device for device, count in enumerate(division) for _ in range(count)), (CPU,) * sum(division), output
+        # Prefix sums over layers: seconds that count by device, and bytes.
+        self._home_cost, self._feed_cost = (
+            [
+                sums(one + weight * many for one, many in zip(ones, manys, strict=True))
+                for ones, manys in zip(decoded, read, strict=True)
+            ]
+            for decoded, read in ((decode.home, prompt.home), (decode.feed, prompt.feed))
         )
-        taken = self._costs.memory(bare)
-        experts = sum(layer.experts.bytes for layer in self._model.layers)
-        free = [device.free - used for device, used in zip(self._devices, taken, strict=True)]
-        free[CPU] += experts
-        return free
+        self._feed_counts = list(accumulate(map(decode.has_feed, range(self._layers)), initial=0))
+        #: Layers that are whole at home because a rule names them, among the first ones.
+        self._named = list(accumulate((layer in demands.homes for layer in range(self._layers)), initial=0))
+        self._home_bytes = list(accumulate(map(costs.home_bytes, model.layers), initial=0))
+        self._feed_bytes = list(accumulate((model.feed(layer).bytes for layer in model.layers), initial=0))
+        both = range(len(devices))
+        self._move = [decode.move[device] + weight * prompt.move[device] for device in both]
+        self._trip = [decode.trip[device] + weight * prompt.trip[device] for device in both]
+        self._inputs = [decode.inputs[device] + weight * prompt.inputs[device] for device in both]
+        self._move_last = [decode.move_last[device] + weight * prompt.move_last[device] for device in both]
+        self._output_cost = [decode.output[device] + weight * prompt.output[device] for device in both]
+        pinned, used = costs.pinned_bytes(), costs.pinned_devices()
+        if demands.output is not None:
+            pinned[demands.output] += costs.output_bytes
+            used.add(demands.output)
+        used.add(CPU)
+        #: Whether a device needs its buffers also without a block.
+        self._has_buffers = [device in used for device in both]
+        #: Bytes for blocks.
+        self._free = [
+            device.free - size - (costs.buffer_bytes if number in used else 0)
+            for number, (device, size) in enumerate(zip(devices, pinned, strict=True))
+        ]
+        self._free[CPU] -= model.embedding.bytes + sum(map(costs.local_kv_bytes, model.layers))
+        self._gaining = [self._gains(device) for device in both]
+        self._filled, self._tried = self._foreign_devices()
+        everything = self._home_bytes[-1] + self._feed_bytes[-1] + costs.output_bytes
+        #: Whether a faster placement may need too much of the CPU's memory.
+        self._cpu_decides = demands.local and self._free[CPU] < everything
 
-    def _expert_orders(self) -> list[list[int]]:
-        """Orders in which devices are filled with experts that have no room at home."""
-        fast = sorted(range(len(self._devices)), key=lambda device: -self._devices[device].bandwidth)
-        return [fast, [CPU, *(device for device in fast if device != CPU)]]
+    def best(self) -> Placement | None:
+        """The best placement; None: none fits."""
+        if any(free < 0 and used for free, used in zip(self._free, self._has_buffers, strict=True)):
+            return None
+        states: dict[_State, list[_Partial]] = {(self._layers, 0): [_Partial(0.0, 0, ())]}
+        for device in reversed(self._order):
+            found: dict[_State, list[_Partial]] = defaultdict(list)
+            for (left, taken), partials in states.items():
+                for block, cost, size in self._blocks(device, left, taken):
+                    state = left - block.layers, taken + block.foreign
+                    for before in partials:
+                        self._keep(found[state], before, block, cost, size)
+            states = {state: self._pruned(partials) for state, partials in found.items()}
+        ends = [end for state, partials in states.items() for end in self._ends(state, partials)]
+        if not ends:
+            return None
+        return self._placement(min(ends, key=self._rank).blocks)
 
-    def _place_experts(self, homes: Sequence[int], free: list[int], order: Sequence[int]) -> tuple[int, ...] | None:
-        """A device for each layer's experts; None where they don't fit. ``free`` is used up."""
-        placed: list[int | None] = []
-        for layer, home in zip(self._model.layers, homes, strict=True):
-            size = layer.experts.bytes
-            if size and home != CPU and size <= free[home]:
-                free[home] -= size
-                placed.append(home)
-            else:
-                placed.append(None if size else home)
-        for number, device in enumerate(placed):
-            if device is not None:
+    def _rank(self, partial: _Partial) -> tuple[float, ...]:
+        cost, size = partial.cost, partial.cpu_bytes
+        # Without a part of its own the CPU gets as little as possible.
+        return (cost, size) if self._demands.local else (size, cost)
+
+    def _keep(self, known: list[_Partial], before: _Partial, block: _Block, cost: float, size: int) -> None:
+        """Add ``before`` with the block to what is ``known`` of a state, unless that is better."""
+        cost, size = before.cost + cost, before.cpu_bytes + size
+        if known and not self._cpu_decides:
+            best = known[0]
+            if (best.cost <= cost) if self._demands.local else (best.cpu_bytes, best.cost) <= (size, cost):
+                return
+            known.clear()
+        known.append(_Partial(cost, size, (*before.blocks, block)))
+
+    def _pruned(self, partials: list[_Partial]) -> list[_Partial]:
+        """Those that may still be a part of the best placement."""
+        if not self._cpu_decides:
+            return partials
+        kept: list[_Partial] = []
+        for each in sorted(partials, key=self._rank):
+            if not kept or each.cpu_bytes < kept[-1].cpu_bytes:
+                kept.append(each)
+        return kept
+
+    def _blocks(self, device: int, left: int, taken: int) -> Iterator[tuple[_Block, float, int]]:
+        """What the device may get of the first ``left`` layers, with its cost and what the CPU gets of it."""
+        demands = self._demands
+        is_last = left == self._layers
+        free = self._free[device]
+        yield _Block(device, 0, 0, 0, False), 0.0, 0
+        if not self._has_buffers[device]:
+            free -= self.costs.buffer_bytes
+        for layers in range(left + 1):
+            first = left - layers
+            if layers and demands.homes.get(first, device) != device:
+                break
+            room = free - (self._home_bytes[left] - self._home_bytes[first])
+            if room < 0:
+                break
+            for has_output in (True, False) if layers and is_last and demands.output is None else (False,):
+                here = room - (self.costs.output_bytes if has_output else 0)
+                if here >= 0:
+                    cost = 0.0
+                    if layers:
+                        cost = self._inputs[device] + self._moves(device, is_last=is_last, has_output=has_output)
+                    for block, own, size in self._with_feeds(device, first, left, taken, here):
+                        yield block._replace(has_output=has_output), cost + own, size
+
+    def _moves(self, device: int, *, is_last: bool, has_output: bool) -> float:
+        """Seconds of a block's moves, and of the output on its device in relation to the output on the CPU."""
+        if not is_last:
+            return 2 * self._move[device]
+        if has_output:
+            return self._move[device] + self._output_cost[device] - self._output_cost[CPU]
+        wanted = self._demands.output
+        if wanted == device:
+            return self._move[device]
+        return self._move[device] + self._move_last[device] + (0.0 if wanted is None else self._move_last[wanted])
+
+    def _with_feeds(
+        self, device: int, first: int, left: int, taken: int, room: int
+    ) -> Iterator[tuple[_Block, float, int]]:
+        layers = left - first
+        home = self._home_cost[device][left] - self._home_cost[device][first]
+        for feeds in self._feed_choices(device, first, left, room):
+            kept = left - feeds
+            if self._named[kept] > self._named[first]:
                 continue
-            size = self._model.layers[number].experts.bytes
-            for candidate in order:
-                buffers = 0 if candidate == CPU or candidate in homes else self._costs.buffer_bytes
-                if size + buffers <= free[candidate]:
-                    free[candidate] -= size
-                    placed[number] = candidate
-                    break
-            else:
-                return None
-        return tuple(device for device in placed if device is not None)
+            own = home + self._feed_cost[device][left] - self._feed_cost[device][kept]
+            own += self._feed_cost[CPU][kept] - self._feed_cost[CPU][first]
+            own += self._trip[device] * (self._feed_counts[kept] - self._feed_counts[first])
+            size = self._feed_bytes[kept] - self._feed_bytes[first]
+            if layers:
+                yield _Block(device, layers, feeds, 0, False), own, size
+            if feeds == layers and device in (self._filled, self._tried):
+                for end in self._foreign_ends(
+                    device, taken, first, room - (self._feed_bytes[left] - self._feed_bytes[kept])
+                ):
+                    extra = self._feed_cost[device][end] - self._feed_cost[device][taken]
+                    extra += self._trip[device] * (self._feed_counts[end] - self._feed_counts[taken])
+                    yield _Block(device, layers, feeds, end - taken, False), own + extra, size
 
-    def _refusal(self) -> str:
-        have = ", ".join(f"{device.name} {memory_size(device.free)}" for device in self._devices)
-        caches = self._homes[-1] - sum(layer.attention.bytes + layer.feed_forward.bytes for layer in self._model.layers)
-        return (
-            f"the model doesn't fit into the devices' memory: its weights take {memory_size(self._model.bytes)} and "
-            f"its caches {memory_size(caches)}, and free are: {have}. Serve a smaller model or format, "
-            "a smaller --ctx or --kv-tokens, or add a device"
-        )
+    def _foreign_ends(self, device: int, taken: int, first: int, room: int) -> Iterable[int]:
+        """Ends of the feeds of the CPU's layers, from ``taken`` on, that the device may have."""
+        most = min(first, bisect_right(self._feed_bytes, self._feed_bytes[taken] + room) - 1)
+        most = min(most, bisect_right(self._named, self._named[taken]) - 1)
+        if most <= taken:
+            return ()
+        return range(taken + 1, most + 1) if device == self._tried else (most,)
+
+    def _feed_choices(self, device: int, first: int, left: int, room: int) -> Iterator[int]:
+        """Numbers of the block's last layers that may have their feeds here."""
+        layers = left - first
+        if self._demands.device_layers is not None:
+            if self._feed_bytes[left] - self._feed_bytes[first] <= room:
+                yield layers
+            return
+        most = layers
+        if self._feed_bytes[left] - self._feed_bytes[first] > room:
+            # The first layer whose feed fits with all behind it.
+            most = left - bisect_left(self._feed_bytes, self._feed_bytes[left] - room)
+        # Each feed that is here and not on the CPU is worth it, or none is.
+        gains = self._gaining[device]
+        if gains or most == layers or not self._demands.local:
+            yield most
+        if not gains and most:
+            yield 0
+
+    def _gains(self, device: int) -> bool:
+        """Whether a layer of the device's block is faster with its feed there."""
+        here, there = self._feed_cost[device][-1], self._feed_cost[CPU][-1]
+        return here <= there + self._trip[device] * self._feed_counts[-1]
+
+    def _foreign_devices(self) -> tuple[int | None, int | None]:
+        """The devices that may have feeds of the CPU's layers. The first one gets as many as fit; for the other one all
+        numbers of them are tried. None where that isn't faster. To try them for more devices takes seconds.
+        """
+        if self._demands.device_layers is not None:
+            return None, None
+        costs = {
+            device: self._feed_cost[device][-1] + self._trip[device] * self._feed_counts[-1] for device in self._order
+        }
+        helping = [device for device in self._order if costs[device] < self._feed_cost[CPU][-1]]
+        # What the last device that is decided doesn't take, none does.
+        filled = next((device for device in helping if device == self._order[0]), None)
+        tried = min((device for device in helping if device != filled), key=lambda device: costs[device], default=None)
+        return filled, tried
+
+    def _ends(self, state: _State, partials: Sequence[_Partial]) -> Iterator[_Partial]:
+        """The partial placements with what is left on the CPU, where that fits."""
+        left, taken = state
+        demands = self._demands
+        if taken > left or any(device != CPU for layer, device in demands.homes.items() if layer < left):
+            return
+        if demands.device_layers is not None and left != max(0, self._layers - demands.device_layers):
+            return
+        size = self._home_bytes[left] + self._feed_bytes[left] - self._feed_bytes[taken]
+        cost = self._home_cost[CPU][left] + self._feed_cost[CPU][left] - self._feed_cost[CPU][taken]
+        for partial in partials:
+            has_output = any(block.has_output for block in partial.blocks) or demands.output is not None
+            end = partial._replace(
+                cost=partial.cost + cost,
+                cpu_bytes=partial.cpu_bytes + size + (0 if has_output else self.costs.output_bytes),
+            )
+            if end.cpu_bytes <= self._free[CPU]:
+                yield end
+
+    def _placement(self, blocks: Sequence[_Block]) -> Placement:
+        homes: list[int] = []
+        feeds: list[int] = []
+        output = CPU if self._demands.output is None else self._demands.output
+        for block in reversed(blocks):
+            homes += [block.device] * block.layers
+            feeds += [CPU] * (block.layers - block.feeds) + [block.device] * block.feeds
+            output = block.device if block.has_output else output
+        on_cpu = self._layers - len(homes)
+        homes, feeds = [CPU] * on_cpu + homes, [CPU] * on_cpu + feeds
+        at = 0
+        for block in blocks:
+            feeds[at : at + block.foreign] = [block.device] * block.foreign
+            at += block.foreign
+        for layer in range(self._layers):
+            if self._feed_counts[layer] == self._feed_counts[layer + 1]:
+                feeds[layer] = homes[layer]
+        return Placement(homes=tuple(homes), feeds=tuple(feeds), output=output, kv_is_local=self._demands.kv_is_local)
+
+
+def _refusal(model: ModelParts, devices: Sequence[Device], costs: CostModel) -> str:
+    have = ", ".join(f"{device.name} {memory_size(device.free)}" for device in devices)
+    caches = sum(costs.kv_bytes(layer) for layer in model.layers)
+    return (
+        f"the model doesn't fit into the devices' memory: its weights take {memory_size(model.bytes)}, its KV cache "
+        f"{memory_size(caches)} and each device's buffers {memory_size(costs.buffer_bytes)}. To be used are: {have}. "
+        "Serve a smaller model or format, a smaller --ctx or --kv-tokens, or add a device"
+    )

@@ -1,4 +1,4 @@
-"""Shapes of real models, for tests of the placement: only what decides it, without a file."""
+"""Shapes of real models: only what decides their placement, without a file."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def parts_of(shape: Shape) -> ModelParts:
         layers=tuple(map(layer, range(shape.layers))),
         width=shape.width,
         vocabulary=shape.vocabulary,
+        feed_width=shape.used * shape.expert_width if shape.experts else shape.feed_forward,
         experts=shape.experts,
         experts_used=shape.used,
     )
