@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from tailrace.engine.devices.device_list import LOCAL
+from tailrace.engine.devices.name_patterns import search_names
 from tailrace.engine.devices.rules import PlacementRules, layers_of
 from tailrace.errors import ConfigurationError
 from tailrace.machine.plan_wording import memory_size
@@ -83,18 +84,10 @@ def place(
         homes = _divided(model, spaces, local=local, gpu_layers=gpu_layers)
     last = homes[-1] if homes else CPU
     output = last if rules.output is None else number_of(rules.output, "the output")
-    patterns = [(re.compile(pattern), number_of(name, repr(pattern))) for pattern, name in rules.tensors.items()]
-    unused = {pattern.pattern for pattern, _ in patterns}
-    tensors = {}
-    for name in model.tensors:
-        tensors[name] = home_of(name, homes, output, model)
-        for pattern, device in patterns:
-            if pattern.search(name):
-                unused.discard(pattern.pattern)
-                tensors[name] = device
-                break
-    if unused:
-        raise ConfigurationError(f"placement: no tensor of this model has {sorted(unused)[0]!r} in its name")
+    tensors = {name: home_of(name, homes, output, model) for name in model.tensors}
+    tensors |= _ruled_tensors(
+        model, {pattern: number_of(name, repr(pattern)) for pattern, name in rules.tensors.items()}
+    )
     if EMBEDDING in tensors and "output.weight" not in tensors and tensors[EMBEDDING] not in (CPU, last):
         raise ConfigurationError(
             f"placement: the output of this model is its embedding, which can only be on {LOCAL} or on "
@@ -143,6 +136,19 @@ def home_of(name: str, homes: Sequence[int], output: int, model: ModelSizes) -> 
         return homes[layer] if layer < len(homes) else CPU
     tied = name == EMBEDDING and "output.weight" not in model.tensors
     return output if tied or name in _OUTPUT else CPU
+
+
+def _ruled_tensors(model: ModelSizes, devices: Mapping[str, int]) -> dict[str, int]:
+    """The devices of the tensors that patterns name: the first that matches decides."""
+    found = search_names(list(devices), model.tensors)
+    ruled: dict[str, int] = {}
+    for (pattern, device), names in zip(devices.items(), found, strict=True):
+        if not names - ruled.keys():
+            raise ConfigurationError(
+                f"placement: no tensor of this model has {pattern!r} in its name, or earlier patterns match all that do"
+            )
+        ruled |= dict.fromkeys(names - ruled.keys(), device)
+    return ruled
 
 
 def _ruled_homes(

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from tailrace.errors import ConfigurationError
 
+#: Bytes of a file of rules.
+_MAX_FILE = 1_000_000
+_Rules = Annotated[
+    dict[Annotated[str, msgspec.Meta(max_length=1000)], Annotated[str, msgspec.Meta(max_length=300)]],
+    msgspec.Meta(max_length=10_000),
+]
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
 class PlacementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Devices by name. What no rule names follows from what is free."""
 
-    layers: dict[str, str] = {}  #: by layers, such as ``0-9``; a layer's KV cache is there, too
-    tensors: dict[str, str] = {}  #: by a regular expression that is searched in a tensor's name; the first that matches
+    layers: _Rules = {}  #: by layers, such as ``0-9``; a layer's KV cache is there, too
+    tensors: _Rules = {}  #: by a regular expression that is searched in a tensor's name; the first that matches
     output: str | None = None  #: of the output matrix
     kv: str | None = None  #: of all layers' KV cache: ``local`` alone
 
@@ -37,8 +45,10 @@ def read_rules(value: str | Mapping[str, Any] | None) -> PlacementRules:
     if isinstance(value, str):
         where = f"the placement file {value}"
         try:
-            value = tomllib.loads(Path(value).expanduser().read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            value = tomllib.loads(_text(Path(value)))
+        except RecursionError as error:
+            raise ConfigurationError(f"{where} can't be read: it is nested too deeply") from error
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigurationError(f"{where} can't be read: {error}") from error
     try:
         rules = msgspec.convert(value, PlacementRules)
@@ -51,9 +61,22 @@ def read_rules(value: str | Mapping[str, Any] | None) -> PlacementRules:
     for pattern in rules.tensors:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ConfigurationError(f"{where}: {pattern!r} is no regular expression: {error}") from error
     return rules
+
+
+def _text(path: Path) -> str:
+    """The file's text. Raises OSError and ValueError; a home folder that isn't known is a RuntimeError."""
+    path = path.expanduser()
+    # Without waiting: a FIFO would let the start hang.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it isn't a regular file")
+        content = file.read(_MAX_FILE + 1)
+    if len(content) > _MAX_FILE:
+        raise ValueError(f"it has more than {_MAX_FILE:,} bytes")
+    return content.decode()
 
 
 def layers_of(text: str) -> range:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tailrace.engine.devices import name_patterns
 from tailrace.engine.devices.placement import (
     EMBEDDING,
     ModelSizes,
@@ -162,3 +164,49 @@ def test_a_models_own_table_has_rules(tmp_path: Path) -> None:
     own = resolve({}, {}, path).for_model("a").settings
     assert own.devices == "local,w1:1"
     assert read_rules(own.placement) == PlacementRules(layers={"0-9": "w1:1"}, kv="local")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("output = " + "[" * 5000, "nested too deeply"),
+        ("output = " + "9" * 5000, "digits"),
+        ("layers = 3", "Expected `object`"),
+        ("layers = {0 = 1}", "Expected `str`"),
+        ("kv = []", "Expected `str"),
+        ("experts = 'local'", "unknown field `experts`"),
+        ("output = 'local'\noutput = 'local'", "overwrite"),
+        ("[tensors]\n'(' = 'local'", "no regular expression"),
+        ("[tensors]\n'a{99999999999}' = 'local'", "no regular expression"),
+        (f"[tensors]\n{'a' * 1001} = 'local'", "length <= 1000"),
+        ("[layers]\n'9-0' = 'local'", "names no layers"),
+        (f"[layers]\n'{'9' * 500}' = 'local'", "names no layers"),
+        ("#" * 1_000_001, "1,000,000 bytes"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_file_that_holds_no_rules_is_told_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "placement.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=f"placement.*{reason}"):
+        read_rules(str(path))
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for path, reason in (
+        ("/dev/zero", "regular file"),
+        (str(tmp_path / "fifo"), "regular file"),
+        (str(tmp_path), "directory"),
+        (str(tmp_path / "bytes"), "utf-8"),
+        ("~no-such-user-here/file", "home directory"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"the placement file {path} can't be read: .*{reason}"):
+            read_rules(path)
+
+
+def test_a_pattern_that_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(name_patterns, "_SECONDS", 1)
+    with pytest.raises(ConfigurationError, match=r"search of '\(\.\*\.\*\)\+=' .* takes more than 1 s"):
+        placed({"tensors": {"attn_q": "w1:1", "(.*.*)+=": "w1:1"}})
