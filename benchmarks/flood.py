@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import statistics
 import sys
 from dataclasses import replace
@@ -41,6 +42,8 @@ _PROMPT = 4000
 #: Tokens of every stream before the prompt is sent: enough for a 99th percentile.
 _TOKENS_BEFORE = 128
 _BOUND = 3.0
+#: Tokens of a reply over which the quiet gaps have one median.
+_BLOCK = 32
 #: No gap may be longer than this, in milliseconds.
 _GAP_BOUND = 100
 #: Conversations that come one after the other, and slots for them.
@@ -71,6 +74,20 @@ class Flood(msgspec.Struct):
     #: gaps at the same positions of the same replies, without the prompt
     gaps_without: list[float] = []
     cached_tokens: int = 0  #: of the last prompt, in the prefix cache
+    positions: list[int] = []  #: of ``gaps_during``: the reply's tokens before the gap
+    relative: list[float] = []  #: ``gaps_during`` ÷ the median gap at their positions, without the prompt
+
+    def compare(self, quiet: list[StreamTiming]) -> None:
+        """Take in the same streams without the prompt. Steps take longer as replies grow, so gaps are compared with
+        those of replies of the same length.
+        """
+        medians: list[float] = []
+        gaps = [stream.gaps_ms for stream in quiet]
+        for begin in range(0, max(map(len, gaps)), _BLOCK):
+            medians.append(statistics.median([gap for each in gaps for gap in each[begin : begin + _BLOCK]]))
+        self.gaps_without = [gap for each in gaps for gap in each[_TOKENS_BEFORE:]]
+        for position, gap in zip(self.positions, self.gaps_during, strict=True):
+            self.relative.append(gap / medians[min(position // _BLOCK, len(medians) - 1)])
 
 
 def flood(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
@@ -80,12 +97,7 @@ def flood(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
     # The events of the stream that started last: the role's event and its tokens. So all streams run by then.
     late = msgspec.structs.replace(prompt, start_after=(_STREAMS - 1, _TOKENS_BEFORE + 1))
     found = evaluate(client.exchange([*running, late], until=_STREAMS))
-    # Steps take longer as replies grow, so the gaps are also compared with replies of the same length.
-    same_length = LoadProfile(
-        streams=_STREAMS, prompt_tokens=32, output_tokens=max(found.max_reply_tokens, 2 * _TOKENS_BEFORE)
-    )
-    for stream in client.run(same_length, turn):
-        found.gaps_without += stream.gaps_ms[_TOKENS_BEFORE:]
+    found.compare(_quiet_streams(client, turn, found))
     return found
 
 
@@ -102,12 +114,14 @@ def moves(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
     late = [msgspec.structs.replace(each, start_after=event) for each, event in zip(late, after, strict=True)]
     timings = client.exchange([*running, *late], until=_STREAMS + _CONVERSATIONS)
     found = evaluate(timings, late=_CONVERSATIONS + 1)
-    same_length = LoadProfile(
-        streams=_STREAMS, prompt_tokens=32, output_tokens=max(found.max_reply_tokens, 2 * _TOKENS_BEFORE)
-    )
-    for stream in client.run(same_length, turn):
-        found.gaps_without += stream.gaps_ms[_TOKENS_BEFORE:]
+    found.compare(_quiet_streams(client, turn, found))
     return found
+
+
+def _quiet_streams(client: BenchClient, turn: int, found: Flood) -> list[StreamTiming]:
+    """The same streams alone, as long as they were in ``found``."""
+    tokens = max(found.max_reply_tokens, 2 * _TOKENS_BEFORE)
+    return client.run(LoadProfile(streams=_STREAMS, prompt_tokens=32, output_tokens=tokens), turn)
 
 
 def evaluate(timings: list[StreamTiming], late: int = 1) -> Flood:
@@ -117,12 +131,13 @@ def evaluate(timings: list[StreamTiming], late: int = 1) -> Flood:
     tokens = max(sum(moment <= last.first_token_at for moment in stream.token_times) for stream in streams)
     found = Flood([], [], [], last.first_token_at - last.sent_at, tokens, cached_tokens=last.cached_tokens)
     for stream in streams:
-        for before, after in zip(stream.token_times, stream.token_times[1:], strict=False):
+        for position, (before, after) in enumerate(itertools.pairwise(stream.token_times)):
             gap = 1e3 * (after - before)
             if all_running <= before and after <= first.sent_at:
                 found.gaps_before.append(gap)
             elif after > first.sent_at and before < last.first_token_at:
                 found.gaps_during.append(gap)
+                found.positions.append(position)
             found.points.append((after - first.sent_at, gap))
     return found
 
@@ -155,6 +170,7 @@ def _measure(options: Options) -> Measurements:
             figure(
                 f"{what} of replies as long without it", paired_ratios(worst, without), bound=bound, is_upper_bound=True
             ),
+            _relative_figure(f"{name}: p99 of each gap while a prompt of {size} tokens is read", done, bound),
             figure(f"{name}: median gap before it", before, unit="ms"),
             figure(f"{name}: median gap of replies as long without it", without, unit="ms"),
             # The machine's own stalls set the floor of the other gaps.
@@ -202,6 +218,7 @@ def _moves_figures(options: Options, size: int, reports: list[GapReport]) -> lis
             bound=_BOUND,
             is_upper_bound=True,
         ),
+        _relative_figure(f"{what}, p99 of each gap", turns, _BOUND),
         figure(
             f"{what}, longest gap",
             [max(turn.gaps_during) for turn in turns],
@@ -214,6 +231,15 @@ def _moves_figures(options: Options, size: int, reports: list[GapReport]) -> lis
         figure(f"{what}, the first one's next turn: first token", [turn.prefill_seconds for turn in turns], unit="s"),
         figure(f"{what}, its tokens from the cache", [turn.cached_tokens for turn in turns], unit="tokens"),
     ]
+
+
+def _relative_figure(what: str, turns: list[Flood], bound: float | None) -> Figure:
+    return figure(
+        f"{what} ÷ the median at the same length of replies without",
+        [percentile(turn.relative, 0.99) for turn in turns],
+        bound=bound,
+        is_upper_bound=True,
+    )
 
 
 def _turns(options: Options) -> int:

@@ -27,3 +27,15 @@ def test_flood_gaps_last_from_the_first_late_request_to_the_last_one() -> None:
     assert found.gaps_during == pytest.approx([110.0, 110.0, 110.0])
     assert found.prefill_seconds == pytest.approx(0.11)
     assert found.cached_tokens == 7
+
+
+def test_gaps_are_compared_with_those_of_replies_of_the_same_length() -> None:
+    """Without the prompt the gaps grow from 10 to 20 ms."""
+    times = [0.0]
+    for position in range(64):
+        times.append(times[-1] + (0.01 if position < 32 else 0.02))
+    running = StreamTiming(0.0, [1.0, *(1.1 + 0.04 * place for place in range(63))])
+    found = evaluate([running, StreamTiming(1.05, [9.0])])
+    found.compare([StreamTiming(0.0, times)] * 2)
+    assert found.relative[1:32] == pytest.approx([4.0] * 31)
+    assert found.relative[32:] == pytest.approx([2.0] * 31)
