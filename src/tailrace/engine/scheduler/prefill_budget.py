@@ -24,8 +24,8 @@ _DISTURBED = 1.5
 #: prompts at once took three times as long. Its estimate is rough, and no gap should be longer than 100 ms.
 _LAST_CHUNK_SECONDS = 0.08
 #: After so many steps with prompts one has none, which shows what it takes now: replies become longer, and other
-#: programs come and go.
-_STEPS_TO_PROBE = 64
+#: programs come and go. With 64, the known time was a third too short at the end of a long prompt.
+_STEPS_TO_PROBE = 16
 #: The same where the last one took less than this part of what was known: a disturbance is over. Its weight is larger.
 _STEPS_TO_NEXT_PROBE = 8
 _SHORTER_PART = 0.8
