@@ -28,11 +28,11 @@ class GapReport(msgspec.Struct, frozen=True):
     interruptions: int = 0
 
     def __str__(self) -> str:
-        parts = self.parts.partition(", inbox 0")[0]
         ops = f"; {self.cache_ops}" if self.cache_ops else ""
         return (
-            f"{self.ms} ms, the loop's CPU time {self.cpu_ms} ms: {parts}; {self.prompt_tokens} prompt tokens{ops}; "
-            f"{self.page_faults} page faults, {self.interruptions} interruptions"
+            f"{self.ms} ms, the loop's CPU time {self.cpu_ms} ms: {self.parts}; "
+            f"{self.prompt_tokens} prompt tokens{ops}; {self.page_faults} page faults, "
+            f"{self.interruptions} interruptions"
         )
 
 

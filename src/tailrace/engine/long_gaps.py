@@ -17,6 +17,8 @@ from tailrace.engine.kv_cache.cache_ops import CacheOp
 
 #: A gap that is shorter than this many steps without prompts isn't long, however large the model is.
 _MIN_STEPS = 3.0
+#: The processor time of shorter parts isn't read, because that takes a microsecond. It counts for the next longer one.
+_SHORT_SECONDS = 0.0005
 
 
 class LongGaps:
@@ -25,7 +27,8 @@ class LongGaps:
     def __init__(self, bound_seconds: float) -> None:
         """``bound_seconds``: longer gaps are logged; 0: none, and nothing is measured."""
         self._bound = bound_seconds
-        self._parts: dict[str, tuple[float, float]] = {}  #: seconds and processor seconds
+        #: The name of each part, when it ended, and the processor time at its end.
+        self._marks: list[tuple[str, float, float]] = []
         self._ops: list[CacheOp] = []
         self._has_replies = False  #: whether replies wait for the end of this gap
         self._now = self._begun = time.perf_counter()
@@ -36,10 +39,11 @@ class LongGaps:
         """The time since the last mark was spent on ``part``."""
         if not self._bound:
             return
-        now, cpu = time.perf_counter(), time.thread_time()
-        seconds, processor = self._parts.get(part, (0.0, 0.0))
-        self._parts[part] = seconds + now - self._now, processor + cpu - self._cpu
-        self._now, self._cpu = now, cpu
+        now = time.perf_counter()
+        if now - self._now > _SHORT_SECONDS:
+            self._cpu = time.thread_time()
+        self._now = now
+        self._marks.append((part, now, self._cpu))
 
     def note(self, ops: Iterable[CacheOp]) -> None:
         """These cache ops were applied in this gap."""
@@ -52,23 +56,24 @@ class LongGaps:
         """
         if not self._bound:
             return
-        usage = _usage()
+        self._cpu, usage = time.thread_time(), _usage()
         if self._has_replies and replies and self._now - self._begun > max(self._bound, _MIN_STEPS * quiet_seconds):
             self._report(replies, prompt_tokens, usage)
         self._has_replies = goes_on
-        self._parts.clear()
+        self._marks.clear()
         self._ops.clear()
         self._begun, self._begun_cpu, self._usage = self._now, self._cpu, usage
 
     def _report(self, replies: int, prompt_tokens: int, usage: tuple[int, int, int]) -> None:
-        parts = sorted(self._parts.items(), key=lambda part: -part[1][0])
         faults, major_faults, interruptions = (now - before for now, before in zip(usage, self._usage, strict=True))
         ops = Counter(type(op).__name__.lower() for op in self._ops)
         structlog.get_logger().info(
             "replies waited",
             ms=round(1e3 * (self._now - self._begun)),
             cpu_ms=round(1e3 * (self._cpu - self._begun_cpu)),
-            parts=", ".join(f"{name} {1e3 * seconds:.0f} (CPU {1e3 * cpu:.0f})" for name, (seconds, cpu) in parts),
+            parts=", ".join(
+                f"{name} {1e3 * seconds:.0f} (CPU {1e3 * cpu:.0f})" for name, seconds, cpu in self._longest_parts()
+            ),
             replies=replies,
             prompt_tokens=prompt_tokens,
             cache_ops=", ".join(f"{count} {name}" for name, count in ops.items()),
@@ -76,6 +81,17 @@ class LongGaps:
             disk_faults=major_faults,
             interruptions=interruptions,
         )
+
+    def _longest_parts(self) -> list[tuple[str, float, float]]:
+        """Name, seconds and processor seconds of each part that isn't short, the longest first."""
+        parts: dict[str, tuple[float, float]] = {}
+        begun, begun_cpu = self._begun, self._begun_cpu
+        for name, now, cpu in self._marks:
+            seconds, processor = parts.get(name, (0.0, 0.0))
+            parts[name] = seconds + now - begun, processor + cpu - begun_cpu
+            begun, begun_cpu = now, cpu
+        found = [(name, *times) for name, times in parts.items() if times[0] > _SHORT_SECONDS]
+        return sorted(found, key=lambda part: -part[1])
 
 
 def _usage() -> tuple[int, int, int]:

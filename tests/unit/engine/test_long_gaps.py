@@ -83,6 +83,7 @@ def test_nothing_is_logged_without_a_bound(clock: _Clock) -> None:
 
 def test_the_loop_names_the_parts_of_its_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_gaps, "_MIN_STEPS", 0.0)
+    monkeypatch.setattr(long_gaps, "_SHORT_SECONDS", 0.0)
     backend = ContextBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, long_gap_seconds=1e-9)
     for identity in (1, 2):

@@ -22,7 +22,7 @@ from tailrace.engine.kv_cache.eviction import LruIndex
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.prefix_store import PrefixStore
 from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
-from tailrace.engine.kv_cache.shared_cells import SharedCells
+from tailrace.engine.kv_cache.shared_cells import cells_of
 from tailrace.engine.kv_cache.slot import Slot
 
 #: Tokens behind the last checkpoint from which one is taken where a sequence goes on: no step has to end for it.
@@ -61,7 +61,7 @@ class KVCache:
         self.leaving: Leaving | None = None  #: the slot that is being copied, so that it can be evicted
         self.loading: set[int] = set()  #: occupied slots whose prefix isn't loaded yet; the executor fills and ends it
         self._lru: LruIndex[int] = LruIndex()  #: slots that hold tokens and aren't occupied
-        self._cells = _cells_of(layout)
+        self._cells = cells_of(layout)
 
     @property
     def used_cells(self) -> int:
@@ -396,9 +396,4 @@ class KVCache:
         self.layout = layout
         self.slots = [Slot(index) for index in range(len(self.slots))]
         self._lru = LruIndex()
-        self._cells = _cells_of(layout)
-
-
-def _cells_of(layout: Layout) -> SharedCells:
-    """All free. In a partitioned layout slots have cells of their own, and none are shared."""
-    return SharedCells(layout.cells if layout.shared else 0)
+        self._cells = cells_of(layout)

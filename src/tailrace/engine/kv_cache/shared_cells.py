@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tailrace.engine.kv_cache.layout import Layout
+
 
 class SharedCells:
     """``count`` cells, numbered from 0. The ones with the lowest numbers are taken first."""
@@ -44,3 +46,8 @@ class SharedCells:
         added = range(count - 1, len(self._references) - 1, -1)
         self._free[:0] = added
         self._references += [0] * len(added)
+
+
+def cells_of(layout: Layout) -> SharedCells:
+    """All cells of the layout, free. In a partitioned layout slots have cells of their own, and none are shared."""
+    return SharedCells(layout.cells if layout.shared else 0)
