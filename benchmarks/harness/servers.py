@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from tailrace.loadtest.bench_client import BenchClient
 
+_WORKER_LISTENS = re.compile(r"tailrace worker listens on (\S+:\d+)")
 #: A multi-gigabyte model may come from a slow disk.
 _START_SECONDS = 300.0
 
@@ -64,6 +66,35 @@ def llama_server(model: Path, threads: int, *options: str) -> Iterator[BenchClie
     command = [program, "-m", str(model), "-t", str(threads), "--host", "127.0.0.1", *options]
     with _started(command, dict(os.environ), "/health") as client:
         yield client
+
+
+@contextlib.contextmanager
+def worker(threads: int) -> Iterator[str]:
+    """Run ``tailrace worker`` on loopback until the block ends; its ``HOST:PORT``. It keeps no tensors on the disk."""
+    command = [str(Path(sys.executable).with_name("tailrace")), "worker", "--listen", "127.0.0.1:0"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [*command, "--threads", str(threads), "--cache-mb", "0"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=clean | {"XDG_CONFIG_HOME": folder},
+        )
+        assert process.stdout is not None
+        try:
+            # It ends with the process, too.
+            line = process.stdout.readline()
+            found = _WORKER_LISTENS.search(line)
+            if found is None:
+                log.seek(0)
+                raise ServerError(f"the worker didn't start:\n{log.read().decode('utf-8', 'replace')[-3000:]}")
+            yield found[1]
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def has_llama_server() -> bool:

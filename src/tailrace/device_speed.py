@@ -33,7 +33,9 @@ class ProductSpeed(msgspec.Struct, frozen=True, kw_only=True):
 class DeviceSpeed(msgspec.Struct, frozen=True, kw_only=True):
     """A device that computes."""
 
-    products: Annotated[dict[str, ProductSpeed], Meta(min_length=1)]  #: by ggml's name of the format: ``Q4_0``
+    products: Annotated[
+        dict[str, ProductSpeed], Meta(min_length=1, max_length=64)
+    ]  #: by ggml's name of the format: ``Q4_0``
     layer_seconds: Seconds  #: what a layer's operations take beside reading and arithmetic
 
     def of(self, weights: Mapping[str, Weights]) -> ProductSpeed:

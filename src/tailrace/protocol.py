@@ -285,6 +285,16 @@ class WorkerFigures(msgspec.Struct, frozen=True, kw_only=True):
     receiving_seconds: float | None  #: in which bytes from the worker were on their way; None: it doesn't report that
 
 
+class SpeedComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens a second of a placed model, predicted before it was loaded and measured since."""
+
+    predicted_decode: float  #: of one reply, behind as many tokens as the measured one had
+    predicted_prompt: float  #: of a long prompt
+    decode: float = 0.0  #: measured; 0: too few steps yet
+    prompt: float = 0.0  #: the same of prompts
+    reason: str = ""  #: why decoding is much slower or faster than predicted; empty: it isn't
+
+
 class EngineCounters(msgspec.Struct, array_like=True):
     """An engine's totals since its start. Each part of the engine counts in a struct of its own; the loop adds them
     up, and the HTTP process adds up those of all replicas.
@@ -349,6 +359,7 @@ class Heartbeat(msgspec.Struct, tag="heartbeat", frozen=True, array_like=True):
     longest_step: float = 0.0  #: seconds; of an engine that has made no step, an upper estimate
     stuck: float = 0.0  #: seconds for which a thread beside the loop has worked on one item
     workers: tuple[WorkerFigures, ...] = ()  #: of a placed model
+    speed: SpeedComparison | None = None  #: of a placed model
 
 
 class PrefixReport(msgspec.Struct, tag="prefixes", frozen=True, array_like=True):

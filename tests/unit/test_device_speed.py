@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tailrace.device_speed import DeviceSpeed, ProductSpeed, Weights
-from tailrace.worker_status import OfferedDevice, WorkerStatus, decode_status, encode_status
+from tailrace.worker_status import PROTOCOL, OfferedDevice, WorkerStatus, decode_status, encode_status
 
 _SPEED = DeviceSpeed(
     products={
@@ -35,7 +35,7 @@ def test_a_format_that_was_not_measured_counts_as_the_slowest() -> None:
 
 def _status(speed: DeviceSpeed | None) -> WorkerStatus:
     device = OfferedDevice("CPU", "a processor", 1_000, 2_000, speed)
-    return WorkerStatus(llama_cpp="1", threads=2, devices=(device,))
+    return WorkerStatus(llama_cpp="1", threads=2, devices=(device,), protocol=PROTOCOL)
 
 
 @pytest.mark.parametrize("speed", [_SPEED, None])

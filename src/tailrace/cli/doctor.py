@@ -15,7 +15,7 @@ from rich.table import Table
 from tailrace.cli import console_output
 from tailrace.cli.doctor_facts import Diagnosis, ModelFacts, ServerCheck, diagnose
 from tailrace.cli.model_argument import find_model
-from tailrace.cli.stats_client import read_findings
+from tailrace.cli.stats_client import read_stats
 from tailrace.cli.top_screen import finding_line
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.engine.model_parts import ModelParts, Operations, measure_parts
@@ -26,6 +26,7 @@ from tailrace.machine.plan import MachinePlan, PoolPlan
 from tailrace.machine.running_servers import ServerState, find_servers
 from tailrace.machine.topology import read_topology
 from tailrace.models.store import Store
+from tailrace.protocol import SpeedComparison
 from tailrace.serving.model_memory import model_needs
 
 #: Exit status when a running server differs from its plan.
@@ -81,11 +82,12 @@ def doctor(
     measured = measure_bandwidth(topology) if bandwidth else []
     servers = _servers(port)
     diagnosis = diagnose(settings, facts, measured, servers, topology=topology, prove=prove)
-    for check, found in zip(diagnosis.servers, read_findings(servers, settings.api_key), strict=True):
+    for check, found in zip(diagnosis.servers, read_stats(servers, settings.api_key), strict=True):
         if isinstance(found, str):
             check.unread = found
         else:
-            check.findings = found
+            check.findings = found.findings
+            check.speeds = [each.speed for each in found.engines if each.speed is not None]
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
     else:
@@ -306,10 +308,22 @@ def _server(console: Console, server: ServerCheck) -> None:
     for process in server.processes:
         for problem in process.problems:
             console.print(f"[red]{process.process}[/red]: {escape(problem)}")
+    for speed in server.speeds:
+        console.print(_speed(speed), soft_wrap=True)
     for finding in server.findings:
         console.print(finding_line(finding, advice=True))
     if server.unread:
         console.print(f"[yellow]what limits it isn't known[/yellow]: {escape(server.unread)}")
+
+
+def _speed(speed: SpeedComparison) -> str:
+    """A placed model's speed beside the predicted one."""
+    decode, prompt = (f"{rate:.1f}" if rate else "not measured yet" for rate in (speed.decode, speed.prompt))
+    found = (
+        f"decodes {decode} tokens/s, predicted {speed.predicted_decode:.1f}; "
+        f"prompts {prompt}, predicted {speed.predicted_prompt:.1f}"
+    )
+    return f"{found}. [yellow]{escape(speed.reason)}[/yellow]" if speed.reason else found
 
 
 def _section(console: Console, title: str, pairs: Iterable[tuple[str, str]]) -> None:

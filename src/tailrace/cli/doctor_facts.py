@@ -35,6 +35,7 @@ from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
 from tailrace.machine.running_servers import LoadedModel, ServerState
 from tailrace.machine.topology import Topology, read_topology
+from tailrace.protocol import SpeedComparison
 from tailrace.settings import Settings
 
 
@@ -88,6 +89,7 @@ class ServerCheck(msgspec.Struct, kw_only=True):
     model: str
     processes: list[ProcessCheck]
     findings: list[Finding] = []  #: what limits it now
+    speeds: list[SpeedComparison] = []  #: of the engines with a model that is divided between devices
     unread: str = ""  #: why the findings aren't known
 
     @property

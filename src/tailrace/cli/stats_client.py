@@ -9,7 +9,6 @@ import msgspec
 
 from tailrace.cli.server_client import NoAnswer, Refused, ServerClient, WrongKey, reason
 from tailrace.cli.terminal import harmless
-from tailrace.diagnosis.catalogue import Finding
 from tailrace.diagnosis.report import Stats
 from tailrace.errors import ConfigurationError
 from tailrace.machine.running_servers import ServerState, find_servers
@@ -60,13 +59,13 @@ def own_server() -> str:
     return servers[0].url if servers else "http://127.0.0.1:8000"
 
 
-def read_findings(servers: Sequence[ServerState], key: str | None) -> list[list[Finding] | str]:
-    """The findings of each of the user's own servers, or why they aren't known. All are asked at the same time."""
+def read_stats(servers: Sequence[ServerState], key: str | None) -> list[Stats | str]:
+    """The statistics of each of the user's own servers, or why they aren't known. All are asked at the same time."""
 
-    def read(server: ServerState) -> list[Finding] | str:
+    def read(server: ServerState) -> Stats | str:
         try:
             # The server is this user's, on this machine: its certificate has another machine's name.
-            return StatsClient(server.url, key=key, verify=False).read().findings
+            return StatsClient(server.url, key=key, verify=False).read()
         except (NoAnswer, Refused) as error:
             return str(error)
 

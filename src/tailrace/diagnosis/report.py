@@ -12,7 +12,7 @@ from tailrace.diagnosis.diagnose import diagnose
 from tailrace.diagnosis.process_sample import ProcessSample
 from tailrace.diagnosis.sample import EngineInterval, Interval, Sample
 from tailrace.diagnosis.server_sample import HistogramSample
-from tailrace.protocol import DeviceShare
+from tailrace.protocol import DeviceShare, SpeedComparison
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +76,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     kv_cells: int
     read_rate: float | None  #: bytes of weights and KV per second of the model's passes
     parts: StepStats
+    speed: SpeedComparison | None = None  #: predicted and measured, of a model that is divided between devices
 
 
 class ProcessStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +173,7 @@ def _engine(engine: EngineInterval) -> EngineStats:
             publish=engine.rate("publish_seconds"),
             embeddings=engine.rate("embedding_seconds"),
         ),
+        speed=after.speed,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tailrace.protocol import DeviceShare, EngineCounters
+from tailrace.protocol import DeviceShare, EngineCounters, SpeedComparison
 
 
 class EngineSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +24,7 @@ class EngineSample(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int = 0  #: weights that a step with one token reads; 0: not known
     cell_bytes: int = 0  #: KV of one token
     counters: EngineCounters = msgspec.field(default_factory=EngineCounters)
+    speed: SpeedComparison | None = None  #: of a placed model
 
     def role(self, *, several: bool) -> str:
         """The name of its process; ``several``: whether there are several engines."""

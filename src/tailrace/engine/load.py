@@ -152,6 +152,7 @@ def make_loop(
         prefix_identity=backend.info.prefix_identity,
         long_gap_seconds=settings.log_gap_ms / 1e3,
         worker_links=backend.worker_links,
+        speed_watch=backend.speed_watch,
     )
     for each in (backend, draft):
         if each is not None:

@@ -15,6 +15,7 @@ import structlog
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.core_share import CoreShare
+from tailrace.engine.devices.speed_watch import SpeedWatch
 from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.embedding_queue import EmbeddingQueue
 from tailrace.engine.file_waits import FileWaits
@@ -68,6 +69,7 @@ class EngineLoop:
         prefix_identity: str = "",
         long_gap_seconds: float = 0.0,
         worker_links: WorkerLinks | None = None,
+        speed_watch: SpeedWatch | None = None,
     ) -> None:
         """Set up an empty loop.
 
@@ -80,7 +82,7 @@ class EngineLoop:
         backend's slots are empty. ``core_share``: this engine's part of cores that other engines compute on, too.
         ``prefix_identity``: with one, the prefixes that the cache holds are reported for a cluster's router.
         ``long_gap_seconds``: longer gaps between replies' tokens are logged; 0: none.
-        ``worker_links``: of a model that is placed on workers.
+        ``worker_links``: of a model that is placed on workers. ``speed_watch``: of one whose speed was predicted.
         """
         #: Work for the first time in which nothing runs: it may take a second, in which no step is made.
         self.when_quiet: Callable[[], None] | None = None
@@ -88,6 +90,7 @@ class EngineLoop:
         self._page = page or ProgressPage()
         self._core_share = core_share
         self._worker_links = worker_links
+        self._speed_watch = speed_watch
         self._longest = LongestStep(self._page, backend, prefill_chunk)
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
@@ -263,6 +266,14 @@ class EngineLoop:
             # Also where the HTTP process has gone: what the cache holds is kept for the next one.
             if links is not None:
                 links.end_step(with_prompt=batch.n_prompt_tokens > 0)
+            if self._speed_watch is not None:
+                self._speed_watch.observe(
+                    decoding=batch.n_decoding,
+                    prompt_tokens=batch.n_prompt_tokens,
+                    drafted=batch.n_beyond_one > 0,
+                    depth=sum(sequence.computed for sequence, _ in batch.scheduled),
+                    seconds=decoded - begun,
+                )
             self._accounting.add(batch, lengths, masked - begun)
             for failure in step.failed:
                 sequence = self._sequences[failure.id]
@@ -294,6 +305,7 @@ class EngineLoop:
             longest_step=self._page.longest,
             stuck=report_longest(self.helpers, self._page),
             workers=() if self._worker_links is None else self._worker_links.figures(),
+            speed=None if self._speed_watch is None else self._speed_watch.figures,
         )
 
     def close(self) -> None:

@@ -113,7 +113,9 @@ class StatsSource:
         )
         if heartbeat is None:
             return sample
-        return msgspec.structs.replace(sample, kv_cells_used=heartbeat.kv_cells_used, counters=heartbeat.counters)
+        return msgspec.structs.replace(
+            sample, kv_cells_used=heartbeat.kv_cells_used, counters=heartbeat.counters, speed=heartbeat.speed
+        )
 
     def facts(self, bandwidth: MeasuredBandwidth | None) -> ServerFacts:
         """What doesn't change while the engines run."""

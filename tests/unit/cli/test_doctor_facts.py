@@ -10,7 +10,7 @@ import pytest
 from recorded_machines import machine
 from tailrace.cli.doctor import _processes
 from tailrace.cli.doctor_facts import check, diagnose
-from tailrace.cli.stats_client import read_findings
+from tailrace.cli.stats_client import read_stats
 from tailrace.engine.kernels.build import KERNEL_TIERS
 from tailrace.engine.native_libs import tiers
 from tailrace.engine.native_libs.tiers import TIERS
@@ -207,7 +207,7 @@ def test_a_server_is_reached_where_it_listens(host: str, tls: bool, url: str) ->
 
 def test_a_server_that_is_gone_has_no_findings() -> None:
     gone = msgspec.structs.replace(state(make_plan(read_topology(), Settings(model="m"))), port=1)
-    (reason,) = read_findings([gone], None)
+    (reason,) = read_stats([gone], None)
     assert isinstance(reason, str)
     assert "http://127.0.0.1:1 doesn't answer" in reason
-    assert read_findings([], None) == []
+    assert read_stats([], None) == []

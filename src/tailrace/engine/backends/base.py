@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tailrace.engine.devices.speed_watch import SpeedWatch
 from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.rollback import Rollback
@@ -192,6 +193,11 @@ class Backend(Protocol):
     @property
     def worker_links(self) -> WorkerLinks | None:
         """None where the model isn't placed on workers."""
+        ...
+
+    @property
+    def speed_watch(self) -> SpeedWatch | None:
+        """None where nothing has predicted the model's speed."""
         ...
 
     @property

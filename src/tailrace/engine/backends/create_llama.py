@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import structlog
+
 from tailrace.engine.backends import llama
+from tailrace.engine.backends.llama.memory_budget import repacked_weights
 from tailrace.engine.backends.llama.placed_model import PlacedModel, place_model
+from tailrace.engine.backends.llama.placed_speed import measure_devices, prediction
 from tailrace.engine.devices.device_list import parse_devices
+from tailrace.engine.devices.placement_prediction import MeasuredSpeed
 from tailrace.engine.devices.rules import read_rules
+from tailrace.engine.devices.speed_watch import SpeedWatch
 from tailrace.errors import ModelError
 from tailrace.machine.memory_lock import lock_memory
 from tailrace.machine.plan import ReplicaPlan
@@ -19,6 +25,8 @@ from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.metadata_override import parse_overrides
 from tailrace.settings import Settings
 from tailrace.worker_status import WorkerStatus
+
+_NO_PREDICTION = "the speed of the placement isn't predicted"
 
 
 def create_llama(
@@ -59,8 +67,12 @@ def create_llama(
         tensor_split=tuple(map(float, settings.tensor_split.split(","))) if settings.tensor_split else (),
         main_gpu=settings.main_gpu,
     )
-    options = replace(options, placed=_place(path, settings, workers, options))
+    placed = _place(path, settings, workers, options)
+    options = replace(options, placed=placed)
+    measured = None if placed is None or workers is None else _measure(path, settings, workers, options, placed)
     backend = _load(path, options, log, progress)
+    if measured is not None:
+        backend.speed_watch = _speed_watch(path, backend, measured, options)
     if settings.mlock and (failed := lock_memory()) is not None and log is not None:
         log("warning", f"the model can't be kept in memory (mlock): {failed}")
     return backend
@@ -81,6 +93,42 @@ def _place(
         context=settings.kv_tokens or settings.ctx,
         cache_types=options.cache_types,
     )
+
+
+def _measure(
+    path: Path,
+    settings: Settings,
+    workers: Mapping[str, WorkerStatus],
+    options: llama.LlamaOptions,
+    placed: PlacedModel,
+) -> tuple[MeasuredSpeed, ...] | None:
+    """The speeds of the placed model's devices; None where one can't be measured, which the log says."""
+    try:
+        return measure_devices(
+            path,
+            placed,
+            parse_devices(settings.devices or ""),
+            workers,
+            threads=options.decode_pool.threads,
+            repacks=repacked_weights(path, options) > 0,
+        )
+    except ModelError as error:
+        structlog.get_logger().warning(_NO_PREDICTION, reason=str(error))
+        return None
+
+
+def _speed_watch(
+    path: Path, backend: llama.LlamaBackend, measured: tuple[MeasuredSpeed, ...], options: llama.LlamaOptions
+) -> SpeedWatch | None:
+    """What compares the speed with the predicted one; None where that of this model can't be predicted."""
+    assert backend.placed is not None
+    assert backend.placement is not None
+    try:
+        seconds = prediction(path, backend.placed, measured, options.cache_types, options.batch)
+    except ModelError as error:
+        structlog.get_logger().warning(_NO_PREDICTION, reason=str(error))
+        return None
+    return SpeedWatch(seconds, backend.placement.differences)
 
 
 def _load(

@@ -117,6 +117,7 @@ class FakeBackend:
         self.step_seconds = step_seconds
         self.first_step_seconds = step_seconds
         self.worker_links = None
+        self.speed_watch = None
         self._weights = np.ones(weights_mb * 1_000_000, np.uint8)
         self.info = ModelInfo(
             architecture="fake",

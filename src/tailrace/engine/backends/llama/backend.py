@@ -30,6 +30,7 @@ from tailrace.engine.backends.llama.prediction_context import LlamaPredictionCon
 from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.backends.llama.touched_bytes import touched_bytes
+from tailrace.engine.devices.speed_watch import SpeedWatch
 from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.build import TIERS_OF_CHOICE, cpu_tiers
@@ -73,6 +74,7 @@ class LlamaBackend:
             offloads=memory_budget.offloads(options),
             progress=progress,
         )
+        self.placed = options.placed
         self.placement = report_placement(self._model, options.placed) if options.placed is not None else None
         self._metadata = Metadata(self._model, options.overrides)
         self._vocab = LlamaVocab(self._model, self._metadata)
@@ -95,6 +97,7 @@ class LlamaBackend:
         self.piece_tokens = self._context.piece_tokens
         self._forward = ForwardPass(self._context, self._pools, max_batch=self.max_batch, vocab_size=self._vocab.size)
         self.worker_links: WorkerLinks | None = None
+        self.speed_watch: SpeedWatch | None = None
         self.first_step_seconds = 0.0
         self.attention = ""  #: what computes it, after ``warm_up``
         self.rollback = self._measure()
