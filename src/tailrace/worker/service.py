@@ -137,15 +137,24 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
             client = found.client
         return found
 
+    failure = ""
     while server.is_alive():
         status.beat(seen)
         if cache is not None and time.monotonic() >= tend_at:
             tend_at = time.monotonic() + _TEND_SECONDS
-            try:
-                cache.tend()
-            except OSError as error:
-                log.warning("the folder of tensors can't be kept in order", folder=str(cache.folder), error=str(error))
+            before, failure = failure, _tend(cache)
+            if failure not in ("", before):
+                log.warning("the folder of tensors can't be kept in order", folder=str(cache.folder), error=failure)
     raise ConfigurationError(_NO_PORT.format(address))
+
+
+def _tend(cache: TensorCache) -> str:
+    """Keep the folder in order. The reason where it can't be."""
+    try:
+        cache.tend()
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _fastest(speed: DeviceSpeed) -> float:

@@ -50,8 +50,9 @@ def test_the_least_recently_used_files_go_first(tmp_path: Path) -> None:
     assert names(tmp_path) == {f"{number:016x}" for number in (2, 3)}
 
 
-def test_other_files_and_a_damaged_list_do_no_harm(tmp_path: Path) -> None:
-    (tmp_path / "whole-files.json").write_text("[", encoding="utf-8")
+@pytest.mark.parametrize("damage", ["[", "[" * 100_000, "[1]", '{"0000000000000007": [10]}'], ids=len)
+def test_other_files_and_a_damaged_list_do_no_harm(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "whole-files.json").write_text(damage, encoding="utf-8")
     other = tmp_path / "notes.txt"
     other.write_bytes(bytes(5000))
     stray = write(tmp_path, 7, 10, age=60)
@@ -82,3 +83,32 @@ def test_two_workers_share_a_folder(tmp_path: Path) -> None:
     shared.unlink()
     second.tend()
     first.tend()
+
+
+def test_what_llama_cpp_would_follow_or_wait_for_is_deleted(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(bytes(100))
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    link, fifo = folder / f"{1:016x}", folder / f"{2:016x}"
+    link.symlink_to(outside)
+    os.mkfifo(fifo)
+    cache = TensorCache(folder, 1000)
+    assert not link.is_symlink()
+    assert not fifo.exists()
+    link.symlink_to(outside)
+    os.utime(link, (0, 0), follow_symlinks=False)
+    cache.tend()
+    TensorCache(folder, 1000)
+    assert not link.is_symlink(), "a link never counts as written"
+    assert outside.exists()
+
+
+def test_a_folder_may_be_a_link_but_not_another_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir(mode=0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    TensorCache(tmp_path / "link", 1000)
+    assert (tmp_path / "disk").stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(PermissionError, match="another user"):
+        TensorCache(tmp_path / "link", 1000)
