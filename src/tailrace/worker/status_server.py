@@ -99,10 +99,13 @@ class StatusServer:
         with contextlib.suppress(OSError):  # The client has gone meanwhile.
             connection, _ = self._socket.accept()
             listener = _Listener(connection)
-            if len(self._listeners) >= _MAX_LISTENERS or not listener.send(encode_status(report())):
+            if not listener.send(encode_status(report())):
                 connection.close()
-            else:
-                self._listeners.append(listener)
+                return
+            if len(self._listeners) >= _MAX_LISTENERS:
+                # Clients that keep connections must not keep engines out.
+                self._drop(next(each for each in self._listeners if each is not self._holder))
+            self._listeners.append(listener)
 
     def _receive(self, listener: _Listener, report: Callable[[], WorkerStatus]) -> None:
         try:

@@ -301,6 +301,23 @@ def test_a_worker_with_two_addresses_is_named_once(reporter: Reporter) -> None:
         watch.connect([reporter.endpoint, other], ProgressPage(), first=True)
 
 
+def test_clients_that_keep_connections_keep_no_engine_out(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailrace.worker.status_server._MAX_LISTENERS", 8)
+    holder = WorkerLink(reporter.endpoint)
+    holder.claim("an engine")
+    with contextlib.ExitStack() as idle:
+        for _ in range(12):
+            idle.enter_context(socket.create_connection(("127.0.0.1", reporter.port)))
+            holder.next_status()
+        other = WorkerLink(reporter.endpoint)
+        with pytest.raises(WorkerUnavailableError, match="in use by an engine"):
+            other.claim("another engine")
+        other.close()
+        holder.next_status()
+        holder.check_claim()
+    holder.close()
+
+
 def test_another_version_of_llama_cpp_is_refused(reporter: Reporter) -> None:
     with pytest.raises(ConfigurationError, match=r"1\.2\.3.*1\.2\.4.*both must have the same"):
         WorkerWatch("1.2.4").connect([reporter.endpoint], ProgressPage(), first=False)
