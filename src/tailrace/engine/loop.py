@@ -11,8 +11,6 @@ import queue
 import time
 from collections.abc import Callable
 
-import structlog
-
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.core_share import CoreShare
 from tailrace.engine.devices.speed_watch import SpeedWatch
@@ -21,7 +19,6 @@ from tailrace.engine.embedding_queue import EmbeddingQueue
 from tailrace.engine.file_waits import FileWaits
 from tailrace.engine.helper_thread import HelperThread, report_longest
 from tailrace.engine.inbox import Inbox, InboxItem
-from tailrace.engine.kv_cache.cache_op_executor import Applied
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, Fetched
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.long_gaps import LongGaps
@@ -30,7 +27,6 @@ from tailrace.engine.prefix_reports import PrefixReports
 from tailrace.engine.progress import PromptProgress
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.scheduler.scheduler import Scheduler
-from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.draft_rollback import DraftRollback
 from tailrace.engine.speculation.speculator import Speculator
@@ -38,6 +34,7 @@ from tailrace.engine.speculation.step_drafts import StepDrafts
 from tailrace.engine.step import StepBatch, sample_step
 from tailrace.engine.step_accounting import StepAccounting
 from tailrace.engine.step_masks import StepMasks
+from tailrace.engine.step_planner import StepPlanner
 from tailrace.engine.structured.mask_threads import MaskReady
 from tailrace.progress_page import ProgressPage
 from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, PrefixReport, Step
@@ -108,6 +105,7 @@ class EngineLoop:
         self._progress = PromptProgress()
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._gaps = LongGaps(long_gap_seconds)
+        self._planner = StepPlanner(self._scheduler, cache, self._prefill_budget, self._gaps)
         self._batch = StepBatch([])  #: the last step's
         self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
         draft_rollback = DraftRollback(backend)
@@ -366,50 +364,19 @@ class EngineLoop:
     # Schedule
 
     def _schedule(self, publish: Publish | None) -> Sequence | None:
-        """Plan the coming step, apply the plan's cache ops and make its batch.
-
-        Where the model has no memory for a new layout, the step is planned again without it. A sequence that can't run
-        at all then is returned, and there is no batch.
+        """Plan the coming step and make its batch. A sequence that can't run for want of memory is returned, and there
+        is no batch.
         """
-        while True:
-            if self._scheduler.waiting:
-                self._executor.refresh_floors()
-            n_decoding = len(self._scheduler.decoding)
-            plan = self._scheduler.plan(
-                self._prefill_budget.mixed(n_decoding, moving=self._moving),
-                self._prefill_budget.last_chunk(n_decoding),
-            )
-            self._gaps.mark("schedule")
-            applied = self._executor.apply(plan.cache_ops, beside=n_decoding > 0)
-            self._gaps.note(plan.cache_ops)
-            self._gaps.mark("cache ops")
-            if applied.failed is None:
-                break
-            if (failed := self._undo_relayout(plan, applied)) is not None:
-                return failed
-        if applied.lost:
-            self._scheduler.mark_lost(applied.lost)
+        plan, failed = self._planner.plan(moving=self._moving)
+        if failed is not None:
+            return failed
         self._begin(plan.admitted, publish)
-        if self._cache.loading:
-            plan.scheduled = [entry for entry in plan.scheduled if entry[0].slot not in self._cache.loading]
         self._batch = StepBatch(plan.scheduled)
         if publish is not None and plan.scheduled:
             running = (len(self._scheduler.running), len(self._scheduler.waiting))
             if running != self._published_queue:
                 self._publish_heartbeat(publish)  # The coming step may take long.
         return None
-
-    def _undo_relayout(self, plan: Plan, applied: Applied) -> Sequence | None:
-        """The plan's new layout has failed: all sequences wait again. The one that can't run without it, if any."""
-        assert applied.failed is not None
-        failed, emptied = self._scheduler.undo_relayout(plan, applied.failed, applied.lost)
-        self._executor.empty(emptied)
-        structlog.get_logger().warning(
-            "no memory for a larger KV cache",
-            cells=applied.failed.layout.total,
-            stays_at=applied.failed.previous.total,
-        )
-        return failed
 
     def _fail(self, sequence: Sequence, publish: Publish | None) -> Step:
         """End a sequence for whose tokens there is no memory."""
