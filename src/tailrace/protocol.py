@@ -117,6 +117,8 @@ class DeviceShare(msgspec.Struct, frozen=True, kw_only=True):
     tensors: int
     weights_bytes: int
     kv_bytes: int  #: planned: for one context
+    cache_bytes: int | None = None  #: of the KV cache and recurrent states, as llama.cpp tells; None: it doesn't
+    compute_bytes: int | None = None  #: what passes need beside them, as llama.cpp tells
     free_bytes: int  #: after loading
     total_bytes: int
 

@@ -89,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kernels: Literal["on", "avx512", "avx2", "neon", "off"] = "on"  #: own kernels, where the CPU has the instructions
     speculate: Literal["auto", "mtp", "lookup", "draft", "off"] = "auto"  #: where draft tokens come from
     draft_model: str | None = None  #: as ``model``: a smaller one of the same family, for speculate = draft
+    draft_devices: Annotated[str, Meta(min_length=1)] | None = None  #: as ``devices``, for the draft model
     draft_tokens: Annotated[int, Meta(ge=1, le=64)] = 32  #: max draft tokens of a sequence in one step
     backend: Literal["llama", "fake"] = "llama"  #: fake: no model; for protocol tests
     pinned: bool = False  #: the model stays loaded
@@ -241,6 +242,7 @@ MODEL_FIELDS: frozenset[str] = frozenset(
         "kernels",
         "speculate",
         "draft_model",
+        "draft_devices",
         "draft_tokens",
         "threads",
         "threads_prefill",

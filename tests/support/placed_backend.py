@@ -17,21 +17,29 @@ from tailrace.worker_status import WorkerStatus
 
 
 def load_placed(
-    endpoints: Sequence[str], *, model: Path | None = None, local: bool = True, log: Any = None, **settings: Any
+    endpoints: Sequence[str],
+    *,
+    model: Path | None = None,
+    local: bool = True,
+    log: Any = None,
+    shares: bool = False,
+    **settings: Any,
 ) -> LlamaBackend:
-    """The model (the starter model by default) on this machine and the workers at ``endpoints``."""
+    """The model (the starter model by default) on this machine and the workers at ``endpoints``. ``shares``: this
+    process uses these workers already.
+    """
     usual = {"threads": 2, "ctx": 1024, "parallel": 4}
     path = locate_model(STARTER_MODEL).path if model is None else model
-    workers = {endpoint: free_status(endpoint) for endpoint in endpoints}
+    workers = {endpoint: free_status(endpoint, shares=shares) for endpoint in endpoints}
     devices = ",".join([*(["local"] if local else []), *endpoints])
     return create_llama(path, Settings(**{**usual, "devices": devices, **settings}), workers=workers, log=log)
 
 
-def free_status(endpoint: str) -> WorkerStatus:
-    """The worker's report, once the engine before has gone."""
+def free_status(endpoint: str, *, shares: bool = False) -> WorkerStatus:
+    """The worker's report, once the engine before has gone. ``shares``: that is this process, and stays."""
     link = WorkerLink(endpoint)
     deadline = time.monotonic() + PATIENCE
-    while link.status.client is not None:
+    while link.status.client is not None and not shares:
         assert time.monotonic() < deadline, f"{endpoint} is still in use by {link.status.client}"
         link.next_status()
     link.close()

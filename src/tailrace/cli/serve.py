@@ -139,6 +139,9 @@ def serve(
     draft_model: Annotated[
         str | None, typer.Option(help="A small model of the same family that drafts tokens.")
     ] = None,
+    draft_devices: Annotated[
+        str | None, typer.Option(help="Devices of the draft model, as --devices [this machine].")
+    ] = None,
     draft_tokens: Annotated[int | None, typer.Option(help="Max draft tokens of a reply in one step [32].")] = None,
     api_key: Annotated[str | None, typer.Option(help="Key to ask for; better set TAILRACE_API_KEY.")] = None,
     keys_file: Annotated[

@@ -46,10 +46,9 @@ from tailrace.settings import FIELDS, Settings
 #: Checkpoints for which there is memory by default, and the part of the available memory that they may take.
 _CHECKPOINTS = 64
 _CHECKPOINT_PART = 1 / 16
-#: Settings that are the served model's own: a model that drafts for it is on this machine, with its own numbers.
+#: Settings that are the served model's own: a model that drafts for it has its own numbers.
 _MODEL_CHANGES = (
     "override_kv",
-    "devices",
     "placement",
     *(name for name in FIELDS if name.startswith(("rope_", "yarn_"))),
 )
@@ -103,6 +102,7 @@ def load_draft(
     *,
     replicas: int = 1,
     page: ProgressPage | None = None,
+    first: bool = True,
 ) -> Backend | None:
     """The backend that drafts for ``backend``, where the settings want one. Parameters are ``load_llama``'s.
 
@@ -114,9 +114,13 @@ def load_draft(
         raise ConfigurationError("speculate is draft, but no model is named to draft: set --draft-model")
     defaults = Settings()
     own = {name: getattr(defaults, name) for name in _MODEL_CHANGES}
-    draft_settings = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0, speculate="off", **own)
+    if settings.draft_devices is not None:
+        own["gpu_layers"] = defaults.gpu_layers
+    draft_settings = msgspec.structs.replace(
+        settings, ctx=backend.info.context, kv_tokens=0, speculate="off", devices=settings.draft_devices, **own
+    )
     path = locate_model(settings.draft_model, models_dir=settings.models_dir).path
-    draft = load_llama(path, draft_settings, replica, replicas=replicas, page=page)
+    draft = load_llama(path, draft_settings, replica, replicas=replicas, page=page, first=first)
     check_vocabulary(draft.vocabulary, backend.vocabulary)
     return draft
 
@@ -314,7 +318,8 @@ def _log_placement(log: Any, backend: llama.LlamaBackend) -> None:
             layers=each.layers,
             tensors=each.tensors,
             weights=memory_size(each.weights_bytes),
-            kv_of_a_context=memory_size(each.kv_bytes),
+            kv_cache="unknown" if each.cache_bytes is None else memory_size(each.cache_bytes),
+            compute="unknown" if each.compute_bytes is None else memory_size(each.compute_bytes),
             free=memory_size(each.free_bytes),
         )
     if not report.is_known:

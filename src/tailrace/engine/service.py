@@ -68,7 +68,14 @@ class EngineService:
             shows_bar=alone,
             first=not start.has_served,
         )
-        self._draft = load_draft(self._backend, start.settings, self._replica, replicas=len(replicas), page=page)
+        self._draft = load_draft(
+            self._backend,
+            start.settings,
+            self._replica,
+            replicas=len(replicas),
+            page=page,
+            first=not start.has_served,
+        )
         check_placement(start)
         self._try_template()
         self._identify_prefixes()

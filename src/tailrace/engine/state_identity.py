@@ -46,6 +46,7 @@ _NEUTRAL = frozenset(
         "kernels",
         "speculate",
         "draft_model",
+        "draft_devices",
         "draft_tokens",
         "threads",
         "threads_prefill",

@@ -90,7 +90,9 @@ def _pass_rows(settings: Settings) -> int:
 def _with_draft(path: Path, settings: Settings, rows: int, process: int) -> MemoryDemand:
     """``rows``: of logits. ``process``: bytes without a model."""
     demand = _demand(path, settings, rows)
-    if settings.speculate == "draft" and settings.draft_model is not None:
+    # Layers of a draft model on workers take nothing here. Where this machine shares them, all of them are counted.
+    elsewhere = settings.draft_devices is not None and "local" not in settings.draft_devices.split(",")
+    if settings.speculate == "draft" and settings.draft_model is not None and not elsewhere:
         own = msgspec.structs.replace(settings, override_kv=())  # They are the served model's.
         path = locate_model(settings.draft_model, models_dir=settings.models_dir).path
         draft = _demand(path, own, rows)

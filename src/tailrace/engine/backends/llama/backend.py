@@ -25,7 +25,7 @@ from tailrace.engine.backends.llama.model_metadata import (
     recurrent_state,
 )
 from tailrace.engine.backends.llama.options import LlamaOptions
-from tailrace.engine.backends.llama.placement_report import report_placement
+from tailrace.engine.backends.llama.placement_report import report_placement, with_memory
 from tailrace.engine.backends.llama.prediction_context import LlamaPredictionContext, open_prediction
 from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
@@ -113,6 +113,9 @@ class LlamaBackend:
             self._forward.prediction_context = open_prediction(
                 self._model, self._pools, self.layout_policy.slots, self.cache_types, options.rope
             )
+        if self.placement is not None and options.placed is not None and self._context.pointer is not None:
+            cache = self.bytes_per_cell * self.layout.total
+            self.placement = with_memory(self.placement, self._context.pointer, options.placed, cache)
         self._describe_vocabulary()
         self.info = self._describe_model(options, max_context)
 

@@ -7,22 +7,25 @@ them, the report says that nothing is known.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import msgspec
 
 from tailrace.engine.backends.llama.devices import device_memory
-from tailrace.engine.backends.llama.ggml_function import ggml_function
+from tailrace.engine.backends.llama.ggml_function import ggml_function, llama_function
+from tailrace.engine.backends.llama.memory_use import MemoryUse, memory_use
 from tailrace.engine.backends.llama.placed_model import PlacedModel
 from tailrace.engine.backends.llama.upstream_repack import tensor_buffer
 from tailrace.engine.devices.placement import CPU, EMBEDDING, bytes_by_device
+from tailrace.machine.plan_wording import memory_size
 from tailrace.protocol import DeviceShare
 
 #: ``const ggml_tensor * llama_model::get_tensor(const char *) const``.
 _GET_TENSOR = "_ZNK11llama_model10get_tensorEPKc"
 #: ``ggml_backend_dev_t llama_model::dev_layer(int) const``.
 _DEV_LAYER = "_ZNK11llama_model9dev_layerEi"
+#: How much larger than planned a device's cache may be: recurrent states and padding aren't planned.
+_CACHE_EXCESS, _CACHE_SPARE = 1.25, 64 << 20
 #: Differences that are told one by one.
 _MAX_TOLD = 10
 
@@ -71,6 +74,35 @@ def report_placement(model: llama.llama_model_p, placed: PlacedModel) -> Placeme
     return PlacementReport(devices=tuple(reports), differences=tuple(differences), is_known=is_known)
 
 
+def with_memory(
+    report: PlacementReport, context: llama.llama_context_p, placed: PlacedModel, expected_cache: int
+) -> PlacementReport:
+    """The report with what the opened context takes of each device's memory.
+
+    ``expected_cache``: bytes of the whole KV cache, of which each layer's home has the same part. A device whose cache
+    is much larger is told as a difference.
+    """
+    uses = memory_use(context)
+    if uses is None:
+        return report
+    by_number: dict[int, list[MemoryUse]] = {}
+    for handle, use in uses.items():
+        by_number.setdefault(_number(handle, placed), []).append(use)
+    shares, differences = [], list(report.differences)
+    layers = max(1, sum(share.layers for share in report.devices))
+    for device, share in enumerate(report.devices):
+        here = by_number.get(device, [])
+        cache = sum(use.cache for use in here)
+        homes = 0 if placed.placement.kv_is_local and device != CPU else share.layers
+        planned = expected_cache * (layers if placed.placement.kv_is_local and device == CPU else homes) // layers
+        if cache > _CACHE_EXCESS * planned + _CACHE_SPARE:
+            differences.append(
+                f"the KV cache on {share.name} takes {memory_size(cache)}, planned were {memory_size(planned)}"
+            )
+        shares.append(msgspec.structs.replace(share, cache_bytes=cache, compute_bytes=sum(use.compute for use in here)))
+    return msgspec.structs.replace(report, devices=tuple(shares), differences=tuple(differences))
+
+
 def _is_planned(name: str) -> bool:
     """Whether the tensor's device is known before. A norm beside the layers is at the input or at the output: the
     architectures differ, and it is small.
@@ -79,7 +111,7 @@ def _is_planned(name: str) -> bool:
 
 
 def _found_homes(model: llama.llama_model_p, placed: PlacedModel) -> list[int] | None:
-    tell = _function(_DEV_LAYER, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+    tell = llama_function(_DEV_LAYER, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
     if tell is None:
         return None
     return [_number(tell(model, layer), placed) for layer in range(len(placed.placement.homes))]
@@ -87,7 +119,7 @@ def _found_homes(model: llama.llama_model_p, placed: PlacedModel) -> list[int] |
 
 def _found_tensors(model: llama.llama_model_p, placed: PlacedModel) -> dict[str, int] | None:
     """The device of each tensor that llama.cpp has loaded."""
-    get = _function(_GET_TENSOR, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+    get = llama_function(_GET_TENSOR, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
     if get is None:
         return None
     type_of = ggml_function("ggml_backend_buffer_get_type", ctypes.c_void_p, ctypes.c_void_p)
@@ -105,13 +137,3 @@ def _found_tensors(model: llama.llama_model_p, placed: PlacedModel) -> dict[str,
 
 def _number(handle: int | None, placed: PlacedModel) -> int:
     return placed.handles.index(handle) if handle in placed.handles else CPU
-
-
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    """A function of llama.cpp's own; None where this build has none of this name."""
-    try:
-        address = ctypes.cast(getattr(llama._lib, name), ctypes.c_void_p).value
-    except AttributeError:
-        return None
-    assert address is not None
-    return ctypes.CFUNCTYPE(result, *arguments)(address)

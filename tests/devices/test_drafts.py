@@ -1,0 +1,105 @@
+"""Draft models and prediction layers on workers: replies stay those of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.synthetic.shapes import SHAPES
+from benchmarks.synthetic.vocabulary import byte_vocabulary
+from benchmarks.synthetic.write_model import write_model
+from drafted_replies import replies
+from loop_replies import Replies
+from openai_wire import ask
+from placed_backend import load_placed
+from servers import serving
+from simulated_passes import SimulatedSpeculator, memory_bound
+from tailrace.engine.backends.create_llama import create_llama
+from tailrace.engine.backends.llama import LlamaBackend
+from tailrace.engine.speculation.draft_model import DraftModel
+from tailrace.engine.speculation.prediction_layer import PredictionLayer
+from tailrace.models.model_reference import locate_model
+from tailrace.settings import STARTER_MODEL, Settings
+from teacher_forcing import shortfalls
+from worker_process import WorkerProcess
+
+Workers = tuple[WorkerProcess, WorkerProcess]
+
+#: See ``process/test_engine.py``.
+NOISE = 0.6
+_QUESTIONS = ("Name three rivers of Europe.", "Repeat this: one two three, one two three, one two three.")
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[LlamaBackend]:
+    backend = create_llama(locate_model(STARTER_MODEL).path, Settings(threads=2, ctx=1024, parallel=4))
+    yield backend
+    backend.close()
+
+
+def load(worker: WorkerProcess | None, *, shares: bool = False, **settings: float) -> LlamaBackend:
+    """The model on this worker; None: in this process."""
+    if worker is None:
+        path = locate_model(STARTER_MODEL).path
+        return create_llama(path, Settings(threads=2, ctx=1024, parallel=4, **settings))
+    return load_placed([worker.endpoint], local=False, shares=shares, **settings)
+
+
+@pytest.mark.parametrize(
+    ("target_at", "draft_at"),
+    [(None, 0), (0, None), (0, 0), (0, 1)],
+    ids=["draft on a worker", "target on a worker", "both on one worker", "each on a worker of its own"],
+)
+def test_a_draft_model_may_be_elsewhere(
+    workers: Workers, alone: LlamaBackend, target_at: int | None, draft_at: int | None
+) -> None:
+    target = load(None if target_at is None else workers[target_at])
+    # It is the same model with other positions, so that a part of its draft tokens is wrong.
+    draft = load(None if draft_at is None else workers[draft_at], shares=target_at == draft_at, rope_freq_base=3e3)
+    try:
+        speculator = SimulatedSpeculator(DraftModel(draft, target.vocabulary), memory_bound)
+        told = Replies(target, speculator=speculator)
+        for number, question in enumerate(_QUESTIONS):
+            told.ask(number, question, max_tokens=40)
+        told.finish()
+        counters = told.loop.heartbeat().counters
+        assert 0 < counters.accepted_tokens < counters.draft_tokens
+        for number, prompt in told.prompts.items():
+            alone.reset()
+            assert max(shortfalls(alone, prompt, told.tokens[number])) < NOISE
+    finally:
+        draft.close()
+        target.close()
+
+
+def test_a_prediction_layer_drafts_on_a_worker(workers: Workers, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_model(path, "mtp", SHAPES["tiny-qwen35-mtp"], byte_vocabulary(), "Q8_0")
+    backend = load_placed([workers[0].endpoint], model=path, local=False, draft_tokens=4)
+    try:
+        assert backend.placement is not None
+        assert backend.placement.differences == ()
+        assert backend.prediction_context is not None
+        plain, _ = replies(backend, None, together=False)
+        speculator = SimulatedSpeculator(PredictionLayer(backend.prediction_context), memory_bound)
+        drafted, counters = replies(backend, speculator, together=False)
+        assert drafted == plain
+        assert counters.accepted_tokens > 0
+    finally:
+        backend.close()
+
+
+def test_a_server_has_both_models_on_one_worker(workers: Workers) -> None:
+    endpoint = workers[0].endpoint
+    body = {"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 16, "temperature": 0}
+    drafted = ("--speculate", "draft", "--draft-model", STARTER_MODEL, "--draft-devices", endpoint)
+    found = []
+    for arguments in (("--speculate", "off"), drafted):
+        with serving("--ctx", "1024", "--devices", endpoint, *arguments) as server:
+            reply = ask(server.port, "POST", "/v1/chat/completions", body)
+            assert reply.status == 200, reply.body
+            found.append(reply.json()["choices"][0]["message"]["content"])
+    assert found[0] == found[1]
+    assert workers[0].process.poll() is None
