@@ -15,7 +15,7 @@ from loop_replies import Replies
 from openai_wire import ask
 from placed_backend import load_placed
 from servers import serving
-from simulated_passes import SimulatedSpeculator, memory_bound
+from simulated_passes import SimulatedSpeculator
 from tailrace.engine.backends.create_llama import create_llama
 from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.speculation.draft_model import DraftModel
@@ -39,12 +39,17 @@ def alone() -> Iterator[LlamaBackend]:
     backend.close()
 
 
-def load(worker: WorkerProcess | None, *, shares: bool = False, **settings: float) -> LlamaBackend:
+def load(worker: WorkerProcess | None, *, shares: bool = False, rope_freq_base: float = 0.0) -> LlamaBackend:
     """The model on this worker; None: in this process."""
     if worker is None:
-        path = locate_model(STARTER_MODEL).path
-        return create_llama(path, Settings(threads=2, ctx=1024, parallel=4, **settings))
-    return load_placed([worker.endpoint], local=False, shares=shares, **settings)
+        settings = Settings(threads=2, ctx=1024, parallel=4, rope_freq_base=rope_freq_base)
+        return create_llama(locate_model(STARTER_MODEL).path, settings)
+    return load_placed([worker.endpoint], local=False, shares=shares, rope_freq_base=rope_freq_base)
+
+
+def long_pass(n_tokens: int) -> float:
+    """A draft pays, however slow this machine is."""
+    return 100.0
 
 
 @pytest.mark.parametrize(
@@ -59,7 +64,7 @@ def test_a_draft_model_may_be_elsewhere(
     # It is the same model with other positions, so that a part of its draft tokens is wrong.
     draft = load(None if draft_at is None else workers[draft_at], shares=target_at == draft_at, rope_freq_base=3e3)
     try:
-        speculator = SimulatedSpeculator(DraftModel(draft, target.vocabulary), memory_bound)
+        speculator = SimulatedSpeculator(DraftModel(draft, target.vocabulary), long_pass)
         told = Replies(target, speculator=speculator)
         for number, question in enumerate(_QUESTIONS):
             told.ask(number, question, max_tokens=40)
@@ -83,7 +88,7 @@ def test_a_prediction_layer_drafts_on_a_worker(workers: Workers, tmp_path: Path)
         assert backend.placement.differences == ()
         assert backend.prediction_context is not None
         plain, _ = replies(backend, None, together=False)
-        speculator = SimulatedSpeculator(PredictionLayer(backend.prediction_context), memory_bound)
+        speculator = SimulatedSpeculator(PredictionLayer(backend.prediction_context), long_pass)
         drafted, counters = replies(backend, speculator, together=False)
         assert drafted == plain
         assert counters.accepted_tokens > 0

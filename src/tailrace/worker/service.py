@@ -65,11 +65,8 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
 
     redirect_log(lambda level, line: getattr(log, level)(line, source="llama.cpp"))
     offered = devices.offered_devices()
-    limit = None
-    if options.memory:
-        if offered != [devices.cpu_device()]:
-            raise ConfigurationError("--memory-mb limits a CPU's memory, and this worker offers GPUs: leave it out")
-        limit = MemoryLimit(options.memory)
+    if options.memory and offered != [devices.cpu_device()]:
+        raise ConfigurationError("--memory-mb limits a CPU's memory, and this worker offers GPUs: leave it out")
     address = options.address
     try:
         cache = TensorCache(options.cache_folder, options.cache_bytes) if options.cache_bytes else None
@@ -91,6 +88,8 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
     version, identity = binding_version(), secrets.token_hex(8)
     figures = DeviceWatch()
     speeds = [_speed(device, options.pool.threads) for device in offered]
+    # Measuring has allocated memory, which doesn't count.
+    limit = MemoryLimit(options.memory) if options.memory else None
 
     def report() -> WorkerStatus:
         found = []
