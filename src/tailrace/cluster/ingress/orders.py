@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from tailrace.cluster_state import SILENCE_SECONDS
 from tailrace.settings import Settings
 
 
@@ -26,6 +27,8 @@ class IngressStart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     socket_fd: int = -1  #: an inherited socket that listens already; -1: the ingress makes one
     attempts: Annotated[int, Meta(ge=1, le=16)] = 3  #: replicas to which one request is sent, at most
     wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 300.0  #: how long a request waits for a replica to be ready
+    silence_seconds: Annotated[float, Meta(gt=0, le=3600)] = SILENCE_SECONDS  #: of a replica, after which it is lost
+    lookup_seconds: Annotated[float, Meta(gt=0, le=3600)] = 2.0  #: for a replica's answer which prefixes a prompt has
     linger_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0  #: how long it serves after its parent has gone
     replica_header: bool = False  #: whether responses name their replica in ``x-tailrace-replica``
 

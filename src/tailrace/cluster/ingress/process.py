@@ -99,7 +99,9 @@ class _Ingress:
         assert start.settings.cluster_secret is not None, "main has checked it"
         loop = asyncio.get_running_loop()
         self._parent = parent = Parent(sys.stdin.fileno(), sys.stdout.fileno())
-        self._replicas = replicas = Replicas(start.settings.cluster_secret, self._on_phase)
+        self._replicas = replicas = Replicas(
+            start.settings.cluster_secret, self._on_phase, silence_seconds=start.silence_seconds
+        )
         self._readiness = Readiness(replicas)
         work = IngressWork(start)
         keys = KeyRing(start.settings)

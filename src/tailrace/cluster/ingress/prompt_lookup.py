@@ -35,8 +35,6 @@ GENERATING = frozenset(
 )
 #: A smaller body has less than a block of tokens.
 _MIN_BODY = 400
-#: Seconds for the answer: a prompt of 100,000 tokens is tokenised in 0.2 s.
-_SECONDS = 2.0
 _MAX_ANSWER = 8_000_000
 
 _decoder = msgspec.json.Decoder(PromptChains)
@@ -49,8 +47,10 @@ class LookedUp(NamedTuple):
     sequences: int = 1
 
 
-async def look_up(request: ForwardedRequest, body: bytes, replicas: Replicas) -> LookedUp:
-    """The prompts of the request, where several replicas could serve it."""
+async def look_up(request: ForwardedRequest, body: bytes, replicas: Replicas, *, seconds: float) -> LookedUp:
+    """The prompts of the request, where several replicas could serve it. ``seconds``: for the answer, at most. A prompt
+    of 100,000 tokens is tokenised in 0.2 s.
+    """
     if request.path not in GENERATING or request.method != "POST" or len(body) < _MIN_BODY:
         return LookedUp()
     ready = replicas.ready(request.model)
@@ -61,7 +61,7 @@ async def look_up(request: ForwardedRequest, body: bytes, replicas: Replicas) ->
     head = b"POST /cluster/prompt?path=%b HTTP/1.1\r\n%b" % (quote(request.path).encode(), headers)
     began_at = time.monotonic()
     try:
-        answer = await fetch(replica, "POST", head, body, seconds=_SECONDS, limit=_MAX_ANSWER)
+        answer = await fetch(replica, "POST", head, body, seconds=seconds, limit=_MAX_ANSWER)
         chains = _decoder.decode(answer)
         prompts = [Prompt(chain.tokens, unpack_hashes(chain.hashes)) for chain in chains.prompts]
     except FetchFailedError:

@@ -103,7 +103,7 @@ class Relay:
         self._settle(error)
 
     async def _run(self) -> None:
-        self._looked_up = await look_up(self._request, self._body, self._replicas)
+        self._looked_up = await look_up(self._request, self._body, self._replicas, seconds=self._start.lookup_seconds)
         tried: set[str] = set()
         refused: WholeReply | None = None  #: the last answer of a replica that takes no request now
         while True:

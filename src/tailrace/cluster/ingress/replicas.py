@@ -20,7 +20,7 @@ from tailrace.cluster.metrics.request_counts import RequestCounts
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.routing.choose import choose
 from tailrace.cluster.routing.sent_requests import Prompt, SentRequests
-from tailrace.cluster_state import StateMessage
+from tailrace.cluster_state import SILENCE_SECONDS, StateMessage
 from tailrace.models.reference import name_key
 
 _LATEST = ":latest"
@@ -29,7 +29,9 @@ _LATEST = ":latest"
 class Replica:
     """One replica: its view, its connections and its channel."""
 
-    def __init__(self, order: AddReplica, secret: str, on_change: Callable[[Replica, str], None]) -> None:
+    def __init__(
+        self, order: AddReplica, secret: str, on_change: Callable[[Replica, str], None], *, silence_seconds: float
+    ) -> None:
         self.view = ReplicaView(order.id, order.host, order.port)
         self.models = order.models
         self.pool = UpstreamPool(order.host, order.port)
@@ -37,7 +39,15 @@ class Replica:
         self.requests = 0  #: that it works on
         self._reported = ""
         self._on_change = on_change
-        self._channel = StateChannel(order.host, order.port, secret, self._on_message, self._on_lost, self._on_overdue)
+        self._channel = StateChannel(
+            order.host,
+            order.port,
+            secret,
+            self._on_message,
+            self._on_lost,
+            self._on_overdue,
+            silence_seconds=silence_seconds,
+        )
 
     @property
     def takes_requests(self) -> bool:
@@ -77,12 +87,17 @@ class Replica:
 
 
 class Replicas:
-    """See the module. ``on_phase`` gets a replica's id and its phase, ``gone`` included, when that changes."""
+    """See the module. ``on_phase`` gets a replica's id and its phase, ``gone`` included, when that changes.
+    ``silence_seconds``: of a replica, after which it is lost.
+    """
 
-    def __init__(self, secret: str, on_phase: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, secret: str, on_phase: Callable[[str, str], None], *, silence_seconds: float = SILENCE_SECONDS
+    ) -> None:
         self.counts = RequestCounts()
         self._secret = secret
         self._on_phase = on_phase
+        self._silence_seconds = silence_seconds
         self._replicas: dict[str, Replica] = {}
         self._models: tuple[ClusterModel, ...] = ()
         self._sent = SentRequests()
@@ -95,7 +110,7 @@ class Replicas:
     def add(self, order: AddReplica) -> None:
         """Use one more replica, or another one under this id."""
         self.remove(order.id)
-        self._replicas[order.id] = Replica(order, self._secret, self._on_change)
+        self._replicas[order.id] = Replica(order, self._secret, self._on_change, silence_seconds=self._silence_seconds)
 
     def remove(self, identity: str) -> None:
         """Send the replica nothing more. Harmless where there is none."""

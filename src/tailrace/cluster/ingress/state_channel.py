@@ -1,6 +1,6 @@
 """A replica's state channel: one connection over which its HTTP process reports phase, load and prefixes.
 
-It reconnects by itself. A channel that breaks or is silent for ``SILENCE_SECONDS`` means that the replica is lost.
+It reconnects by itself. A channel that breaks or is silent for long means that the replica is lost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RETRY_SECONDS = 0.25
 #: Max bytes of one message: the hashes of all prefixes in base64 have 700 kB.
 _MAX_MESSAGE = 4_000_000
 
-#: Parts of ``SILENCE_SECONDS`` in which nothing must have come.
+#: Parts of a silence in each of which nothing must have come.
 _SLICES = 6
 #: Those of them after which nothing new is sent to the replica: two of its heartbeats haven't come.
 _OVERDUE_SLICES = round(2 * HEARTBEAT_SECONDS / SILENCE_SECONDS * _SLICES)
@@ -40,7 +40,7 @@ _decoder: msgspec.json.Decoder[StateMessage] = msgspec.json.Decoder(StateMessage
 class StateChannel:
     """The channel of one replica. ``on_message`` gets each message, ``on_lost`` the reason when the channel ends, and
     whether the replica has ended it itself, because it has drained. ``on_overdue`` is called in each silence that is
-    longer than a replica's heartbeats allow.
+    longer than a replica's heartbeats allow. ``silence_seconds``: after so many without a message the replica is lost.
     """
 
     def __init__(
@@ -51,12 +51,15 @@ class StateChannel:
         on_message: Callable[[StateMessage], None],
         on_lost: Callable[[str, bool], None],
         on_overdue: Callable[[], None] = lambda: None,
+        *,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self._address = (host, port)
         self._head = f"GET /cluster/state HTTP/1.1\r\nhost: {host}:{port}\r\n{SECRET_HEADER}: {secret}\r\n\r\n".encode()
         self._on_message = on_message
         self._on_lost = on_lost
         self._on_overdue = on_overdue
+        self._silence_seconds = silence_seconds
         self._log = structlog.get_logger()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -77,7 +80,7 @@ class StateChannel:
     async def _follow(self) -> str:
         """Connect, and read messages until the channel ends. The reason of its end."""
         try:
-            async with asyncio.timeout(SILENCE_SECONDS):
+            async with asyncio.timeout(self._silence_seconds):
                 reader, writer = await asyncio.open_connection(*self._address)
         except TimeoutError:
             return "no connection in time"
@@ -110,7 +113,7 @@ class StateChannel:
                 if lines.has_ended:
                     return _DRAINED
         except TimeoutError:
-            return f"silent for {SILENCE_SECONDS} s"
+            return f"silent for {self._silence_seconds} s"
         except OSError as error:
             return f"the connection broke: {error.strerror or error}"
         except (ValueError, httptools.HttpParserError) as error:  # msgspec's errors are ValueErrors.
@@ -124,11 +127,11 @@ class StateChannel:
         """
         for number in range(1, _SLICES):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SILENCE_SECONDS / _SLICES):
+                async with asyncio.timeout(self._silence_seconds / _SLICES):
                     return await reader.read(65_536)
             if number == _OVERDUE_SLICES:
                 self._on_overdue()
-        async with asyncio.timeout(SILENCE_SECONDS / _SLICES):
+        async with asyncio.timeout(self._silence_seconds / _SLICES):
             return await reader.read(65_536)
 
 
