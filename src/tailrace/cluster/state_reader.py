@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
+import socket
 import threading
 
-import msgspec
 import structlog
 
 from tailrace.cluster.replica_view import ReplicaView
-from tailrace.cluster_state import SECRET_HEADER, SILENCE_SECONDS, StateMessage
+from tailrace.cluster.state_parser import ChannelError, StateParser, request_head
+from tailrace.cluster_state import SILENCE_SECONDS
 
 #: Seconds before a broken channel is opened again.
 _RETRY_SECONDS = 0.5
@@ -29,23 +29,18 @@ class StateReader:
         self._stopped.set()
 
     def _follow(self) -> None:
-        decoder: msgspec.json.Decoder[StateMessage] = msgspec.json.Decoder(StateMessage)
         while not self._stopped.is_set():
             try:
-                self._read(decoder)
-            except (OSError, http.client.HTTPException, msgspec.DecodeError, ValueError) as error:
+                self._read()
+            except (OSError, ChannelError, ValueError) as error:
                 structlog.get_logger().debug("a replica's state can't be read", error=str(error))
             self.view.mark_gone()
             self._stopped.wait(_RETRY_SECONDS)
 
-    def _read(self, decoder: msgspec.json.Decoder[StateMessage]) -> None:
-        connection = http.client.HTTPConnection(self.view.host, self.view.port, timeout=SILENCE_SECONDS)
-        try:
-            connection.request("GET", "/cluster/state", headers={SECRET_HEADER: self._secret})
-            response = connection.getresponse()
-            if response.status != 200:
-                raise http.client.HTTPException(f"status {response.status}")
-            while not self._stopped.is_set() and (line := response.readline()):
-                self.view.apply(decoder.decode(line))
-        finally:
-            connection.close()
+    def _read(self) -> None:
+        parser = StateParser()
+        with socket.create_connection((self.view.host, self.view.port), timeout=SILENCE_SECONDS) as connection:
+            connection.sendall(request_head(self.view.host, self.view.port, self._secret))
+            while not (self._stopped.is_set() or parser.has_ended) and (data := connection.recv(65_536)):
+                for message in parser.feed(data):
+                    self.view.apply(message)

@@ -9,32 +9,19 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-import httptools
-import msgspec
 import structlog
 
-from tailrace.cluster_state import (
-    HEARTBEAT_SECONDS,
-    SECRET_HEADER,
-    SILENCE_SECONDS,
-    STATE_VERSION,
-    ReplicaState,
-    StateMessage,
-)
+from tailrace.cluster.state_parser import ChannelError, StateParser, request_head
+from tailrace.cluster_state import HEARTBEAT_SECONDS, SILENCE_SECONDS, StateMessage
 
 #: Seconds between two attempts to connect.
 _RETRY_SECONDS = 0.25
-#: Max bytes of one message: the hashes of all prefixes in base64 have 700 kB.
-_MAX_MESSAGE = 4_000_000
-
 #: Parts of a silence in each of which nothing must have come.
 _SLICES = 6
 #: Those of them after which nothing new is sent to the replica: two of its heartbeats haven't come.
 _OVERDUE_SLICES = round(2 * HEARTBEAT_SECONDS / SILENCE_SECONDS * _SLICES)
 #: The reason of a channel's proper end.
 _DRAINED = "the replica has drained"
-
-_decoder: msgspec.json.Decoder[StateMessage] = msgspec.json.Decoder(StateMessage)
 
 
 class StateChannel:
@@ -55,7 +42,7 @@ class StateChannel:
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self._address = (host, port)
-        self._head = f"GET /cluster/state HTTP/1.1\r\nhost: {host}:{port}\r\n{SECRET_HEADER}: {secret}\r\n\r\n".encode()
+        self._head = request_head(host, port, secret)
         self._on_message = on_message
         self._on_lost = on_lost
         self._on_overdue = on_overdue
@@ -95,29 +82,22 @@ class StateChannel:
                 await writer.wait_closed()
 
     async def _read(self, reader: asyncio.StreamReader) -> str:
-        lines = _Lines()
-        parser = httptools.HttpResponseParser(lines)
+        parser = StateParser()
         try:
-            while True:
-                data = await self._read_unless_silent(reader)
-                if not data:
-                    return "the connection ended"
-                parser.feed_data(data)
-                if (status := parser.get_status_code()) not in (0, 200):
-                    return f"status {status}: has the replica the same cluster_secret?"
-                for line in lines.take():
-                    message = _decoder.decode(line)
-                    if isinstance(message, ReplicaState) and message.version != STATE_VERSION:
-                        return f"version {message.version} of the messages; this ingress knows {STATE_VERSION}"
+            while data := await self._read_unless_silent(reader):
+                for message in parser.feed(data):
                     self._on_message(message)
-                if lines.has_ended:
+                if parser.has_ended:
                     return _DRAINED
+            return "the connection ended"
         except TimeoutError:
             return f"silent for {self._silence_seconds} s"
         except OSError as error:
             return f"the connection broke: {error.strerror or error}"
-        except (ValueError, httptools.HttpParserError) as error:  # msgspec's errors are ValueErrors.
-            return f"a message can't be read: {error}"
+        except ChannelError as error:
+            return str(error)
+        except ValueError as error:
+            return f"a message can't be applied: {error}"
 
     async def _read_unless_silent(self, reader: asyncio.StreamReader) -> bytes:
         """Some bytes; empty at the end. Raises TimeoutError after a silence.
@@ -133,26 +113,3 @@ class StateChannel:
                 self._on_overdue()
         async with asyncio.timeout(self._silence_seconds / _SLICES):
             return await reader.read(65_536)
-
-
-class _Lines:
-    """The parser's callbacks: a body as lines."""
-
-    def __init__(self) -> None:
-        self.has_ended = False
-        self._rest = b""
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        self._rest += body
-        if len(self._rest) > _MAX_MESSAGE:
-            raise ValueError("a message is too long")
-
-    def on_message_complete(self) -> None:
-        """The body has ended."""
-        self.has_ended = True
-
-    def take(self) -> list[bytes]:
-        """The lines that are whole now."""
-        *lines, self._rest = self._rest.split(b"\n")
-        return [line for line in lines if line]
