@@ -50,7 +50,7 @@ _GAP_BOUND = 100
 _CONVERSATIONS = 5
 _CONVERSATION_SLOTS = 2
 #: A small model of each kind of memory: windows, sinks, MLA, recurrent layers with and without attention, experts.
-_SHAPES = (
+SMALL_SHAPES = (
     "gemma3-small",
     "gpt-oss-small",
     "deepseek2-small",
@@ -263,14 +263,14 @@ def main() -> None:
     parser.add_argument(
         "--shapes",
         default="",
-        help=f"instead of --model: synthetic models, as NAME,NAME; all: {', '.join(_SHAPES)}",
+        help=f"instead of --model: synthetic models, as NAME,NAME; all: {', '.join(SMALL_SHAPES)}",
     )
     parsed = parser.parse_args()
     try:
         options = read_options(parsed)
     except TailraceError as error:
         parser.error(str(error))
-    names = _SHAPES if parsed.shapes == "all" else [name for name in parsed.shapes.split(",") if name]
+    names = SMALL_SHAPES if parsed.shapes == "all" else [name for name in parsed.shapes.split(",") if name]
     if unknown := [name for name in names if name not in SHAPES]:
         parser.error(f"there is no synthetic model {unknown[0]}; benchmarks/README.md lists them")
     if not names:
