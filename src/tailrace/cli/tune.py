@@ -19,16 +19,20 @@ from rich.table import Table
 
 from tailrace.cli import console_output
 from tailrace.cli.model_argument import find_model
+from tailrace.engine.devices.device_list import device_key
 from tailrace.engine.weights.file_choice import ReportProgress, select_weights_file
 from tailrace.errors import ConfigurationError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningRecord, TuningStore
 from tailrace.models.file_fingerprint import fingerprint
 from tailrace.observe import logs
-from tailrace.settings import Resolved, resolve
+from tailrace.settings import Resolved, Settings, resolve
+from tailrace.tuning.placement_search import search_placements
 from tailrace.tuning.settings_search import STAGES, SettingsSearch
 
 _INTERRUPTED = 130
+#: The stage that ``SettingsSearch`` doesn't have: it measures on the devices, the others on this machine alone.
+PLACEMENT = "placement"
 #: Load per core from which other processes disturb the measurements.
 _BUSY = 0.5
 
@@ -41,6 +45,9 @@ def tune(
     weights: Annotated[
         str | None, typer.Option(help="Weights to measure the other settings with, as in serve [as-is].")
     ] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="Measure placements on these, as in serve: local,HOST:PORT,...")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer values and rounds: a first idea.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
@@ -49,7 +56,7 @@ def tune(
 
     Settings that you set yourself stay as they are and aren't measured. Weights change only where serve is asked to.
     """
-    resolved = resolve({"model": model, "weights": weights}, file=config)
+    resolved = resolve({"model": model, "weights": weights, "devices": devices}, file=config)
     settings = resolved.settings
     logs.configure("tune", level="warning", form=settings.log_format)
     stages = _stages(only, resolved)
@@ -63,14 +70,21 @@ def tune(
     signal.signal(signal.SIGINT, _leave)  # llama.cpp's code can't be left in an orderly way.
     with _progress() as tell:
         file = select_weights_file(path, settings, tell)
-        tuned = SettingsSearch(path, settings, stages=stages, quick=quick, report=tell).run(file)
+        alone = msgspec.structs.replace(settings, devices=None, placement=None)
+        own_stages = tuple(each for each in stages if each != PLACEMENT)
+        tuned = SettingsSearch(path, alone, stages=own_stages, quick=quick, report=tell).run(file)
+        if PLACEMENT in stages:
+            tuned = _with_placement(tuned, file, settings, quick=quick, report=tell)
         store, topology, release = TuningStore(), read_topology(), version("llama-cpp-python")
         identity = fingerprint(path)
         before = store.find(identity, topology, release)
         if before is not None and before.usable == tuned.usable:
             # What wasn't measured this time is still true.
             tuned = msgspec.structs.replace(
-                tuned, settings=before.settings | tuned.settings, weights=before.weights | tuned.weights
+                tuned,
+                settings=before.settings | tuned.settings,
+                weights=before.weights | tuned.weights,
+                placements=before.placements | tuned.placements,
             )
         saved_path = store.save(tuned, identity, topology, release)
     if as_json:
@@ -78,16 +92,24 @@ def tune(
         return
     _show(tuned)
     console = console_output.stdout()
-    remembered = {**tuned.settings, **{f"weights {aim}": name for aim, name in tuned.weights.items()}}
+    remembered: dict[str, object] = {
+        **tuned.settings,
+        **{f"weights {aim}": name for aim, name in tuned.weights.items()},
+        **{f"placement on {names}": rules or "as planned" for names, rules in tuned.placements.items()},
+    }
     console.print("remembered: " + ", ".join(f"{name} {value}" for name, value in remembered.items()), soft_wrap=True)
     console.print(str(saved_path), soft_wrap=True)
 
 
 def _stages(only: list[str] | None, resolved: Resolved) -> tuple[str, ...]:
     """The stages to measure: those of ``only``, or all whose settings have their defaults."""
-    unknown = sorted(set(only or ()) - set(STAGES))
+    unknown = sorted(set(only or ()) - {*STAGES, PLACEMENT})
     if unknown:
-        raise ConfigurationError(f"--only can't be {unknown[0]}: choose from {', '.join(STAGES)}")
+        raise ConfigurationError(f"--only can't be {unknown[0]}: choose from {', '.join((*STAGES, PLACEMENT))}")
+    if resolved.settings.devices is None and PLACEMENT in (only or ()):
+        raise ConfigurationError("--only is placement, and no devices are set: add --devices")
+    if resolved.settings.devices is not None and not only:
+        return (PLACEMENT,)
     set_by = {
         stage: next((resolved.origins[name] for name in names if resolved.origins[name] != "default"), None)
         for stage, names in {
@@ -99,7 +121,19 @@ def _stages(only: list[str] | None, resolved: Resolved) -> tuple[str, ...]:
     for stage in only or ():
         if set_by.get(stage) is not None:
             raise ConfigurationError(f"{stage} is set ({set_by[stage]}): tune measures what isn't. Unset it")
-    return tuple(stage for stage in STAGES if (not only or stage in only) and set_by.get(stage) is None)
+    stages = (*STAGES, PLACEMENT) if PLACEMENT in (only or ()) else STAGES
+    return tuple(stage for stage in stages if (not only or stage in only) and set_by.get(stage) is None)
+
+
+def _with_placement(
+    tuned: TuningRecord, file: Path, settings: Settings, *, quick: bool, report: ReportProgress
+) -> TuningRecord:
+    """The record with the fastest placement on the settings' devices. The plan's own needs no rules."""
+    assert settings.devices is not None
+    rules, rows = search_placements(file, settings, quick=quick, report=report)
+    return msgspec.structs.replace(
+        tuned, placements={device_key(settings.devices): rules or {}}, rows=(*tuned.rows, *rows)
+    )
 
 
 def _show(tuned: TuningRecord) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrace.cli.model_argument import find_model
+from tailrace.engine.devices.device_list import device_key
 from tailrace.errors import ModelError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningStore, usable_cpus
@@ -39,4 +40,8 @@ def tuned(resolved: Resolved, path: Path | None = None) -> Resolved:
         return resolved  # The error is reported where the model is loaded.
     if found is None or found.usable != usable_cpus(topology):
         return resolved
-    return resolved.tuned(found.settings)
+    values: dict[str, Any] = dict(found.settings)
+    devices = resolved.settings.devices
+    if devices is not None and (rules := found.placements.get(device_key(devices))):
+        values["placement"] = {**rules, "remembered": True}
+    return resolved.tuned(values)

@@ -11,6 +11,7 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -44,6 +45,8 @@ class TuningRecord(msgspec.Struct, frozen=True, kw_only=True):
     usable: str  #: the usable CPUs, as a CPU list: with other CPUs the settings don't apply
     settings: dict[str, int] = {}
     weights: dict[str, str] = {}  #: for ``near-lossless`` and ``fast`` a weight format's name, or ``as-is``
+    #: The placement's rules that were faster than the plan, by the setting ``devices``; none: the plan was the fastest.
+    placements: dict[str, dict[str, Any]] = {}
     rows: tuple[TuningRow, ...] = ()
 
 

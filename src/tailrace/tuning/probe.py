@@ -9,19 +9,32 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from tailrace.engine.devices.placement_prediction import feeds_of
+from tailrace.engine.devices.worker_watch import connect_workers
 from tailrace.engine.kernels import loader
-from tailrace.errors import ModelError
+from tailrace.errors import ModelError, TailraceError
 from tailrace.machine.openmp_spin import set_spin_count
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.format_comparison import Speed
 from tailrace.observe import logs
 from tailrace.parent_death import die_with_parent
+from tailrace.progress_page import ProgressPage
 from tailrace.settings import Settings
+from tailrace.tuning.placement_neighbours import PlacedParts
+
+if TYPE_CHECKING:
+    from tailrace.engine.backends.llama import LlamaBackend
+
+
+#: The beginning of the answer of a process that can't load the model; the reason follows.
+_REFUSED = b"refused: "
 
 
 class Probe:
@@ -53,6 +66,10 @@ class Probe:
         """Measure both KV layouts once. Raises ModelError when the process has died."""
         return msgspec.json.decode(self._ask(b"layouts"), type=dict[str, Speed])
 
+    def placement(self) -> PlacedParts:
+        """The placement that the model was loaded with. Raises ModelError when the process has died."""
+        return msgspec.json.decode(self._ask(b"placement"), type=PlacedParts)
+
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None
@@ -70,6 +87,8 @@ class Probe:
         line = self._process.stdout.readline()
         if not line:
             raise ModelError(f"{self._name} can't be measured: its process ended (its last words stand above)")
+        if line.startswith(_REFUSED):
+            raise ModelError(line.removeprefix(_REFUSED).decode().strip())
         return line
 
     def _send(self, line: bytes) -> None:
@@ -93,11 +112,38 @@ def main() -> None:
     from tailrace.engine.backends.create_llama import create_llama
     from tailrace.engine.weights.speed import measure, measure_layouts
 
-    backend = create_llama(Path(sys.argv[1]), settings, replica)
+    try:
+        watch = connect_workers(settings, ProgressPage(), first=True)
+        backend = create_llama(Path(sys.argv[1]), settings, replica, workers=None if watch is None else watch.statuses)
+    except TailraceError as error:
+        for _ in sys.stdin.buffer:
+            _answer(_REFUSED + str(error).replace("\n", " ").encode())
+        return
+    requests: dict[bytes, Callable[[], object]] = {
+        b"speed": lambda: measure(backend),
+        b"layouts": lambda: measure_layouts(backend),
+        b"placement": lambda: _placed_parts(backend),
+    }
     for line in sys.stdin.buffer:
-        found = measure_layouts(backend) if line == b"layouts\n" else measure(backend)
-        sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
-        sys.stdout.buffer.flush()
+        _answer(msgspec.json.encode(requests[line.strip()]()))
+
+
+def _answer(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _placed_parts(backend: LlamaBackend) -> PlacedParts:
+    placed = backend.placed
+    assert placed is not None, "a placement is asked for where devices are set"
+    has_experts = any("_exps." in name for name in placed.placement.tensors)
+    return PlacedParts(
+        names=tuple(space.name for space in placed.spaces),
+        homes=placed.placement.homes,
+        feeds=feeds_of(placed.placement, has_experts=has_experts),
+        output=placed.placement.output,
+        has_experts=has_experts,
+    )
 
 
 if __name__ == "__main__":

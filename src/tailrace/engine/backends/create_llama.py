@@ -14,9 +14,9 @@ from tailrace.engine.backends.llama.placed_model import PlacedModel, place_model
 from tailrace.engine.backends.llama.placed_speed import measure_devices, prediction
 from tailrace.engine.devices.device_list import parse_devices
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed
-from tailrace.engine.devices.rules import read_rules
+from tailrace.engine.devices.rules import PlacementRules, read_rules
 from tailrace.engine.devices.speed_watch import SpeedWatch
-from tailrace.errors import ModelError
+from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.memory_lock import lock_memory
 from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
@@ -84,11 +84,30 @@ def _place(
     """The model's placement; None where llama.cpp decides."""
     if workers is None or settings.devices is None:
         return None
+    rules = read_rules(settings.placement)
+    if not rules.remembered:
+        return _place_by(rules, path, settings, workers, options)
+    try:
+        placed = _place_by(rules, path, settings, workers, options)
+    except ConfigurationError as error:
+        structlog.get_logger().warning("the placement that tailrace tune remembers is passed over", reason=str(error))
+        return _place_by(PlacementRules(), path, settings, workers, options)
+    structlog.get_logger().info("the placement is the one that tailrace tune remembers")
+    return placed
+
+
+def _place_by(
+    rules: PlacementRules,
+    path: Path,
+    settings: Settings,
+    workers: Mapping[str, WorkerStatus],
+    options: llama.LlamaOptions,
+) -> PlacedModel:
     return place_model(
         path,
-        parse_devices(settings.devices),
+        parse_devices(settings.devices or ""),
         workers,
-        read_rules(settings.placement),
+        rules,
         gpu_layers=settings.gpu_layers,
         context=settings.kv_tokens or settings.ctx,
         cache_types=options.cache_types,

@@ -20,6 +20,12 @@ class DeviceList(NamedTuple):
     workers: tuple[str, ...]  #: ``HOST:PORT``
 
 
+def device_key(text: str) -> str:
+    """The setting's value in the one form by which placements are remembered. Raises ConfigurationError."""
+    found = parse_devices(text)
+    return ",".join([*([LOCAL] if found.local else []), *found.workers])
+
+
 def parse_devices(text: str) -> DeviceList:
     """The setting's value, ``local,HOST:PORT,...``. A worker's port may be left out. Raises ConfigurationError."""
     workers: list[str] = []

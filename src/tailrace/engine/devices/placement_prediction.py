@@ -36,15 +36,23 @@ class MeasuredSpeed(msgspec.Struct, frozen=True):
 
 def predict(parts: ModelParts, devices: Sequence[Device], placement: Placement, work: Work) -> PredictedSeconds:
     """The seconds of a token, with ``placement`` on ``devices``."""
-    feeds, pattern = list(placement.homes), _EXPERTS if parts.has_experts else _FEED_FORWARD
-    for name, device in placement.tensors.items():
-        if (matched := pattern.match(name)) and int(matched[1]) < len(feeds):
-            feeds[int(matched[1])] = device
     division = Division(
-        homes=placement.homes, feeds=tuple(feeds), output=placement.output, kv_is_local=placement.kv_is_local
+        homes=placement.homes,
+        feeds=feeds_of(placement, has_experts=parts.has_experts),
+        output=placement.output,
+        kv_is_local=placement.kv_is_local,
     )
     found = CostModel(parts, devices, work, kv_is_local=placement.kv_is_local).predict(division)
     return PredictedSeconds(found.decode_seconds, found.prompt_seconds)
+
+
+def feeds_of(placement: Placement, *, has_experts: bool) -> tuple[int, ...]:
+    """The device of each layer's routed experts; in a dense model, of its feed-forward part."""
+    feeds, pattern = list(placement.homes), _EXPERTS if has_experts else _FEED_FORWARD
+    for name, device in placement.tensors.items():
+        if (matched := pattern.match(name)) and int(matched[1]) < len(feeds):
+            feeds[int(matched[1])] = device
+    return tuple(feeds)
 
 
 def devices_of(

@@ -30,6 +30,7 @@ class PlacementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensors: _Rules = {}  #: by a regular expression that is searched in a tensor's name; the first that matches
     output: str | None = None  #: of the output matrix
     kv: str | None = None  #: of all layers' KV cache: ``local`` alone
+    remembered: bool = False  #: ``tailrace tune`` has written them: they count only as long as they can be followed
 
     @property
     def is_empty(self) -> bool:
