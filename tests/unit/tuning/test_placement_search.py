@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         usable=usable_cpus(topology),
         placements={"local,a:1": {"output": "local"}, "local,b:1": {}},
     )
-    version = tuned_settings.version("llama-cpp-python")
-    TuningStore().save(record, "print", topology, version)
+    release = version("llama-cpp-python")
+    TuningStore().save(record, "print", topology, release)
     (tmp_path / "none.toml").touch()
     return tmp_path / "m"
 
