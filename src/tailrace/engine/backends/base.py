@@ -317,7 +317,13 @@ class Backend(Protocol):
         life of the loaded model, and in a file for any process with the same model. The cost is that of copying
         ``rollback.checkpoint_bytes``. ``reused``: memory that may be overwritten, of an old one say.
         Only for models that roll back by checkpoints. Raises BackendError, MemoryError.
+
+        Its bytes may be those of a device, and come with ``kv_settle``. ``kv_rollback`` has them come first.
         """
+        ...
+
+    def kv_settle(self) -> bool:
+        """Have a piece of a checkpoint come from a device. False: all bytes of all checkpoints are there."""
         ...
 
     def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:

@@ -292,6 +292,10 @@ class FakeBackend:
             raise AssertionError(f"a {self._memory} memory needs no checkpoints")
         return self.kv_save(slot)
 
+    def kv_settle(self) -> bool:
+        """See ``Backend``."""
+        return False
+
     def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:
         """See ``Backend``."""
         tokens = checkpoint.view(np.int32).tolist()

@@ -206,6 +206,12 @@ def free_copies(copies: int) -> None:
     _kernels.tailrace_kernels_free_copies(copies)
 
 
+def free_snapshots() -> None:
+    """Free memory of devices that no noted copy needs any more."""
+    if _kernels is not None:
+        _kernels.tailrace_kernels_free_snapshots()
+
+
 def set_exact_tokens(count: int) -> None:
     """In the coming passes, the first ``count`` tokens have attention that is the same to the last bit as if each were
     computed alone. The other tokens' attention may be computed in tiles of bf16, which is faster and rounds.
@@ -271,6 +277,7 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_advance_copies.restype = ctypes.c_bool
     kernels.tailrace_kernels_advance_copies.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     kernels.tailrace_kernels_device_bytes.restype = None
+    kernels.tailrace_kernels_free_snapshots.restype = None
     kernels.tailrace_kernels_free_copies.restype = None
     kernels.tailrace_kernels_free_copies.argtypes = [ctypes.c_void_p]
     kernels.tailrace_kernels_set_spins.restype = None

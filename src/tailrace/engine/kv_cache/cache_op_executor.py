@@ -178,7 +178,11 @@ class CacheExecutor:
     def _carried(self, tokens: list[int]) -> Carried:
         """The checkpoints that go with the state of these tokens into a file."""
         checkpoints = self._cache.checkpoints
-        return () if checkpoints is None else checkpoints.carried(tokens)
+        if checkpoints is None:
+            return ()
+        while self._backend.kv_settle():
+            pass
+        return checkpoints.carried(tokens)
 
     def _place(self, op: Placement, lost: set[int], *, beside: bool) -> bool:
         """Make the slot hold the placement's prefix, or begin to. False when it is empty instead."""

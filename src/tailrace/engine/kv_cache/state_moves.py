@@ -41,7 +41,7 @@ class StateMoves:
         self.drop_stale()
         moved = Moved()
         end = time.monotonic() + seconds
-        while self._advance_load(moved) or self._advance_save(moved):
+        while self._advance_load(moved) or self._advance_save(moved) or self._backend.kv_settle():
             if time.monotonic() >= end:
                 moved.more = True
                 break

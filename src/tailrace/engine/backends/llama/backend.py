@@ -380,6 +380,10 @@ class LlamaBackend:
         """See ``Backend``."""
         return self._context.checkpoint(slot, reused)
 
+    def kv_settle(self) -> bool:
+        """See ``Backend``."""
+        return self._context.coming.settle()
+
     def kv_rollback(self, slot: int, checkpoint: KVState, length: int) -> bool:
         """See ``Backend``."""
         return self._context.roll_back(slot, checkpoint, length)

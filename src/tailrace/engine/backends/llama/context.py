@@ -14,6 +14,7 @@ import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState
 from tailrace.engine.backends.llama.cell_memory import CellMemory
+from tailrace.engine.backends.llama.coming_checkpoints import ComingCheckpoints
 from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
 from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_bytes, streams_of, with_streams
@@ -78,7 +79,8 @@ class LlamaContext:
         self._cache_types = cache_types
         self._rope = rope
         self._is_local = is_local
-        self.transfers = DeviceTransfers(has_device=on_devices)
+        self.transfers = DeviceTransfers(has_device=on_devices and loader.status() == "on")
+        self.coming = ComingCheckpoints()
         self._gauge = MemoryGauge()
         self._recurrent_bytes = 0  #: of a slot's recurrent part in a state
         self.reserved_cells = reserved_cells  #: 0: the addresses can't be had
@@ -206,7 +208,14 @@ class LlamaContext:
 
     def checkpoint(self, slot: int, reused: KVState | None = None) -> KVState:
         """See ``Backend.kv_checkpoint``."""
-        return self._read(slot, _PARTIAL, reused)
+        if not (self.transfers.has_device and self._defers_copies):
+            return self._read(slot, _PARTIAL, reused)
+        if reused is not None:
+            self.coming.forget(reused)
+        size = int(llama.llama_state_seq_get_size_ext(self.pointer, slot, _PARTIAL))
+        state = self._memory_for(size, reused)
+        self.coming.add(self._copy_out(slot, state, _PARTIAL))
+        return state
 
     @property
     def piece_tokens(self) -> int:
@@ -228,10 +237,14 @@ class LlamaContext:
     def _begin_save(self, slot: int, memory: KVState) -> StateCopies:
         size = self._size(slot)
         state = memory[:size] if size <= memory.size else allocate_state(size)
+        return self._copy_out(slot, state, _WHOLE)
+
+    def _copy_out(self, slot: int, state: KVState, flags: int) -> StateCopies:
+        """Begin to write the slot's state into ``state``, which has its size."""
         none: list[int] = []
         deferred = self._cell_memory.deferred() if self._defers_copies else nullcontext(none)
         with self.transfers.counted(), deferred as noted:
-            written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, _WHOLE)
+            written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, flags)
         if written != state.size:
             raise BackendError(f"slot {slot}'s KV can't be read out")
         return StateCopies(noted[0] if noted else None, state, self.transfers)
@@ -276,14 +289,17 @@ class LlamaContext:
 
     def _read(self, slot: int, flags: int, reused: KVState | None = None) -> KVState:
         size = llama.llama_state_seq_get_size_ext(self.pointer, slot, flags)
-        # Memory that is touched for the first time costs more than the copy.
-        fits = reused is not None and size <= reused.size <= size + _WASTED_BYTES
-        state = reused[:size] if reused is not None and fits else allocate_state(size)
+        state = self._memory_for(size, reused)
         with self.transfers.counted():
             written = llama.llama_state_seq_get_data_ext(self.pointer, _address(state), state.size, slot, flags)
         if written != state.size:
             raise BackendError(f"slot {slot}'s KV can't be read out")
         return state
+
+    def _memory_for(self, size: int, reused: KVState | None) -> KVState:
+        # Memory that is touched for the first time costs more than the copy.
+        fits = reused is not None and size <= reused.size <= size + _WASTED_BYTES
+        return reused[:size] if reused is not None and fits else allocate_state(size)
 
     def restore(self, slot: int, state: KVState) -> bool:
         """Put the whole state into the empty slot. False where that fails: the slot stays empty."""
@@ -291,6 +307,7 @@ class LlamaContext:
 
     def roll_back(self, slot: int, checkpoint: KVState, length: int) -> bool:
         """See ``Backend.kv_rollback``."""
+        self.coming.finish(checkpoint)
         # Once the part that can't be cut ends at ``length``, cutting there removes the cells of the other part alone.
         return self._write(slot, checkpoint, _PARTIAL) and self.truncate(slot, length)
 
@@ -357,6 +374,9 @@ class LlamaContext:
 
     def close(self) -> None:
         """Free the context; nothing happens when it is freed already."""
+        self.coming.clear()
+        if self.transfers.has_device:
+            loader.free_snapshots()
         if self.pointer is not None:
             self._cell_memory.forget()
             self._pools.detach(self.pointer)

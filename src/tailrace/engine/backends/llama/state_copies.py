@@ -29,12 +29,13 @@ class StateCopies:
 
     def __init__(self, copies: int | None, state: KVState, transfers: DeviceTransfers) -> None:
         """``copies``: from ``loader.take_copies``; None: all were made. They read or write ``state``."""
-        self.state: KVState | None = state
+        self.state = state
         self._copies = copies
         self._transfers = transfers
         self.done = copies is None or loader.advance_copies(copies, 0, 0.0)
         if copies is not None:
-            weakref.finalize(self, loader.free_copies, copies)
+            # At the process's end a worker may be gone, and llama.cpp would abort.
+            weakref.finalize(self, loader.free_copies, copies).atexit = False
 
     def advance(self) -> None:
         """See ``StateMove``."""

@@ -2,7 +2,8 @@
  *
  * llama.cpp writes and reads the state of a sequence at once: first which cells it has, then the cells' rows, tensor by
  * tensor. While copies are deferred, the rows of recorded cells (cells.c) are noted here, and copied later between steps.
- * All other tensors, recurrent states and sliding windows among them, are copied at once: steps move them.
+ * All other tensors, recurrent states and sliding windows among them, are copied at once: steps change them. On a device
+ * they are copied within its memory (snapshots.c), and read from there later.
  *
  * Rows may be on a device. Reading from a worker takes a round trip for each call, so rows near each other are read by
  * one call, together with what lies between them. Writing waits for no answer. */
@@ -10,26 +11,21 @@
 #include <time.h>
 
 #include "loading/cells.h"
+#include "loading/copies.h"
 #include "loading/ggml_api.h"
+#include "loading/snapshots.h"
 
 /* Bytes between two rows on a device up to which both are read by one call: a round trip takes longer. */
 #define MAX_GAP ((size_t)64 << 10)
 /* Bytes that a call to a device counts for, beside its own: so many could be copied in the time. */
 #define CALL_BYTES ((size_t)4 << 10)
 
-struct copy {
-    char *to;         /* 0: to `tensor`, at `offset` */
-    const char *from; /* 0: from `tensor`, at `offset` */
-    size_t size;
-    struct ggml_tensor *tensor; /* on a device; 0: both sides are memory of this process */
-    size_t offset;
-};
-
 struct copies {
     struct copy *items;
     int64_t count, capacity;
     int64_t next; /* the first copy that isn't made */
     size_t done;  /* its bytes that are */
+    struct snapshot *snapshots;
     char *buffer; /* for rows of a device with gaps between them */
     size_t buffer_size;
 };
@@ -45,6 +41,7 @@ EXPORT void tailrace_kernels_free_copies(struct copies *copies) {
     if (copies) {
         free(copies->items);
         free(copies->buffer);
+        release_snapshots(copies->snapshots);
     }
     free(copies);
 }
@@ -58,13 +55,6 @@ EXPORT bool tailrace_kernels_defer_copies(int owner, const uint8_t *kept, int64_
     n_rows = rows;
     last_tensor = 0;
     return deferred != 0;
-}
-
-/* End what `defer_copies` has begun. Returns the list, which the caller frees. */
-EXPORT struct copies *tailrace_kernels_take_copies(void) {
-    struct copies *copies = deferred;
-    deferred = 0;
-    return copies;
 }
 
 /* Bytes that this thread's calls have read from devices and written to them. */
@@ -142,6 +132,20 @@ static size_t advance_one(struct copies *copies, size_t max_bytes) {
     return size;
 }
 
+/* End what `defer_copies` has begun. Returns the list, which the caller frees. */
+EXPORT struct copies *tailrace_kernels_take_copies(void) {
+    struct copies *copies = deferred;
+    deferred = 0;
+    copies->snapshots = take_snapshots(copies->items, copies->count);
+    for (int64_t i = 0; i < copies->count; i++) {
+        struct copy *copy = &copies->items[i];
+        if (!copy->is_fleeting) continue;
+        read_device(copy->tensor, copy->to, copy->offset, copy->size);
+        *copy = (struct copy){.to = copy->to, .from = copy->to};
+    }
+    return copies;
+}
+
 static int64_t now_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -170,7 +174,8 @@ EXPORT bool tailrace_kernels_advance_copies(struct copies *copies, int64_t max_b
 static bool note(struct copy copy) {
     struct copy *last = deferred->count ? &deferred->items[deferred->count - 1] : 0;
     const size_t expected = last && copy.tensor ? last->offset + last->size : 0;
-    const bool continues = last && last->tensor == copy.tensor && expected == copy.offset;
+    const bool is_alike = last && last->tensor == copy.tensor && last->is_fleeting == copy.is_fleeting;
+    const bool continues = is_alike && expected == copy.offset;
     const bool to = last && (copy.to ? last->to + last->size == copy.to : !last->to);
     const bool from = last && (copy.from ? last->from + last->size == copy.from : !last->from);
     if (continues && to && from) {
@@ -202,10 +207,14 @@ static bool is_host(const struct ggml_tensor *tensor) {
 EXPORT void ggml_backend_tensor_get(const struct ggml_tensor *tensor, void *data, size_t offset, size_t size) {
     if (!upstream.ggml_backend_tensor_get) return;
     const bool host = is_host(tensor);
-    if (is_deferred(tensor, offset, size)) {
+    const bool is_lasting = is_deferred(tensor, offset, size);
+    if (is_lasting || (deferred && size && !host)) {
         const struct copy of_host = {.to = data, .from = (const char *)tensor->data + offset, .size = size};
-        const struct copy of_device = {
-            .to = data, .size = size, .tensor = (struct ggml_tensor *)(uintptr_t)tensor, .offset = offset};
+        const struct copy of_device = {.to = data,
+                                       .size = size,
+                                       .tensor = (struct ggml_tensor *)(uintptr_t)tensor,
+                                       .offset = offset,
+                                       .is_fleeting = !is_lasting};
         if (note(host ? of_host : of_device)) return;
     }
     if (host) upstream.ggml_backend_tensor_get(tensor, data, offset, size);

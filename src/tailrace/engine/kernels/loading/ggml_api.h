@@ -44,6 +44,20 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(ggml_backend_tensor_set, REQUIRED)                                                                               \
     X(ggml_get_first_tensor, REQUIRED)                                                                                 \
     X(ggml_get_next_tensor, REQUIRED)                                                                                  \
+    X(ggml_init, OPTIONAL)                                                                                             \
+    X(ggml_free, OPTIONAL)                                                                                             \
+    X(ggml_tensor_overhead, OPTIONAL)                                                                                  \
+    X(ggml_graph_overhead_custom, OPTIONAL)                                                                            \
+    X(ggml_new_tensor_1d, OPTIONAL)                                                                                    \
+    X(ggml_cpy, OPTIONAL)                                                                                              \
+    X(ggml_new_graph_custom, OPTIONAL)                                                                                 \
+    X(ggml_build_forward_expand, OPTIONAL)                                                                             \
+    X(ggml_backend_buffer_get_type, OPTIONAL)                                                                          \
+    X(ggml_backend_buffer_free, OPTIONAL)                                                                              \
+    X(ggml_backend_buft_get_device, OPTIONAL)                                                                          \
+    X(ggml_backend_dev_init, OPTIONAL)                                                                                 \
+    X(ggml_backend_graph_compute, OPTIONAL)                                                                            \
+    X(ggml_backend_free, OPTIONAL)                                                                                     \
     X(omp_get_num_threads, OPTIONAL)                                                                                   \
     X(ggml_compute_forward_gated_delta_net, OPTIONAL)                                                                  \
     X(ggml_compute_forward_ssm_scan, OPTIONAL)                                                                         \
