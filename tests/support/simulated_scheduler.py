@@ -50,6 +50,7 @@ class SimulatedMachine:
         always_shared: bool = False,
         in_place: bool = False,
         last_chunk_budget: int = 0,
+        first_prompt_budget: int = 0,
     ) -> None:
         policy = LayoutPolicy(slots, cells, min(context, cells), fixed=fixed, always_shared=always_shared)
         if in_place:
@@ -61,6 +62,7 @@ class SimulatedMachine:
         self.offloaded: dict[int, list[int]] = {}  #: the states in host memory, by key
         self.mixed_budget = MIXED_BUDGET
         self.last_chunk_budget = last_chunk_budget
+        self.first_prompt_budget = first_prompt_budget
         self.reused = 0  #: steps that reused the plan before
         self._plan = Plan()
 
@@ -68,12 +70,12 @@ class SimulatedMachine:
         """The last plan where it can be reused. Planning all the same proves each time that it would be the same."""
         scheduler = self.scheduler
         if not scheduler.can_reuse_plan():
-            self._plan = scheduler.plan(self.mixed_budget, self.last_chunk_budget)
+            self._plan = scheduler.plan(self.mixed_budget, self.last_chunk_budget, self.first_prompt_budget)
             return self._plan
         self.reused += 1
         repeats = scheduler._reusable_steps
         scheduler._step -= 1  # Planning counts the step that reusing the plan has counted.
-        planned = scheduler.plan(self.mixed_budget, self.last_chunk_budget)
+        planned = scheduler.plan(self.mixed_budget, self.last_chunk_budget, self.first_prompt_budget)
         scheduler._reusable_steps = repeats
         assert (planned.cache_ops, planned.scheduled) == ([], self._plan.scheduled)
         return planned

@@ -213,7 +213,8 @@ class EngineLoop:
         step = self._step(publish)
         seconds = time.perf_counter() - begun
         batch, budget = self._batch, self._prefill_budget
-        self._move_states(budget.move_seconds(batch.n_decoding, seconds))
+        awaited = self._scheduler.awaits_copy
+        self._move_states(budget.move_seconds(batch.n_decoding, seconds, awaited=awaited))
         self._gaps.mark("moves")
         budget.observe_gap(batch.n_decoding, batch.n_prompt_tokens, time.perf_counter() - begun)
         return step

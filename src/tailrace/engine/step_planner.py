@@ -34,7 +34,9 @@ class StepPlanner:
                 self._executor.refresh_floors()
             n_decoding = len(self._scheduler.decoding)
             plan = self._scheduler.plan(
-                self._budget.mixed(n_decoding, moving=moving), self._budget.last_chunk(n_decoding)
+                self._budget.mixed(n_decoding, moving=moving),
+                self._budget.last_chunk(n_decoding),
+                self._budget.first_prompt(),
             )
             self._gaps.mark("schedule")
             applied = self._executor.apply(plan.cache_ops, beside=n_decoding > 0)

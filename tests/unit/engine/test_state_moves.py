@@ -24,6 +24,7 @@ PIECE = 24
 def one_piece_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a step takes, one piece follows it."""
     monkeypatch.setattr(prefill_budget, "_MOVE_PART", 0.0)
+    monkeypatch.setattr(prefill_budget, "_AWAITED_MOVE_PART", 0.0)
 
 
 class CountingBackend(ContextBackend):
@@ -243,6 +244,21 @@ def test_a_reply_goes_on_while_its_state_is_copied_for_another_caller() -> None:
         identity: alone(prompt, 300) for identity, prompt in prompts.items()
     }
     assert runner.said[3] == alone(prompt_of(3, 20), 20)
+
+
+def test_a_state_that_another_caller_waits_for_has_more_of_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefill_budget, "_AWAITED_MOVE_PART", 1e6)
+    runner = Runner(CountingBackend(parallel=2, kv_tokens=2048))
+    for identity in (1, 2):
+        runner.ask(identity, prompt_of(identity, 400), 300, caller="A")
+        while not runner.said[identity]:
+            runner.step()
+    runner.ask(3, prompt_of(3, 20), 20, caller="B")
+    steps = 0
+    while not runner.said[3]:
+        runner.step()
+        steps += 1
+    assert steps <= 3, "all its pieces were copied after one step"
 
 
 def test_a_sequence_that_is_paused_when_cells_run_out_was_copied_before() -> None:

@@ -30,8 +30,10 @@ _STEPS_TO_PROBE = 16
 _STEPS_TO_NEXT_PROBE = 8
 _SHORTER_PART = 0.8
 _SHORTER_WEIGHT = 0.5
-#: States move after a step for this part of a step without prompts.
+#: States move after a step for this part of a step without prompts; for the second one while a sequence waits for the
+#: place of a state that moves.
 _MOVE_PART = 0.25
+_AWAITED_MOVE_PART = 0.75
 #: What a step leaves for moves while there are any: the last piece goes beyond their time.
 _KEPT_FOR_MOVES = 0.5
 #: Prompt tokens of a step without decoding sequences from which a token's least time is learned.
@@ -150,15 +152,26 @@ class PrefillBudget:
         self._allowed = self._tokens_in(seconds - kept, n_decoding)
         return self._allowed
 
-    def move_seconds(self, n_decoding: int, step_seconds: float) -> float:
+    def move_seconds(self, n_decoding: int, step_seconds: float, *, awaited: bool = False) -> float:
         """For how long states may move after a step of so many sequences, which took ``step_seconds``. A step with a
-        prompt has no more time for it than one without.
+        prompt has no more time for it than one without. ``awaited``: a sequence can't start before.
         """
-        return _MOVE_PART * min(step_seconds, self.quiet_seconds(n_decoding) or step_seconds)
+        return (_AWAITED_MOVE_PART if awaited else _MOVE_PART) * min(
+            step_seconds, self.quiet_seconds(n_decoding) or step_seconds
+        )
 
     def last_chunk(self, n_decoding: int) -> int:
         """Prompt tokens for such a step if they bring a prompt to its end beside replies that have just begun."""
         return self._tokens_in(self._step_seconds or _LAST_CHUNK_SECONDS, n_decoding)
+
+    def first_prompt(self) -> int:
+        """Prompt tokens of a step without replies that computes a caller's whole first prompt: replies wait for it as
+        they do for a prompt's last chunk.
+        """
+        if self._alone_seconds is None:
+            return self.last_chunk(0)
+        seconds = self._step_seconds or _LAST_CHUNK_SECONDS
+        return min(self._max_tokens, int(seconds / self._alone_seconds))
 
     def _tokens_in(self, seconds: float, n_decoding: int) -> int:
         """Prompt tokens that fit into a step of ``seconds``."""

@@ -7,7 +7,7 @@ last chunk may be larger than the budget: requests that come together shall begi
 These rules keep a caller's time to the first token short beside a greedy caller:
 
 - Prompt tokens of a caller with replies count double.
-- The step that computes the whole prompt of a caller without a reply computes no replies.
+- The step that computes the whole prompt of a caller without a reply computes no replies, so the prompt has their time.
 - While another caller is present, the last chunk of a caller with replies is within the budget.
 """
 
@@ -51,7 +51,9 @@ class PromptScheduler:
         while step - next(iter(requests.values())) > _PRESENT_STEPS:
             del requests[next(iter(requests))]
 
-    def schedule(self, plan: Plan, step: int, mixed_prefill_budget: int, last_chunk_budget: int) -> None:
+    def schedule(
+        self, plan: Plan, step: int, mixed_prefill_budget: int, last_chunk_budget: int, first_prompt_budget: int
+    ) -> None:
         """Give the rest of the step to prompts. See ``Scheduler.plan``."""
         replies = {sequence.id: sequence.caller for sequence, _ in plan.scheduled}
         # A sequence that was just admitted with its whole prompt cached decodes already, but isn't scheduled yet.
@@ -62,10 +64,11 @@ class PromptScheduler:
             self._turns.forget_all()
             return
         with_replies = set(replies.values())
-        if self._defers_replies(prefilling, with_replies, last_chunk_budget):
+        if self._defers_replies(prefilling, with_replies, first_prompt_budget):
             for sequence, _ in plan.scheduled:
                 sequence.draft = []
             plan.scheduled = []
+            last_chunk_budget = first_prompt_budget
         planned = sum(count for _, count in plan.scheduled)
         budget = min(self._max_batch - planned, mixed_prefill_budget if replies else self._prefill_chunk)
         young = all(sequence.generated < _YOUNG_TOKENS for sequence, _ in plan.scheduled)
@@ -95,13 +98,13 @@ class PromptScheduler:
         for caller, count in computed.items():
             self._turns.charge(caller, count * (_REPLY_WEIGHT if caller in with_replies else 1))
 
-    def _defers_replies(self, prefilling: list[Sequence], with_replies: set[str], last_chunk_budget: int) -> bool:
+    def _defers_replies(self, prefilling: list[Sequence], with_replies: set[str], first_prompt_budget: int) -> bool:
         """Whether the step leaves replies out, because it computes the whole prompt of a caller that has none.
 
         Never in two steps in a row, so callers that come one after the other stop no reply.
         """
         self._deferred = not self._deferred and any(
-            1 < sequence.pending <= last_chunk_budget and sequence.caller not in with_replies
+            1 < sequence.pending <= first_prompt_budget and sequence.caller not in with_replies
             for sequence in (prefilling if with_replies else ())
         )
         return self._deferred

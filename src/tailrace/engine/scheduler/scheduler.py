@@ -62,6 +62,8 @@ class Scheduler:
         self._lack_cells_since: dict[str, int] = {}
         #: Steps until a waiting sequence may take another caller's place; 0: no such step is known.
         self._pause_possible_in = 0
+        #: Whether a waiting sequence gets its place when the state of a running one is copied.
+        self.awaits_copy = False
         self._sequence_left = False  #: since partitions were last considered
         #: How many more steps would be planned just like the last one, unless a sequence is added, removed or has more
         #: than one token to compute.
@@ -166,9 +168,10 @@ class Scheduler:
         self._step += 1
         return True
 
-    def plan(self, mixed_prefill_budget: int, last_chunk_budget: int = 0) -> Plan:
+    def plan(self, mixed_prefill_budget: int, last_chunk_budget: int = 0, first_prompt_budget: int = 0) -> Plan:
         """The next step. If any sequence decodes in it, it has up to ``mixed_prefill_budget`` prompt tokens, or up to
-        ``last_chunk_budget`` where they bring prompts to their end.
+        ``last_chunk_budget`` where they bring prompts to their end. A caller's whole first prompt of up to
+        ``first_prompt_budget`` tokens is computed without the replies.
 
         The cells that it needs are free when its cache ops have been applied. The plan is empty if nothing waits and
         all running sequences await their masks.
@@ -182,7 +185,7 @@ class Scheduler:
                 continue
             plan.scheduled = self._schedule_decode(decoding)
             self._admit_waiting(plan)
-            self._prompts.schedule(plan, self._step, mixed_prefill_budget, last_chunk_budget)
+            self._prompts.schedule(plan, self._step, mixed_prefill_budget, last_chunk_budget, first_prompt_budget)
             if not plan.scheduled:
                 # Only prompts run and none has a free cell: the oldest goes on at the youngest's expense.
                 able = [
@@ -275,6 +278,7 @@ class Scheduler:
         """Start waiting sequences as slots, free cells and the callers' shares allow."""
         self._prompts.awaited.clear()
         self._pause_possible_in = 0
+        self.awaits_copy = False
         full = len(self.running) >= self._parallel
         while self.waiting and (self._start_next(plan) or self._start_by_pausing(plan, by_priority=full)):
             full = False
@@ -306,6 +310,7 @@ class Scheduler:
             if not victims or self._waits_for_prefix(sequence, self._cache.cached_prefix_len(sequence.tokens)):
                 continue
             if plan.scheduled and not self._cache.can_leave(victims[0].slot):
+                self.awaits_copy = True
                 return False  # It goes on while its state is copied in pieces.
             for victim in victims:
                 self._pause(victim)

@@ -51,6 +51,7 @@ class _Clock:
         n_decoding = len(machine.scheduler.decoding)
         machine.mixed_budget = self._budget.mixed(n_decoding)
         machine.last_chunk_budget = self._budget.last_chunk(n_decoding)
+        machine.first_prompt_budget = self._budget.first_prompt()
         decoding = {sequence.id for sequence in machine.scheduler.decoding}
         plan = machine.step()
         replies = sum(sequence.id in decoding for sequence, _ in plan.scheduled)

@@ -334,7 +334,7 @@ def test_a_more_urgent_sequence_that_waits_for_a_shared_prompt_pauses_none() -> 
 
 
 def test_the_first_prompt_of_a_caller_is_computed_without_others_replies() -> None:
-    machine = SimulatedMachine(slots=6, cells=8192, context=4000, last_chunk_budget=50)
+    machine = SimulatedMachine(slots=6, cells=8192, context=4000, first_prompt_budget=50)
     for number in (1, 2):
         _add(machine, number, "A")
     machine.step()
@@ -350,7 +350,7 @@ def test_the_first_prompt_of_a_caller_is_computed_without_others_replies() -> No
 
 
 def test_a_first_prompt_that_takes_several_steps_stops_no_reply() -> None:
-    machine = SimulatedMachine(slots=6, cells=8192, context=4000, last_chunk_budget=50)
+    machine = SimulatedMachine(slots=6, cells=8192, context=4000, first_prompt_budget=50)
     _add(machine, 1, "A")
     machine.step()
     _add(machine, 2, "B", length=60)

@@ -36,6 +36,16 @@ def test_a_last_chunk_may_take_longer() -> None:
     assert _taught(PrefillBudget(512, step_seconds=0.05), {1: 0.01}, 0.001).last_chunk(1) <= 41, "unless a time is set"
 
 
+def test_a_caller_s_first_prompt_has_the_time_of_the_replies_that_it_leaves_out() -> None:
+    budget = _taught(PrefillBudget(512, step_seconds=None), {8: 0.04}, 0.001)
+    assert 38 <= budget.last_chunk(8) <= 41
+    assert 78 <= budget.first_prompt() <= 81
+    for _ in range(30):
+        budget.observe(0, 512, 0.512 * 0.5)
+    assert 155 <= budget.first_prompt() <= 161, "a token takes less where no sequence decodes"
+    assert _taught(PrefillBudget(512, step_seconds=0.05), {1: 0.01}, 0.001).first_prompt() <= 50
+
+
 def test_it_follows_a_machine_that_becomes_slower() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=0.1), {2: 0.01}, 0.001)
     before = budget.mixed(2)
@@ -86,6 +96,7 @@ def test_a_step_leaves_time_for_states_that_move_after_it() -> None:
     assert 0.02 <= budget.move_seconds(4, 0.1) <= 0.03
     assert budget.move_seconds(4, 0.3) == budget.move_seconds(4, 0.1), "a longer step has no more of it"
     assert budget.move_seconds(0, 0.3) == 0.075, "no reply waits"
+    assert 0.07 <= budget.move_seconds(4, 0.1, awaited=True) <= 0.08, "a sequence waits"
 
 
 def test_a_number_of_streams_that_never_ran_without_a_prompt_gets_its_time_all_the_same() -> None:
