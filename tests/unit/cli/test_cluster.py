@@ -77,3 +77,16 @@ def test_command_line_imports_neither_ray_nor_psycopg() -> None:
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
     assert shown.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [("status",), ("stop",), ("status", "--address", "auto")])
+def test_of_several_clusters_on_this_machine_none_is_guessed(
+    command: tuple[str, ...], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import services
+
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: {"127.0.0.1:6390", "127.0.0.1:6380"})
+
+    error = _run(*command)
+
+    assert "127.0.0.1:6380, 127.0.0.1:6390: name one with --address" in str(error)

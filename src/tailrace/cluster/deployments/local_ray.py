@@ -46,9 +46,13 @@ def start() -> None:
 
 def join(address: str) -> None:
     """Join the cluster whose head is at ``address`` (HOST:PORT, or ``auto``: the one of this machine). Raises
-    RayUnavailable.
+    RayUnavailable, also for ``auto`` where this machine has several.
     """
     _quieten()
+    if address == "auto" and len(found := clusters_here()) > 1:
+        raise RayUnavailable(
+            f"several Ray clusters run on this machine, with their heads at {', '.join(found)}: name one with --address"
+        )
     try:
         ray.init(address=address, namespace="tailrace", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -56,6 +60,11 @@ def join(address: str) -> None:
             f"no Ray cluster can be reached at {address}: {error}. Name its head with --address HOST:PORT; a cluster "
             "is started by: ray start --head. One that wants a token needs RAY_AUTH_MODE=token here, too"
         ) from error
+
+
+def clusters_here() -> list[str]:
+    """The heads of the clusters that have a node on this machine, as HOST:PORT."""
+    return sorted(services.find_gcs_addresses())  # type: ignore[no-untyped-call]
 
 
 def _quieten() -> None:
