@@ -192,7 +192,8 @@ def _computed(found: Diagnosis) -> Iterable[tuple[str, str]]:
     yield "products", f"kernels: {', '.join(kernels.formats)}; others llama.cpp" if kernels.formats else "llama.cpp"
     if kernels.repacked:
         yield "repacked", f"{', '.join(kernels.repacked)}, where memory allows"
-    own = f"kernels: K and V in {', '.join(kernels.cache_types)}, heads of 64, 96, 128 or 256; others llama.cpp"
+    heads = "heads of up to 576 numbers, a multiple of 8"
+    own = f"kernels: K and V in {', '.join(kernels.cache_types)}, {heads}; others llama.cpp"
     yield "attention", own if kernels.cache_types else "llama.cpp"
     yield "logits", "C" if any(each.state == "used" for each in found.logits_ops) else "NumPy"
 
