@@ -19,7 +19,16 @@ def test_a_conversation_goes_on_in_the_next_server(tmp_path: Path) -> None:
         if each.name != "kv":
             (own / each.name).symlink_to(each)
     worker = WorkerProcess()
-    arguments = ("--ctx", "1024", "--keep-disk-mb", "500", "--devices", f"local,{worker.endpoint}")
+    arguments = (
+        "--ctx",
+        "1024",
+        "--keep-disk-mb",
+        "500",
+        "--gpu-layers",
+        "15",
+        "--devices",
+        f"local,{worker.endpoint}",
+    )
     replies = []
     try:
         for _ in range(2):

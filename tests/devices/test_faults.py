@@ -70,7 +70,7 @@ class LongReply(threading.Thread):
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_worker_ends_the_requests_and_is_waited_for(worker: WorkerProcess, fault: signal.Signals) -> None:
-    with serving("--ctx", "2048", "--devices", f"local,{worker.endpoint}") as server:
+    with serving("--ctx", "2048", "--gpu-layers", "15", "--devices", f"local,{worker.endpoint}") as server:
         before = answer(server)
         stats = ask(server.port, "GET", "/stats").json()
         assert [each["name"] for each in stats["devices"]] == ["local", worker.endpoint]

@@ -39,7 +39,7 @@ def alone() -> Iterator[LlamaBackend]:
 
 
 def rules(kind: str, first: str, second: str) -> dict[str, Any]:
-    """The placement of this kind on two workers. ``{}`` and ``gpu_layers`` leave it to the free memory."""
+    """The placement of this kind on two workers."""
     kinds: dict[str, dict[str, Any]] = {
         "all": {"layers": {"0-29": first}},
         "none": {"layers": {"0-29": "local"}},
@@ -117,18 +117,14 @@ def check_replies(alone: LlamaBackend, replies: Replies) -> None:
         assert max(shortfalls(alone, prompt, replies.tokens[number])) < NOISE
 
 
-@pytest.mark.parametrize("local", [True, False])
-def test_without_rules_the_layers_are_divided_by_free_memory(
-    workers: Workers, alone: LlamaBackend, local: bool
-) -> None:
-    backend = load_placed([each.endpoint for each in workers], local=local)
+def test_without_rules_the_planner_decides(workers: Workers, alone: LlamaBackend) -> None:
+    """Without a part for this machine workers have all of the model, and nothing is faster than one of them alone."""
+    backend = load_placed([each.endpoint for each in workers], local=False)
     try:
         assert backend.placement is not None
         here, *there = [each.layers for each in backend.placement.devices]
         assert backend.placement.differences == ()
-        assert min(there) >= 8
-        assert here == (LAYERS - sum(there))
-        assert (here > 0) == local
+        assert (here, sum(there)) == (0, LAYERS)
         replies = Replies(backend)
         replies.ask(0, _QUESTIONS[0], max_tokens=24)
         replies.finish()
@@ -152,7 +148,7 @@ def test_a_number_of_layers_is_kept_to(workers: Workers, gpu_layers: int) -> Non
 def test_experts_here_and_the_rest_on_a_worker(workers: Workers, tmp_path: Path, kind: str) -> None:
     path = tiny_experts(tmp_path, dense="Q8_0", experts=kind)
     endpoint = workers[0].endpoint
-    placement = {"layers": {"0-1": endpoint}, "tensors": {"_exps": "local"}}
+    placement = {"layers": {"0-1": endpoint}, "tensors": {"_exps": "local"}, "output": endpoint}
     backend = load_placed([endpoint], model=path, placement=placement, ctx=256)
     one = create_llama(path, Settings(threads=2, ctx=256, parallel=4))
     try:
@@ -220,7 +216,9 @@ def test_a_worker_that_refuses_memory_gets_fewer_layers(
     backend = load_placed([endpoint], local=False, log=lambda level, line: lines.append((level, line)))
     try:
         assert backend.placement is not None
-        assert [each.layers for each in backend.placement.devices] == [12, 18]
+        here, there = [each.layers for each in backend.placement.devices]
+        assert 0 < there <= 20
+        assert here + there == LAYERS
         assert backend.placement.differences == ()
         replies = Replies(backend)
         replies.ask(0, _QUESTIONS[0], max_tokens=8)
@@ -229,5 +227,6 @@ def test_a_worker_that_refuses_memory_gets_fewer_layers(
     finally:
         backend.close()
     told = [line for level, line in lines if level in ("warning", "error")]
-    changes = f"local has 12 layers, planned were 0, {endpoint} has 18 layers, planned were 30"
-    assert told == [f"a device had less memory than it told: {changes}"]
+    assert len(told) == 1
+    assert told[0].startswith(f"a device had less memory than it told: local has {here} layers")
+    assert f"{endpoint} has {there} layers" in told[0]

@@ -27,8 +27,12 @@ def load_placed(
 ) -> LlamaBackend:
     """The model (the starter model by default) on this machine and the workers at ``endpoints``. ``shares``: this
     process uses these workers already.
+
+    The last half of its layers is on workers where nothing else says it: a worker on the same machine is never faster.
     """
-    usual = {"threads": 2, "ctx": 1024, "parallel": 4}
+    usual: dict[str, Any] = {"threads": 2, "ctx": 1024, "parallel": 4}
+    if local and "placement" not in settings:
+        usual["gpu_layers"] = 15
     path = locate_model(STARTER_MODEL).path if model is None else model
     workers = {endpoint: free_status(endpoint, shares=shares) for endpoint in endpoints}
     devices = ",".join([*(["local"] if local else []), *endpoints])

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from tailrace.errors import ModelError
-from tailrace.machine.placement.parts import NO_PART, Layer, ModelParts, Part
+from tailrace.machine.placement.parts import NO_PART, Layer, ModelParts, Part, PinnedPart
 from tailrace.models.gguf_file import Tensor
 from tailrace.models.kv_shape import CacheTypes, vector_bytes
 from tailrace.models.model_header import ModelHeader
+
+#: The embedding, which is the output matrix, too, of a model without ``OUTPUT``.
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+#: The part that a tensor belongs to.
+TensorKind = Literal["attention", "feed forward", "experts", "output", "embedding"]
 
 _LAYER = re.compile(r"blk\.(\d{1,6})\.(.+)")
 #: Routed experts: all experts' matrices in one tensor.
@@ -25,60 +31,117 @@ _FLOAT = 4
 _MAX_LAYERS = 512
 
 
-def placement_parts(header: ModelHeader, types: CacheTypes) -> ModelParts:
+def layer_of(name: str) -> int | None:
+    """The layer of a tensor with this name; None of one beside the layers."""
+    matched = _LAYER.match(name)
+    return int(matched[1]) if matched else None
+
+
+def kind_of(name: str) -> TensorKind:
+    """The part that a tensor with this name belongs to. A layer's norms and recurrent parts count as attention."""
+    matched = _LAYER.match(name)
+    if matched is None:
+        return "output" if name.startswith("output") else "embedding"
+    if _EXPERTS.match(matched[2]):
+        return "experts"
+    return "feed forward" if matched[2].startswith("ffn_") else "attention"
+
+
+def layer_count(header: ModelHeader) -> int:
+    """The model's layers, as llama.cpp numbers them. Raises ModelError where there are none or too many."""
+    numbers = [number for tensor in header.tensors if (number := layer_of(tensor.name)) is not None]
+    count = max(max(numbers, default=-1) + 1, _number(header, "block_count"))
+    if not count:
+        raise ModelError("the file has no layers: it isn't a language model")
+    if count > _MAX_LAYERS:
+        raise ModelError(f"the file has {count} layers, and llama.cpp has at most {_MAX_LAYERS}")
+    return count
+
+
+def placement_parts(header: ModelHeader, types: CacheTypes, pinned: Mapping[str, int] | None = None) -> ModelParts:
     """The parts of the model with this header; its cache has keys and values of ``types``.
 
-    Raises ModelError where a tensor's format isn't known, and where the file has no layers or too many.
+    ``pinned``: devices of tensors that rules put there. Raises ModelError where a tensor's format isn't known, and
+    where the file has no layers or too many.
     """
+    pinned = pinned or {}
+    count = layer_count(header)
     ends: dict[str, list[Tensor]] = defaultdict(list)
-    layers: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    layers: dict[int, list[Tensor]] = defaultdict(list)
     for tensor in header.tensors:
-        if matched := _LAYER.match(tensor.name):
-            layers[int(matched[1])][matched[2]] = tensor
-        else:
-            ends["output" if tensor.name.startswith("output") else "embedding"].append(tensor)
-    if not layers:
-        raise ModelError("the file has no layers: it isn't a language model")
-    if (count := max(layers) + 1) > _MAX_LAYERS:
-        raise ModelError(f"the file names layer {count - 1}, and llama.cpp has at most {_MAX_LAYERS} layers")
-    experts = _number(header, "expert_count")
-    embedding = _part(ends["embedding"])
-    tied = not any(tensor.name == "output.weight" for tensor in ends["output"])
+        if (layer := layer_of(tensor.name)) is not None:
+            layers[layer].append(tensor)
+        elif tensor.name not in pinned:
+            ends[kind_of(tensor.name)].append(tensor)
+    experts = _number(header, "expert_count") if any(kind_of(each.name) == "experts" for each in header.tensors) else 0
+    used = min(experts, _number(header, "expert_used_count"))
     # A model without an output matrix uses the embedding, of which llama.cpp loads a copy for the output's device.
-    output = _part([*ends["output"], *(tensor for tensor in ends["embedding"] if tied and _is_embedding(tensor))])
-    width, vocabulary = next((tensor.dimensions[:2] for tensor in ends["embedding"] if _is_embedding(tensor)), (0, 0))
+    matrix = next((tensor for tensor in header.tensors if _is_embedding(tensor)), None)
+    is_tied = not any(tensor.name == OUTPUT for tensor in header.tensors)
+    output = [*ends["output"], *([matrix] if is_tied and matrix is not None else [])]
+    width, vocabulary = matrix.dimensions[:2] if matrix is not None else (0, 0)
     return ModelParts(
-        embedding=embedding,
-        output=output,
-        layers=tuple(_layer(layers[number], header, types) for number in range(count)),
+        embedding=_part(ends["embedding"]),
+        output=_part(output),
+        layers=tuple(_layer(layers[number], header, types, pinned) for number in range(count)),
         width=width,
         vocabulary=vocabulary,
+        feed_width=max((_feed_width(tensor, used) for tensor in header.tensors), default=0),
         experts=experts,
-        experts_used=min(experts, _number(header, "expert_used_count")),
+        experts_used=used,
+        pinned=_pinned((tensor for tensor in header.tensors if layer_of(tensor.name) is None), pinned),
     )
 
 
 def _is_embedding(tensor: Tensor) -> bool:
-    return tensor.name == "token_embd.weight" and len(tensor.dimensions) == 2
+    return tensor.name == EMBEDDING and len(tensor.dimensions) == 2
 
 
-def _layer(tensors: dict[str, Tensor], header: ModelHeader, types: CacheTypes) -> Layer:
-    experts = [tensor for name, tensor in tensors.items() if _EXPERTS.match(name)]
-    feed_forward = [tensor for name, tensor in tensors.items() if name.startswith("ffn_") and not _EXPERTS.match(name)]
-    attention = [tensor for name, tensor in tensors.items() if not name.startswith("ffn_")]
-    recurrent = any(name.startswith(("ssm_", "time_mix_", "shortconv")) for name in tensors)
+def _feed_width(tensor: Tensor, used: int) -> int:
+    """Numbers that go into a layer's last feed-forward matrix for a token; of all experts that it uses."""
+    kind = kind_of(tensor.name)
+    if ".ffn_down" not in tensor.name or kind not in ("feed forward", "experts"):
+        return 0
+    return tensor.dimensions[0] * (used if kind == "experts" else 1)
+
+
+def _pinned(tensors: Iterable[Tensor], pinned: Mapping[str, int]) -> tuple[PinnedPart, ...]:
+    """What rules put on devices, each kind and device apart."""
+    groups: dict[tuple[int, bool], list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        if tensor.name in pinned:
+            groups[pinned[tensor.name], kind_of(tensor.name) == "experts"].append(tensor)
+    return tuple(
+        PinnedPart(device=device, part=_part(group), routed=routed) for (device, routed), group in groups.items()
+    )
+
+
+def _layer(tensors: list[Tensor], header: ModelHeader, types: CacheTypes, pinned: Mapping[str, int]) -> Layer:
+    kinds: dict[str, list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        if tensor.name not in pinned:
+            kinds[kind_of(tensor.name)].append(tensor)
+    by_name = {tensor.name.split(".", 2)[2]: tensor for tensor in tensors}
+    recurrent = any(name.startswith(("ssm_", "time_mix_", "shortconv")) for name in by_name)
     return Layer(
-        attention=_part(attention),
-        feed_forward=_part(feed_forward),
-        experts=_part(experts) if experts else NO_PART,
-        kv_bytes=_cache_bytes(tensors, header, types),
+        attention=_part(kinds["attention"]),
+        feed_forward=_part(kinds["feed forward"]),
+        experts=_part(kinds["experts"]) if kinds["experts"] else NO_PART,
+        kv_bytes=_cache_bytes(by_name, header, types),
         state_bytes=_state_bytes(header) if recurrent else 0,
+        pinned=_pinned(tensors, pinned),
     )
 
 
 def _cache_bytes(tensors: dict[str, Tensor], header: ModelHeader, types: CacheTypes) -> int:
     """Bytes of a token's keys and values, by the rows of the matrices that make them."""
-    if (compressed := tensors.get("attn_kv_a_mqa.weight")) is not None:
+    compressed = tensors.get("attn_kv_a_mqa.weight")
+    if compressed is not None and "attn_kv_b.weight" in tensors:
+        # A file of the older form keeps each head's keys and values.
+        heads, key = _number(header, "attention.head_count"), _head(header)
+        value = _number(header, "attention.value_length") or key
+        return vector_bytes(heads * key, types.k) + vector_bytes(heads * value, types.v)
+    if compressed is not None:
         # Multi-head latent attention keeps the compressed vector with its rotated part, for keys and values together.
         return vector_bytes(compressed.dimensions[-1], types.k)
     if (fused := tensors.get("attn_qkv.weight")) is not None:
@@ -111,10 +174,11 @@ def _number(header: ModelHeader, key: str) -> int:
 def _part(tensors: Iterable[Tensor]) -> Part:
     tensors = list(tensors)
     matrices = sum(tensor.elements for tensor in tensors if len(tensor.dimensions) > 1)
-    return Part(bytes=sum(map(_bytes, tensors)), weights=matrices)
+    return Part(bytes=sum(map(tensor_bytes, tensors)), weights=matrices)
 
 
-def _bytes(tensor: Tensor) -> int:
+def tensor_bytes(tensor: Tensor) -> int:
+    """The tensor's size. Raises ModelError for a format that isn't known."""
     # The import takes a tenth of a second, which only a plan needs.
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 

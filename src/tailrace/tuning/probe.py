@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tailrace.engine.devices.placement_prediction import feeds_of
 from tailrace.engine.devices.worker_watch import connect_workers
 from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError, TailraceError
@@ -136,13 +135,12 @@ def _answer(line: bytes) -> None:
 def _placed_parts(backend: LlamaBackend) -> PlacedParts:
     placed = backend.placed
     assert placed is not None, "a placement is asked for where devices are set"
-    has_experts = any("_exps." in name for name in placed.placement.tensors)
     return PlacedParts(
-        names=tuple(space.name for space in placed.spaces),
+        names=tuple(device.name for device in placed.plan.devices),
         homes=placed.placement.homes,
-        feeds=feeds_of(placed.placement, has_experts=has_experts),
+        feeds=placed.plan.feed_devices(),
         output=placed.placement.output,
-        has_experts=has_experts,
+        has_experts=placed.plan.parts.has_experts,
     )
 
 

@@ -150,7 +150,7 @@ def test_a_layer_without_tensors_keeps_the_others_numbers(tmp_path: Path) -> Non
     ("tensors", "ggml_type", "message"),
     [
         ({"token_embd.weight": (128, 1000)}, F16, "no layers"),
-        ({"blk.600.attn_q.weight": (128, 128)}, F16, "names layer 600"),
+        ({"blk.600.attn_q.weight": (128, 128)}, F16, "has 601 layers"),
         ({"blk.0.attn_q.weight": (128, 128)}, 4711, "a format that isn't known: 4711"),
     ],
 )

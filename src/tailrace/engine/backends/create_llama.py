@@ -10,7 +10,7 @@ import structlog
 
 from tailrace.engine.backends import llama
 from tailrace.engine.backends.llama.memory_budget import repacked_weights
-from tailrace.engine.backends.llama.placed_model import PlacedModel, place_model
+from tailrace.engine.backends.llama.placed_model import OpenDevices, PlacedModel, open_devices, place_model, work_of
 from tailrace.engine.backends.llama.placed_speed import measure_devices, prediction
 from tailrace.engine.devices.device_list import parse_devices
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed
@@ -23,6 +23,7 @@ from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.metadata_override import parse_overrides
+from tailrace.models.model_header import read_facts
 from tailrace.settings import Settings
 from tailrace.worker_status import WorkerStatus
 
@@ -67,9 +68,9 @@ def create_llama(
         tensor_split=tuple(map(float, settings.tensor_split.split(","))) if settings.tensor_split else (),
         main_gpu=settings.main_gpu,
     )
-    placed = _place(path, settings, workers, options)
-    options = replace(options, placed=placed)
-    measured = None if placed is None or workers is None else _measure(path, settings, workers, options, placed)
+    opened = None if workers is None else _open(settings, workers)
+    measured = None if opened is None or workers is None else _measure(path, settings, workers, options, opened)
+    options = replace(options, placed=None if opened is None else _place(path, settings, opened, measured, options))
     backend = _load(path, options, log, progress)
     if measured is not None:
         backend.speed_watch = _speed_watch(path, backend, measured, options)
@@ -78,20 +79,27 @@ def create_llama(
     return backend
 
 
+def _open(settings: Settings, workers: Mapping[str, WorkerStatus]) -> OpenDevices | None:
+    """The devices of the settings; None where they name none, so that llama.cpp decides."""
+    return None if settings.devices is None else open_devices(parse_devices(settings.devices), workers)
+
+
 def _place(
-    path: Path, settings: Settings, workers: Mapping[str, WorkerStatus] | None, options: llama.LlamaOptions
-) -> PlacedModel | None:
-    """The model's placement; None where llama.cpp decides."""
-    if workers is None or settings.devices is None:
-        return None
+    path: Path,
+    settings: Settings,
+    opened: OpenDevices,
+    measured: tuple[MeasuredSpeed, ...] | None,
+    options: llama.LlamaOptions,
+) -> PlacedModel:
+    """The model's placement. Without measured speeds of the devices it is made with assumed ones."""
     rules = read_rules(settings.placement)
     if not rules.remembered:
-        return _place_by(rules, path, settings, workers, options)
+        return _place_by(rules, path, settings, opened, measured, options)
     try:
-        placed = _place_by(rules, path, settings, workers, options)
+        placed = _place_by(rules, path, settings, opened, measured, options)
     except ConfigurationError as error:
         structlog.get_logger().warning("the placement that tailrace tune remembers is passed over", reason=str(error))
-        return _place_by(PlacementRules(), path, settings, workers, options)
+        return _place_by(PlacementRules(), path, settings, opened, measured, options)
     structlog.get_logger().info("the placement is the one that tailrace tune remembers")
     return placed
 
@@ -100,17 +108,21 @@ def _place_by(
     rules: PlacementRules,
     path: Path,
     settings: Settings,
-    workers: Mapping[str, WorkerStatus],
+    opened: OpenDevices,
+    measured: tuple[MeasuredSpeed, ...] | None,
     options: llama.LlamaOptions,
 ) -> PlacedModel:
+    tokens = settings.kv_tokens or settings.ctx
     return place_model(
         path,
-        parse_devices(settings.devices or ""),
-        workers,
+        opened,
+        measured,
         rules,
+        local=parse_devices(settings.devices or "").local,
         gpu_layers=settings.gpu_layers,
-        context=settings.kv_tokens or settings.ctx,
+        work=work_of(read_facts(path), tokens, parallel=settings.parallel, batch=options.batch),
         cache_types=options.cache_types,
+        predicts=options.predicts,
     )
 
 
@@ -119,17 +131,18 @@ def _measure(
     settings: Settings,
     workers: Mapping[str, WorkerStatus],
     options: llama.LlamaOptions,
-    placed: PlacedModel,
+    opened: OpenDevices,
 ) -> tuple[MeasuredSpeed, ...] | None:
-    """The speeds of the placed model's devices; None where one can't be measured, which the log says."""
+    """The speeds of the devices; None where one can't be measured, which the log says."""
     try:
         return measure_devices(
             path,
-            placed,
+            opened.handles,
             parse_devices(settings.devices or ""),
             workers,
             threads=options.decode_pool.threads,
-            repacks=repacked_weights(path, options) > 0,
+            # Layers beside the CPU don't decide how it computes its own.
+            repacks=repacked_weights(path, replace(options, gpu_layers=0)) > 0,
         )
     except ModelError as error:
         structlog.get_logger().warning(_NO_PREDICTION, reason=str(error))
@@ -143,7 +156,7 @@ def _speed_watch(
     assert backend.placed is not None
     assert backend.placement is not None
     try:
-        seconds = prediction(path, backend.placed, measured, options.cache_types, options.batch)
+        seconds = prediction(path, backend.placed, measured, options.batch)
     except ModelError as error:
         structlog.get_logger().warning(_NO_PREDICTION, reason=str(error))
         return None
@@ -183,12 +196,9 @@ def _load(
 
 
 def _changes(planned: PlacedModel, placed: PlacedModel) -> str:
-    """The layers of each device, where there are fewer or more."""
-    counts = [
-        (space.name, planned.placement.layers_on(device), placed.placement.layers_on(device))
-        for device, space in enumerate(planned.spaces)
-    ]
-    return ", ".join(f"{name} has {now} layers, planned were {wanted}" for name, wanted, now in counts if now != wanted)
+    """What each device has, where there is more or less than planned."""
+    before, now = planned.plan.shares(), placed.plan.shares()
+    return ", ".join(f"{name} has {now[name]}, planned was {before[name]}" for name in now if now[name] != before[name])
 
 
 def _rope(settings: Settings) -> llama.RopeOptions:

@@ -1,224 +1,191 @@
-"""Decides the device of each tensor of a model, from the tensors' sizes, the devices' free memory and the user's rules.
+"""Places a model on devices: the planner's placement, with the user's rules, as devices of tensors.
 
-Pure. Devices are numbered: 0 is this machine's CPU, the others follow in the order of the setting. llama.cpp keeps a
-device's layers together, in this order, and a layer's KV cache where the layer is. A single tensor may be elsewhere.
+It asks no device. Device 0 is this machine's CPU, the others follow in the order of the setting.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from tailrace.engine.devices.device_list import LOCAL
-from tailrace.engine.devices.name_patterns import search_names
-from tailrace.engine.devices.rules import PlacementRules, layers_of
+from tailrace.engine.devices.rule_demands import rule_demands
+from tailrace.engine.devices.rules import PlacementRules
+from tailrace.engine.devices.tensor_homes import tensor_devices
 from tailrace.errors import ConfigurationError
+from tailrace.machine.placement.cost import CostModel, Prediction
+from tailrace.machine.placement.demands import Demands
+from tailrace.machine.placement.devices import Device, Work
+from tailrace.machine.placement.division import CPU, Placement
+from tailrace.machine.placement.parts import ModelParts
+from tailrace.machine.placement.search import Choice, best_placement
 from tailrace.machine.plan_wording import memory_size
+from tailrace.models.kv_shape import CacheTypes
+from tailrace.models.model_header import ModelHeader
+from tailrace.serving.placement_parts import OUTPUT, kind_of, layer_count, layer_of, placement_parts, tensor_bytes
 
-#: This machine's CPU.
-CPU = 0
-#: Part of a device's free memory that is planned with: buffers and other processes need some.
-_USABLE_PART = 0.9
-_LAYER = re.compile(r"blk\.(\d+)\.")
-_OUTPUT = ("output.weight", "output_norm.weight", "output_norm.bias")
-#: Of a model without an output matrix of its own.
-EMBEDDING = "token_embd.weight"
-
-
-class Space(msgspec.Struct, frozen=True):
-    """A device, as far as a placement needs to know it."""
-
-    name: str  #: as rules name it
-    free: int  #: bytes
+#: Part of a device's planned memory that the next smaller placement doesn't use.
+_STEP = 1 / 8
+#: More memory than there is: of a CPU that reads weights from the mapped file where its memory is short.
+_UNLIMITED = 1 << 60
 
 
-class ModelSizes(msgspec.Struct, frozen=True):
-    """What is placed."""
+class PlannedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's placement, and what it was decided from."""
 
-    tensors: Mapping[str, int]  #: bytes by name
-    layers: int
-    kv_bytes: int  #: of a layer, for one context
-
-
-class Placement(msgspec.Struct, frozen=True):
-    """The device of each part. A layer's home computes its attention and has its KV cache."""
-
-    homes: tuple[int, ...]  #: by layer, ascending from the CPU's to the last device's
-    tensors: Mapping[str, int]  #: by name
-    output: int
-    kv_is_local: bool  #: the KV cache isn't at home, but on the CPU
-    is_fixed: bool  #: rules have decided: it isn't changed where a device has less memory than it told
+    devices: tuple[Device, ...]
+    parts: ModelParts
+    work: Work
+    demands: Demands
+    placement: Placement
+    prediction: Prediction
+    sizes: Mapping[str, int]  #: bytes by tensor
+    tensors: Mapping[str, int]  #: devices by tensor
+    pinned: Mapping[str, int]  #: those of them that rules have put there
+    missing: int = 0  #: bytes that the CPU's memory lacks: it reads so many from the mapped file, again and again
 
     @property
-    def attends_on_cpu(self) -> bool:
-        """Whether all of the KV cache is on the CPU."""
-        return self.kv_is_local or not any(self.homes)
+    def is_tied(self) -> bool:
+        """Whether the embedding is the output matrix, too."""
+        return OUTPUT not in self.sizes
 
-    def layers_on(self, device: int) -> int:
-        """How many layers are at home there."""
-        return self.homes.count(device)
+    @property
+    def used(self) -> list[int]:
+        """The devices beside the CPU that have a part of the model, in the order of their layers."""
+        homes = dict.fromkeys(home for home in self.placement.homes if home != CPU)
+        return list(homes | dict.fromkeys(each for each in self.tensors.values() if each != CPU))
+
+    def weights_and_cache(self) -> list[tuple[int, int]]:
+        """Bytes of weights and of KV cache by device."""
+        costs = CostModel(self.parts, self.devices, self.work, kv_is_local=self.placement.kv_is_local)
+        weights, caches = [0] * len(self.devices), [0] * len(self.devices)
+        for name, device in self.tensors.items():
+            weights[device] += self.sizes[name]
+        for layer, home in zip(self.parts.layers, self.placement.homes, strict=True):
+            caches[CPU if self.placement.kv_is_local else home] += costs.kv_bytes(layer)
+        return list(zip(weights, caches, strict=True))
+
+    def feed_devices(self) -> tuple[int, ...]:
+        """The device of each layer's feed, also where rules have put it there."""
+        found, kind = list(self.placement.feeds), "experts" if self.parts.has_experts else "feed forward"
+        for name, device in self.pinned.items():
+            layer = layer_of(name)
+            if layer is not None and kind_of(name) == kind and layer < len(found):
+                found[layer] = device
+        return tuple(found)
+
+    def shares(self) -> dict[str, str]:
+        """What each device has, by its name."""
+        return {device.name: self._share(number) for number, device in enumerate(self.devices)}
+
+    def _share(self, number: int) -> str:
+        layers, feeds = self.placement.layers_on(number), self.placement.feeds_on(number)
+        if layers == feeds:
+            return f"{layers} layers"
+        return f"{layers} layers and {'experts' if self.parts.has_experts else 'feed-forward parts'} of {feeds}"
+
+    def smaller(self, refused: Collection[int]) -> PlannedModel | None:
+        """The best placement that takes less of the devices that have ``refused`` memory. None: there is none."""
+        if not set(refused) & set(self.used):
+            return None
+        taken = self.prediction.memory
+        devices = [
+            msgspec.structs.replace(device, free=int(taken[number] * (1 - _STEP)) if number in refused else device.free)
+            for number, device in enumerate(self.devices)
+        ]
+        try:
+            choice, missing = _choose(self.parts, devices, self.work, self.demands)
+        except ConfigurationError:
+            return None
+        return self._with(devices, choice, missing)
+
+    def _with(self, devices: Sequence[Device], choice: Choice, missing: int) -> PlannedModel:
+        tensors = tensor_devices(
+            self.sizes, choice.placement, self.pinned, is_tied=self.is_tied, has_experts=self.parts.has_experts
+        )
+        return msgspec.structs.replace(
+            self,
+            devices=tuple(devices),
+            placement=choice.placement,
+            prediction=choice.prediction,
+            tensors=tensors,
+            missing=missing,
+        )
 
 
 def place(
-    model: ModelSizes, spaces: Sequence[Space], rules: PlacementRules, *, local: bool, gpu_layers: int
-) -> Placement:
-    """The placement on ``spaces``, of which the first is the CPU.
+    header: ModelHeader,
+    devices: Sequence[Device],
+    rules: PlacementRules,
+    work: Work,
+    *,
+    cache_types: CacheTypes,
+    local: bool,
+    gpu_layers: int,
+) -> PlannedModel:
+    """The placement on ``devices``. ``local`` and ``gpu_layers`` are ``rule_demands``'s.
 
-    ``local``: the CPU takes its part of the layers. ``gpu_layers``: so many layers, the last ones, are on devices; -1:
-    by free memory. Raises ConfigurationError for a rule that can't be followed, with the sizes where memory is short.
+    Raises ConfigurationError for a rule that can't be followed, with the sizes where memory is short, and ModelError
+    for a header that no placement can be made for.
     """
-    names = {space.name: number for number, space in enumerate(spaces)}
-
-    def number_of(name: str, rule: str) -> int:
-        if name not in names:
-            raise ConfigurationError(f"placement: {rule} is to be on {name}, and there are {', '.join(names)}")
-        return names[name]
-
-    if rules.kv not in (None, LOCAL):
-        raise ConfigurationError("placement: kv can only be local. A layer's KV cache is otherwise where the layer is")
-    if rules.layers:
-        homes = _ruled_homes(model.layers, rules, number_of, spaces)
-    else:
-        homes = _divided(model, spaces, local=local, gpu_layers=gpu_layers)
-    last = homes[-1] if homes else CPU
-    output = last if rules.output is None else number_of(rules.output, "the output")
-    tensors = {name: home_of(name, homes, output, model) for name in model.tensors}
-    tensors |= _ruled_tensors(
-        model, {pattern: number_of(name, repr(pattern)) for pattern, name in rules.tensors.items()}
+    sizes = {tensor.name: tensor_bytes(tensor) for tensor in header.tensors}
+    names = [device.name for device in devices]
+    ruled = rule_demands(rules, names, list(sizes), layer_count(header), local=local, gpu_layers=gpu_layers)
+    parts = placement_parts(header, cache_types, ruled.pinned)
+    choice, missing = _choose(parts, devices, work, ruled.demands)
+    placement, demands = choice.placement, ruled.demands
+    last = placement.homes[-1]
+    if OUTPUT not in sizes and demands.output not in (None, CPU, last):
+        raise ConfigurationError(
+            f"placement: the output of this model is its embedding, which can only be on {names[CPU]} or on "
+            f"{names[last]}, where its last layer is"
+        )
+    empty = PlannedModel(
+        devices=tuple(devices),
+        parts=parts,
+        work=work,
+        demands=demands,
+        placement=placement,
+        prediction=choice.prediction,
+        sizes=sizes,
+        tensors={},
+        pinned=ruled.pinned,
     )
-    if EMBEDDING in tensors and "output.weight" not in tensors and tensors[EMBEDDING] not in (CPU, last):
-        raise ConfigurationError(
-            f"placement: the output of this model is its embedding, which can only be on {LOCAL} or on "
-            f"{spaces[last].name}, where its last layer is"
-        )
-    placement = Placement(homes, tensors, output, rules.kv == LOCAL, is_fixed=bool(rules.layers or rules.tensors))
-    if placement.is_fixed:
-        _check(model, spaces, placement)
-    return placement
+    return empty._with(devices, choice, missing)
 
 
-def smaller(placement: Placement, model: ModelSizes, devices: Sequence[int]) -> Placement | None:
-    """The placement with fewer layers on ``devices``, which had less memory than was planned. The CPU gets them.
+def _choose(parts: ModelParts, devices: Sequence[Device], work: Work, demands: Demands) -> tuple[Choice, int]:
+    """The best placement, and the bytes that the CPU lacks for it.
 
-    None where rules have decided, or where these devices have no layers.
+    A CPU without the memory maps the file, and where --gpu-layers wants more than devices have, they get fewer.
     """
-    counts = {device: placement.layers_on(device) for device in devices if placement.layers_on(device)}
-    if placement.is_fixed or not counts:
-        return None
-    moved = sum(max(1, count // 4) for count in counts.values())
-    kept: list[int] = []
-    for device in dict.fromkeys(home for home in placement.homes if home != CPU):
-        count = placement.layers_on(device)
-        kept += [device] * (count - max(1, count // 4) if device in counts else count)
-    homes = (CPU,) * (placement.layers_on(CPU) + moved) + tuple(kept)
-    follows = placement.output == placement.homes[-1]
-    output = homes[-1] if follows else placement.output
-    tensors = {name: home_of(name, homes, output, model) for name in placement.tensors}
-    return msgspec.structs.replace(placement, homes=homes, tensors=tensors, output=output)
+    mapped = [msgspec.structs.replace(devices[CPU], free=_UNLIMITED), *devices[1:]]
+    wanted = demands.device_layers
+    for layers in [None] if wanted is None else range(wanted, -1, -1):
+        asked = msgspec.structs.replace(demands, device_layers=layers)
+        for machine in (devices, mapped):
+            try:
+                choice = best_placement(parts, machine, work, asked)
+            except ConfigurationError:
+                continue
+            return choice, max(0, choice.prediction.memory[CPU] - devices[CPU].free)
+    raise ConfigurationError(_refusal(parts, devices, work, demands))
 
 
-def bytes_by_device(model: ModelSizes, placement: Placement, count: int) -> list[tuple[int, int]]:
-    """Weights and KV cache on each of ``count`` devices."""
-    weights, caches = [0] * count, [0] * count
-    for name, device in placement.tensors.items():
-        weights[device] += model.tensors[name]
-    for home in placement.homes:
-        caches[CPU if placement.kv_is_local else home] += model.kv_bytes
-    return list(zip(weights, caches, strict=True))
-
-
-def home_of(name: str, homes: Sequence[int], output: int, model: ModelSizes) -> int:
-    """Where a tensor is without a rule: its layer's home, the ``output``'s device, or the CPU."""
-    if found := _LAYER.match(name):
-        layer = int(found[1])
-        return homes[layer] if layer < len(homes) else CPU
-    tied = name == EMBEDDING and "output.weight" not in model.tensors
-    return output if tied or name in _OUTPUT else CPU
-
-
-def _ruled_tensors(model: ModelSizes, devices: Mapping[str, int]) -> dict[str, int]:
-    """The devices of the tensors that patterns name: the first that matches decides."""
-    found = search_names(list(devices), model.tensors)
-    ruled: dict[str, int] = {}
-    for (pattern, device), names in zip(devices.items(), found, strict=True):
-        if not names - ruled.keys():
-            raise ConfigurationError(
-                f"placement: no tensor of this model has {pattern!r} in its name, or earlier patterns match all that do"
+def _refusal(parts: ModelParts, devices: Sequence[Device], work: Work, demands: Demands) -> str:
+    """Which device can't have what rules put there."""
+    costs = CostModel(parts, devices, work, kv_is_local=demands.kv_is_local)
+    weights, caches = costs.pinned_bytes(), [0] * len(devices)
+    for number, device in demands.homes.items():
+        layer = parts.layers[number]
+        weights[device] += layer.attention.bytes + layer.feed_forward.bytes + layer.experts.bytes
+        caches[CPU if demands.kv_is_local else device] += costs.kv_bytes(layer)
+    for number in range(1, len(devices)):
+        free = devices[number].free
+        if weights[number] + caches[number] + costs.buffer_bytes > free:
+            return (
+                f"placement puts {memory_size(weights[number])} of weights and {memory_size(caches[number])} of KV "
+                f"cache on {devices[number].name}, beside {memory_size(costs.buffer_bytes)} of buffers, and it has "
+                f"{memory_size(free)} free for them: put fewer layers or tensors there, or serve with a smaller --ctx"
             )
-        ruled |= dict.fromkeys(names - ruled.keys(), device)
-    return ruled
-
-
-def _ruled_homes(
-    layers: int, rules: PlacementRules, number_of: Callable[[str, str], int], spaces: Sequence[Space]
-) -> tuple[int, ...]:
-    homes = [CPU] * layers
-    for text, name in rules.layers.items():
-        device = number_of(name, f"layers {text}")
-        for layer in layers_of(text):
-            if layer >= layers:
-                raise ConfigurationError(f"placement: layers {text} aren't all there, the model has 0-{layers - 1}")
-            homes[layer] = device
-    blocks = [home for before, home in zip([None, *homes], homes, strict=False) if home != before]
-    if len(set(blocks)) < len(blocks) or (CPU in blocks and blocks[0] != CPU):
-        raise ConfigurationError(
-            f"placement: the layers are on {', '.join(spaces[block].name for block in blocks)}, in this order. "
-            f"llama.cpp keeps the layers of a device together, and those on {LOCAL} come first. Single tensors may be "
-            "elsewhere: name them under tensors"
-        )
-    return tuple(homes)
-
-
-def _divided(model: ModelSizes, spaces: Sequence[Space], *, local: bool, gpu_layers: int) -> tuple[int, ...]:
-    """Blocks of layers by the devices' free memory."""
-    sizes = [model.kv_bytes] * model.layers
-    others = 0
-    for name, size in model.tensors.items():
-        found = _LAYER.match(name)
-        if found and int(found[1]) < model.layers:
-            sizes[int(found[1])] += size
-        else:
-            others += size
-    free = [max(0.0, _USABLE_PART * space.free) for space in spaces]
-    # The embedding stays here.
-    free[CPU] = max(0.0, free[CPU] - others) if local and gpu_layers < 0 else 0.0
-    wanted = model.layers if gpu_layers < 0 else min(gpu_layers, model.layers)
-    for last in range(len(spaces) - 1, CPU, -1):
-        # The device with the last layer gets the output, too.
-        left = [*free[:last], max(0.0, free[last] - others)]
-        homes = _blocks(sizes, left, model.layers - wanted)
-        if homes and homes[-1] == last:
-            return homes
-    return (CPU,) * model.layers
-
-
-def _blocks(sizes: Sequence[int], free: Sequence[float], first: int) -> tuple[int, ...]:
-    """A home for each layer: those from ``first`` on are divided in the ratio of ``free``."""
-    part = sum(sizes[first:]) / max(1.0, sum(free))
-    homes: list[int] = []
-    layer, due = first, 0.0
-    for device, space in enumerate(free):
-        due += part * space
-        used = 0.0
-        # A layer belongs to the device that has most of it; what is rounded up here is missing later.
-        while layer < len(sizes) and due >= sizes[layer] / 2 and used + sizes[layer] <= space:
-            homes.append(device)
-            used += sizes[layer]
-            due -= sizes[layer]
-            layer += 1
-    # What fits nowhere is the CPU's, whose layers come first.
-    return (CPU,) * (len(sizes) - len(homes)) + tuple(homes)
-
-
-def _check(model: ModelSizes, spaces: Sequence[Space], placement: Placement) -> None:
-    """Raise ConfigurationError where rules put more on a device than is free there. The CPU's weights are mapped."""
-    needed = bytes_by_device(model, placement, len(spaces))
-    for number, (space, (weights, cache)) in enumerate(zip(spaces, needed, strict=True)):
-        if number != CPU and weights + cache > space.free:
-            raise ConfigurationError(
-                f"placement puts {memory_size(weights)} of weights and {memory_size(cache)} of KV cache on "
-                f"{space.name}, which has {memory_size(space.free)} free: put fewer layers or tensors there, or "
-                "serve with a smaller --ctx"
-            )
+    return "placement: the rules leave no placement that the devices have memory for: name fewer layers and tensors"

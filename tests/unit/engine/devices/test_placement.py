@@ -1,4 +1,4 @@
-"""The device of each tensor, by free memory and by rules."""
+"""The device of each tensor, by the planner and by rules."""
 
 from __future__ import annotations
 
@@ -9,81 +9,145 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tailrace.engine.devices import name_patterns
-from tailrace.engine.devices.placement import (
-    EMBEDDING,
-    ModelSizes,
-    Placement,
-    Space,
-    bytes_by_device,
-    place,
-    smaller,
-)
+from tailrace.engine.devices.placement import PlannedModel, place
 from tailrace.engine.devices.rules import PlacementRules, read_rules
 from tailrace.errors import ConfigurationError
+from tailrace.machine.placement.assumed import device_of
+from tailrace.machine.placement.devices import Device, Work
+from tailrace.machine.placement.division import CPU
+from tailrace.models.gguf_file import Tensor
+from tailrace.models.kv_shape import F16_CACHE
+from tailrace.models.model_header import ModelFacts, ModelHeader, Value
+from tailrace.serving.placement_parts import EMBEDDING
 from tailrace.settings import resolve
 
-LAYERS = 10
-_PARTS = {"attn_q": 100, "attn_norm": 1, "ffn_up_exps": 400}
+LAYERS, WIDTH = 10, 1024
+GB = 10**9
+F16 = 1
+_PARTS = {"attn_q": (WIDTH, WIDTH), "attn_k": (WIDTH, 256), "attn_v": (WIDTH, 256), "attn_norm": (WIDTH,)}
+_DENSE = {"ffn_up": (WIDTH, 4 * WIDTH), "ffn_down": (4 * WIDTH, WIDTH)}
+_EXPERTS = {"ffn_up_exps": (WIDTH, WIDTH, 16), "ffn_down_exps": (WIDTH, WIDTH, 16), "ffn_gate_inp": (WIDTH, 16)}
 
 
-def sizes(layers: int = LAYERS, kv: int = 50, *, tied: bool = False) -> ModelSizes:
-    tensors = {f"blk.{layer}.{part}.weight": size for layer in range(layers) for part, size in _PARTS.items()}
-    tensors |= {EMBEDDING: 700, "output_norm.weight": 1} | ({} if tied else {"output.weight": 700})
-    return ModelSizes(tensors, layers, kv)
+def header(layers: int = LAYERS, *, tied: bool = False, experts: bool = True) -> ModelHeader:
+    parts: dict[str, tuple[int, ...]] = {**_PARTS, **(_EXPERTS if experts else _DENSE)}
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (WIDTH, 32000), "output_norm.weight": (WIDTH,)}
+    for layer in range(layers):
+        shapes |= {f"blk.{layer}.{part}.weight": sizes for part, sizes in parts.items()}
+    if not tied:
+        shapes["output.weight"] = (WIDTH, 32000)
+    facts = ModelFacts(
+        architecture="a", name=None, quantisation=None, parameters=0, context=4096, chat_template=False, kv=None
+    )
+    values: dict[str, Value] = {"a.block_count": layers}
+    if experts:
+        values |= {"a.expert_count": 16, "a.expert_used_count": 2}
+    return ModelHeader(
+        facts=facts,
+        values=values,
+        tensors=tuple(Tensor(name, F16, sizes) for name, sizes in shapes.items()),
+    )
 
 
-def spaces(*free: int) -> list[Space]:
-    return [Space("local" if index == 0 else f"w{index}:1", each) for index, each in enumerate(free)]
+def machine(*free: int) -> list[Device]:
+    """This machine, and workers with GPUs, with so many free bytes."""
+    fast: dict[str, float] = {"layer_seconds": 1e-6, "link_seconds": 1e-6, "tensor_seconds": 1e-7}
+    far = [device_of(f"w{number}:1", "gpu", each, **fast) for number, each in enumerate(free[1:], 1)]
+    return [device_of("local", "cpu", free[0]), *far]
 
 
-def placed(rules: dict[str, Any] | None = None, *free: int, **options: Any) -> Placement:
-    usual = {"local": True, "gpu_layers": -1}
-    model = options.pop("model", sizes())
-    return place(model, spaces(*(free or (100_000, 100_000, 100_000))), read_rules(rules), **{**usual, **options})
+def placed(rules: dict[str, Any] | None = None, *free: int, **options: Any) -> PlannedModel:
+    usual: dict[str, Any] = {"local": True, "gpu_layers": -1}
+    model = options.pop("model", header())
+    devices = machine(*(free or (100 * GB, 100 * GB, 100 * GB)))
+    work = options.pop("work", Work(cells=4096))
+    return place(model, devices, read_rules(rules), work, cache_types=F16_CACHE, **{**usual, **options})
 
 
-def test_layers_are_divided_by_free_memory() -> None:
-    found = placed(None, 100_000, 100_000)
-    assert found.homes in ((0,) * 5 + (1,) * 5, (0,) * 4 + (1,) * 6, (0,) * 6 + (1,) * 4)
-    assert placed(None, 100_000, 100_000, local=False).homes == (1,) * LAYERS
-    assert placed(None, 100_000, 100_000, gpu_layers=3).homes == (0,) * 7 + (1,) * 3
-    assert placed(None, 100_000, 100_000, 300_000, local=False).homes.count(2) in (7, 8)
+def test_the_planner_decides_without_rules() -> None:
+    found = placed(None, 100 * GB, 100 * GB)
+    assert found.placement.homes == found.placement.feeds == (1,) * LAYERS
+    slow = machine(100 * GB, 100 * GB)
+    slow[1] = replace(slow[1], bandwidth=1e9, arithmetic=1e9)
+    usual: dict[str, Any] = {"cache_types": F16_CACHE, "gpu_layers": -1}
+    assert place(header(), slow, PlacementRules(), Work(cells=4096), local=True, **usual).used == []
+    assert place(header(), slow, PlacementRules(), Work(cells=4096), local=False, **usual).used == [1]
+
+
+def test_experts_are_on_the_cpu_where_a_device_has_no_memory_for_all() -> None:
+    found = placed(None, 100 * GB, 700_000_000)
+    assert found.placement.layers_on(1) > found.placement.feeds_on(1) > 0
+    for layer in range(LAYERS):
+        assert found.tensors[f"blk.{layer}.attn_q.weight"] == found.placement.homes[layer]
+        assert found.tensors[f"blk.{layer}.ffn_gate_inp.weight"] == found.placement.homes[layer]
+        assert found.tensors[f"blk.{layer}.ffn_up_exps.weight"] == found.placement.feeds[layer]
+
+
+@pytest.mark.parametrize("wanted", [0, 3, 10, 99])
+def test_gpu_layers_are_the_last_ones(wanted: int) -> None:
+    found = placed(None, 100 * GB, 100 * GB, gpu_layers=wanted)
+    on_devices = min(wanted, LAYERS)
+    assert found.placement.homes == found.placement.feeds == (0,) * (LAYERS - on_devices) + (1,) * on_devices
+
+
+def test_devices_get_fewer_layers_than_gpu_layers_where_memory_is_short() -> None:
+    assert 0 < placed(None, 100 * GB, GB // 2, gpu_layers=10).placement.layers_on(1) < LAYERS
 
 
 def test_the_embedding_stays_here_and_the_output_goes_with_the_last_layer() -> None:
-    found = placed(None, 100_000, 100_000, local=False)
+    found = placed(None, 100 * GB, 100 * GB, local=False)
     assert found.tensors[EMBEDDING] == 0
-    assert found.tensors["output.weight"] == found.tensors["output_norm.weight"] == found.output == 1
-    tied = placed(None, 100_000, 100_000, local=False, model=sizes(tied=True))
+    assert found.tensors["output.weight"] == found.tensors["output_norm.weight"] == found.placement.output == 1
+    tied = placed(None, 100 * GB, 100 * GB, local=False, model=header(tied=True))
     assert tied.tensors[EMBEDDING] == 1
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
-    st.lists(st.integers(0, 20_000), min_size=2, max_size=5),
+    st.lists(st.integers(0, 2 * GB), min_size=2, max_size=4),
     st.integers(1, 40),
     st.integers(-1, 45),
     st.booleans(),
+    st.booleans(),
 )
-def test_no_device_gets_more_than_it_has(free: list[int], layers: int, gpu_layers: int, local: bool) -> None:
-    model = sizes(layers)
-    found = place(model, spaces(*free), PlacementRules(), local=local, gpu_layers=gpu_layers)
-    assert len(found.homes) == layers
-    assert list(found.homes) == sorted(found.homes), "llama.cpp keeps each device's layers together"
-    for device, (weights, cache) in enumerate(bytes_by_device(model, found, len(free))):
-        if device and found.layers_on(device):
-            assert weights + cache <= free[device]
+def test_no_device_gets_more_than_it_has(
+    free: list[int], layers: int, gpu_layers: int, local: bool, experts: bool
+) -> None:
+    model = header(layers, experts=experts)
+    found = placed(None, *free, model=model, local=local, gpu_layers=gpu_layers)
+    assert len(found.placement.homes) == layers
+    assert list(found.placement.homes) == sorted(found.placement.homes), "llama.cpp keeps a device's layers together"
+    for device, (weights, cache) in enumerate(found.weights_and_cache()):
+        if device != CPU:
+            assert weights + cache <= found.prediction.memory[device] <= found.devices[device].free
+    assert found.missing == max(0, found.prediction.memory[CPU] - found.devices[CPU].free)
 
 
 def test_rules_name_layers_and_tensors() -> None:
-    found = placed({"layers": {"4-6": "w1:1", "7-9": "w2:1"}, "tensors": {"_exps": "local"}, "output": "local"})
-    assert found.homes == (0,) * 4 + (1,) * 3 + (2,) * 3
+    found = placed({"layers": {"0-3": "local", "4-6": "w1:1", "7-9": "w2:1"}, "tensors": {"_exps": "local"}})
+    assert found.placement.homes == (0,) * 4 + (1,) * 3 + (2,) * 3
     assert {found.tensors[f"blk.{layer}.ffn_up_exps.weight"] for layer in range(LAYERS)} == {0}
     assert found.tensors["blk.5.attn_q.weight"] == 1
-    assert found.tensors["output.weight"] == 0
-    assert found.is_fixed
+    apart = placed({"layers": {"0-9": "w1:1"}, "output": "local"})
+    assert apart.tensors["output.weight"] == 0
+
+
+def test_the_planner_decides_what_rules_leave() -> None:
+    found = placed({"layers": {"9": "w2:1"}}, 100 * GB, 100 * GB, 100 * GB)
+    assert found.placement.homes[-1] == 2
+    assert found.used != [2] or found.placement.layers_on(2) == LAYERS
+    kept = placed({"tensors": {"_exps": "local"}})
+    assert kept.placement.layers_on(1) + kept.placement.layers_on(2) == LAYERS
+    # A part that a rule has taken away leaves its memory to others.
+    assert kept.prediction.memory[1] + kept.prediction.memory[2] < GB
+
+
+def test_a_whole_layer_is_where_a_rule_puts_it() -> None:
+    found = placed({"layers": {"3": "w1:1"}}, 100 * GB, 800_000_000)
+    assert (found.placement.homes[3], found.placement.feeds[3]) == (1, 1)
 
 
 def test_the_first_rule_that_matches_a_tensor_counts() -> None:
@@ -93,13 +157,13 @@ def test_the_first_rule_that_matches_a_tensor_counts() -> None:
 
 
 def test_devices_may_have_their_layers_in_any_order() -> None:
-    assert placed({"layers": {"0-4": "w2:1", "5-9": "w1:1"}}).homes == (2,) * 5 + (1,) * 5
+    assert placed({"layers": {"0-4": "w2:1", "5-9": "w1:1"}}).placement.homes == (2,) * 5 + (1,) * 5
 
 
 def test_the_kv_cache_can_stay_here() -> None:
     found = placed({"layers": {"0-9": "w1:1"}, "kv": "local"})
-    assert found.attends_on_cpu
-    assert [cache for _, cache in bytes_by_device(sizes(), found, 3)] == [500, 0, 0]
+    assert found.placement.attends_on_cpu
+    assert [cache for _, cache in found.weights_and_cache()] == [LAYERS * 4096 * 2 * 512, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -108,9 +172,9 @@ def test_the_kv_cache_can_stay_here() -> None:
         ({"layers": {"0-9": "w9:1"}}, "to be on w9:1, and there are local, w1:1, w2:1"),
         ({"layers": {"0-10": "w1:1"}}, "aren't all there, the model has 0-9"),
         ({"layers": {"9-0": "w1:1"}}, "names no layers"),
-        ({"layers": {"0-3": "w1:1"}}, "those on local come first"),
+        ({"layers": {"0-3": "w1:1", "4-9": "local"}}, "those on local come first"),
         ({"layers": {"0-3": "w1:1", "4-6": "w2:1", "7-9": "w1:1"}}, "keeps the layers of a device together"),
-        ({"tensors": {"ffn_gate": "w1:1"}}, "no tensor of this model has 'ffn_gate'"),
+        ({"tensors": {"ffn_gate.weight": "w1:1"}}, "no tensor of this model has 'ffn_gate.weight'"),
         ({"tensors": {"(": "w1:1"}}, "no regular expression"),
         ({"kv": "w1:1"}, "kv can only be local"),
         ({"speed": 3}, "unknown field"),
@@ -123,30 +187,35 @@ def test_rules_that_cannot_be_followed_are_refused(rules: dict[str, Any], words:
 
 
 def test_a_device_without_the_memory_for_its_rules_is_told_with_numbers() -> None:
-    million = 1_000_000
-    model = ModelSizes({name: size * million for name, size in sizes().tensors.items()}, LAYERS, 50 * million)
-    with pytest.raises(ConfigurationError, match=r"5\.7 GB of weights and 500 MB of KV cache on w1:1.*4\.0 GB free"):
-        placed({"layers": {"0-9": "w1:1"}}, 100_000 * million, 4000 * million, 1, model=model)
+    message = r"puts 703 MB of weights and 42 MB of KV cache on w1:1, beside .* it has 450 MB free"
+    with pytest.raises(ConfigurationError, match=message):
+        placed({"layers": {"0-9": "w1:1"}}, 100 * GB, GB // 2, 1)
+    with pytest.raises(ConfigurationError, match=r"puts 671 MB of weights and 0 MB of KV cache on w1:1"):
+        placed({"tensors": {"_exps": "w1:1"}}, 100 * GB, GB // 2, 1)
 
 
-def test_a_device_that_refuses_memory_gets_fewer_layers_until_it_has_none() -> None:
-    model = sizes()
-    found: Placement | None = placed(None, 100_000, 100_000, 100_000, local=False)
-    assert found is not None
-    others = found.layers_on(2)
-    counts = []
-    while found is not None:
-        counts.append(found.layers_on(1))
-        assert len(found.homes) == LAYERS
-        assert list(found.homes) == sorted(found.homes)
-        assert found.layers_on(2) == others
-        found = smaller(found, model, [1])
-    assert counts == sorted(counts, reverse=True)
-    assert counts[-1] == 0
+def test_a_cpu_without_the_memory_reads_the_file_again() -> None:
+    found = placed(None, GB // 4, GB // 4)
+    assert found.missing > 0
+    assert placed(None, 10 * GB, GB // 4).missing == 0
+
+
+def test_a_device_that_refuses_memory_gets_less_until_it_has_nothing() -> None:
+    found: PlannedModel | None = placed(None, 100 * GB, 100 * GB, local=False, model=header(experts=False))
+    taken = []
+    while found is not None and found.used:
+        taken.append(found.prediction.memory[1])
+        assert list(found.placement.homes) == sorted(found.placement.homes)
+        found = found.smaller([1])
+    assert len(taken) > 3
+    assert taken == sorted(set(taken), reverse=True)
 
 
 def test_rules_are_not_changed_by_a_device_that_refuses_memory() -> None:
-    assert smaller(placed({"layers": {"0-9": "w1:1"}}), sizes(), [1]) is None
+    found: PlannedModel | None = placed({"layers": {"0-9": "w1:1"}, "output": "local"})
+    while found is not None:
+        assert found.placement.homes == found.placement.feeds == (1,) * LAYERS
+        found = found.smaller([1])
 
 
 def test_rules_are_read_from_a_file(tmp_path: Path) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tailrace.device_speed import DeviceSpeed, LinkSpeed, ProductSpeed, Weights
-from tailrace.engine.devices.placement import Placement, Space
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed, devices_of, predict, weights_by_device
 from tailrace.machine.placement.devices import Device, Work
+from tailrace.machine.placement.division import Placement
 from tailrace.machine.placement.parts import Layer, ModelParts, Part
 from tailrace.models.gguf_file import Tensor
 
-_SPACES = (Space("local", 1 << 40), Space("10.0.0.2:50052", 1 << 40))
 _SPEED = DeviceSpeed(
     products={
         "Q4_0": ProductSpeed(bandwidth=40e9, arithmetic=1e12),
@@ -53,19 +52,18 @@ def _devices(*bandwidths: float) -> list[Device]:
 
 
 def _placement(homes: tuple[int, ...], experts: int) -> Placement:
-    tensors = {f"blk.{layer}.ffn_up_exps.weight": experts for layer in range(len(homes))}
-    return Placement(homes, tensors, homes[-1], kv_is_local=False, is_fixed=False)
+    return Placement(homes=homes, feeds=(experts,) * len(homes), output=homes[-1])
 
 
 def test_each_device_has_the_speed_of_its_own_formats() -> None:
     weights = [{"Q4_0": Weights(1000, 2000)}, {"Q8_0": Weights(1000, 1000)}]
-    here, there = devices_of(_SPACES, _MEASURED, weights)
+    here, there = devices_of(_devices(1.0, 1.0), _MEASURED, weights)
     assert (here.bandwidth, there.bandwidth) == pytest.approx((40e9, 20e9))
     assert (here.link_seconds, there.link_seconds, there.tensor_seconds) == (0.0, 1e-3, 1e-4)
 
 
 def test_a_device_without_tensors_may_get_any() -> None:
-    _, there = devices_of(_SPACES, _MEASURED, [{"Q4_0": Weights(1000, 1), "Q8_0": Weights(1000, 1)}, {}])
+    _, there = devices_of(_devices(1.0, 1.0), _MEASURED, [{"Q4_0": Weights(1000, 1), "Q8_0": Weights(1000, 1)}, {}])
     assert there.bandwidth == pytest.approx(2000 / (1000 / 40e9 + 1000 / 20e9))
 
 
@@ -89,8 +87,6 @@ def test_matrices_are_counted_where_they_are() -> None:
         Tensor("blk.0.attn_q.weight", 2, (64, 64)),
         Tensor("blk.0.attn_norm.weight", 0, (64,)),
     ]
-    sizes = {tensor.name: 7 for tensor in tensors}
-    placement = Placement((1,), {"blk.0.attn_q.weight": 1, "output.weight": 1}, 1, kv_is_local=False, is_fixed=False)
-    here, there = weights_by_device(tensors, sizes, placement, 2)
+    here, there = weights_by_device(tensors, {"blk.0.attn_q.weight": 1, "output.weight": 1}, 2)
     assert here == {}
-    assert there == {"Q8_0": Weights(7, 640), "Q4_0": Weights(7, 4096)}
+    assert there == {"Q8_0": Weights(680, 640), "Q4_0": Weights(2304, 4096)}

@@ -71,7 +71,7 @@ def kv_cells(max_context: int, bytes_per_cell: int, options: LlamaOptions, *, re
     The result is at least ``max_context``. ``repacked_bytes`` are taken from the available memory first.
     """
     affordable = int(_KV_PART * (_available(options) - repacked_bytes) / bytes_per_cell)
-    if options.placed is not None and (on_devices := options.placed.max_cells(bytes_per_cell)) is not None:
+    if options.placed is not None and (on_devices := options.placed.max_cells()) is not None:
         affordable = min(affordable, on_devices)
     return max(max_context, min(options.parallel * max_context, affordable))
 

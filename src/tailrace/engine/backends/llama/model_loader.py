@@ -77,7 +77,7 @@ def load_model(
     types = [(each.tensor.name, each.buffer_type) for each in assignments]
     if placement is not None and options.placed is not None:
         assignments = [each for each in assignments if options.placed.is_on_cpu(each.tensor.name)]
-        types = placement.buffer_types(dict(types), options.placed.sizes.tensors)
+        types = placement.buffer_types(dict(types), options.placed.plan.sizes)
     overrides = buffer_type_overrides(types)
     # llama.cpp reads this array during the call. An entry without a pattern ends it.
     array = (_BufferTypeOverride * (len(overrides) + 1))(

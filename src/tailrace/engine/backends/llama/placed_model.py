@@ -7,65 +7,81 @@ device's part of these, and single tensors by their names.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import llama_cpp.llama_cpp as llama
+import msgspec
 
 from tailrace.engine.backends.llama import devices
-from tailrace.engine.backends.llama.kernel_assignment import tensor_bytes
+from tailrace.engine.backends.llama.prediction_layers import without_prediction_layers
 from tailrace.engine.devices.device_list import LOCAL, DeviceList
-from tailrace.engine.devices.placement import CPU, EMBEDDING, ModelSizes, Placement, Space, home_of, place, smaller
+from tailrace.engine.devices.placement import PlannedModel, place
+from tailrace.engine.devices.placement_prediction import MeasuredSpeed, devices_of, weights_by_device
 from tailrace.engine.devices.rules import PlacementRules
+from tailrace.engine.devices.tensor_homes import home_of
+from tailrace.machine.free_memory import available_memory
+from tailrace.machine.placement.assumed import device_of
+from tailrace.machine.placement.devices import Device, Work
+from tailrace.machine.placement.division import CPU, Placement
 from tailrace.models.kv_shape import CacheTypes
-from tailrace.models.model_header import ModelHeader, read_header
+from tailrace.models.model_header import ModelFacts, read_header
+from tailrace.serving.placement_parts import EMBEDDING
 from tailrace.worker_status import WorkerStatus
 
-#: Part of a device's memory that is left beside the weights which its layers' KV cache may take.
+#: Part of a device's memory that is left beside the planned placement which more cells of the KV cache may take.
 _KV_PART = 0.5
+#: Tokens of a KV cache where neither the settings nor the file say how many.
+_DEFAULT_CONTEXT = 4096
+#: Tokens that llama.cpp computes in one graph, at most.
+_MAX_PASS = 512
+#: Tokens behind which a decoded token is predicted.
+_DEPTH = 2048
 
 
 @dataclass(frozen=True)
 class PlacedModel:
-    """A model's placement, and the devices that it is on. The first device is the CPU."""
+    """A model's placement, and llama.cpp's handles of the devices that it is on. The first device is the CPU."""
 
-    handles: tuple[int, ...]  #: llama.cpp's
-    spaces: tuple[Space, ...]
-    sizes: ModelSizes
-    placement: Placement
+    handles: tuple[int, ...]
+    plan: PlannedModel
+
+    @property
+    def placement(self) -> Placement:
+        """The device of each part."""
+        return self.plan.placement
 
     @property
     def used(self) -> list[int]:
         """The devices beside the CPU that have a part of the model, in the order of their layers."""
-        homes = dict.fromkeys(home for home in self.placement.homes if home != CPU)
-        return list(homes | dict.fromkeys(each for each in self.placement.tensors.values() if each != CPU))
+        return self.plan.used
 
     def is_on_cpu(self, name: str) -> bool:
         """Whether the CPU computes with the tensor of this name."""
-        return self.placement.tensors.get(name, CPU) == CPU
+        return self.plan.tensors.get(name, CPU) == CPU
 
     @property
     def local_bytes(self) -> int:
         """Bytes of the weights that the CPU computes with."""
-        return sum(size for name, size in self.sizes.tensors.items() if self.is_on_cpu(name))
+        return sum(size for name, size in self.plan.sizes.items() if self.is_on_cpu(name))
 
-    def max_cells(self, bytes_per_cell: int) -> int | None:
+    def max_cells(self) -> int | None:
         """Cells that the devices' memory has for the KV cache; None where the CPU has all of it."""
         if self.placement.attends_on_cpu:
             return None
-        weights = [0] * len(self.spaces)
-        for name, device in self.placement.tensors.items():
-            weights[device] += self.sizes.tensors[name]
+        planned = self.plan.work.cells
         found = []
+        caches = [cache for _, cache in self.plan.weights_and_cache()]
         for device in self.used:
-            if layers := self.placement.layers_on(device):
-                left = max(0, self.spaces[device].free - weights[device])
-                found.append(int(_KV_PART * left * len(self.placement.homes) / (layers * bytes_per_cell)))
-        return min(found)
+            if caches[device]:
+                left = max(0, self.plan.devices[device].free - self.plan.prediction.memory[device])
+                found.append(planned + int(_KV_PART * left * planned / caches[device]))
+        return min(found, default=None)
 
     def smaller(self, told: str) -> PlacedModel | None:
-        """The model with fewer layers on the devices that ``told``, llama.cpp's errors, names; on all, where it names
+        """The next smaller placement on the devices that ``told``, llama.cpp's errors, names; on all, where it names
         none. None: there is no smaller placement.
         """
         named = [
@@ -73,56 +89,69 @@ class PlacedModel:
             for device in self.used
             if devices.buffer_type_name(devices.buffer_type(self.handles[device])) in told
         ]
-        placement = smaller(self.placement, self.sizes, named or self.used)
-        return None if placement is None else replace(self, placement=placement)
+        plan = self.plan.smaller(named or self.used)
+        return None if plan is None else replace(self, plan=plan)
+
+
+class OpenDevices(NamedTuple):
+    """llama.cpp's handles of devices, and what the planner knows of them. The CPU comes first."""
+
+    handles: list[int]
+    devices: list[Device]
 
 
 def place_model(
     path: Path,
-    wanted: DeviceList,
-    statuses: Mapping[str, WorkerStatus],
+    opened: OpenDevices,
+    measured: Sequence[MeasuredSpeed] | None,
     rules: PlacementRules,
     *,
+    local: bool,
     gpu_layers: int,
-    context: int,
+    work: Work,
     cache_types: CacheTypes,
+    predicts: bool = False,
 ) -> PlacedModel:
-    """The placement of the model at ``path``. The workers have been asked: ``statuses`` has their reports.
+    """The placement of the model at ``path``. ``measured``: the devices' speeds; None: assumed ones.
 
-    ``context``: tokens of the KV cache that each layer's home must have; 0: what the model was trained for. Raises
-    ConfigurationError and ModelError.
+    ``predicts``: prediction layers are loaded. Raises ConfigurationError and ModelError.
     """
-    handles, spaces = _open(wanted, statuses)
-    sizes = model_sizes(read_header(path), context, cache_types)
-    placement = place(sizes, spaces, rules, local=wanted.local, gpu_layers=gpu_layers)
-    return PlacedModel(tuple(handles), tuple(spaces), sizes, placement)
+    header, found = read_header(path), opened.devices
+    if not predicts:
+        loaded = without_prediction_layers(header.values, header.tensors)
+        header = msgspec.structs.replace(header, tensors=tuple(loaded))
+    if measured is not None:
+        # Where a tensor will be isn't known yet: each device's speed is that with all of them.
+        found = list(devices_of(found, measured, weights_by_device(header.tensors, {}, len(found))))
+    plan = place(header, found, rules, work, cache_types=cache_types, local=local, gpu_layers=gpu_layers)
+    return PlacedModel(tuple(opened.handles), plan)
 
 
-def _open(wanted: DeviceList, statuses: Mapping[str, WorkerStatus]) -> tuple[list[int], list[Space]]:
+def work_of(facts: ModelFacts, context: int, *, parallel: int, batch: int) -> Work:
+    """What a model is to do. ``context``: tokens of the KV cache; 0: those that it was trained for."""
+    cells = context or facts.context or _DEFAULT_CONTEXT
+    return Work(cells=cells, sequences=parallel, depth=min(_DEPTH, cells // 2), pass_tokens=min(_MAX_PASS, batch))
+
+
+def open_devices(wanted: DeviceList, statuses: Mapping[str, WorkerStatus]) -> OpenDevices:
+    """Open the devices. The workers have been asked: ``statuses`` has their reports. Raises ConfigurationError."""
     cpu = devices.cpu_device()
-    handles, spaces = [cpu], [Space(LOCAL, devices.device_memory(cpu).free)]
+    handles, found = [cpu], [device_of(LOCAL, "cpu", min(devices.device_memory(cpu).free, available_memory()))]
     for handle in devices.local_gpus() if wanted.local else []:
         handles.append(handle)
-        spaces.append(Space(devices.device_name(handle), devices.device_memory(handle).free))
+        found.append(device_of(devices.device_name(handle), "gpu", devices.device_memory(handle).free))
     for endpoint in wanted.workers:
         offered = statuses[endpoint].devices
         for number, handle in enumerate(devices.worker_devices(endpoint)):
             free = devices.device_memory(handle).free
+            is_gpu = False
             if number < len(offered):
                 free = min(free, offered[number].free)
+                is_gpu = offered[number].name != "CPU"
             handles.append(handle)
-            spaces.append(Space(endpoint if number == 0 else f"{endpoint}/{number}", free))
-    return handles, spaces
-
-
-def model_sizes(header: ModelHeader, context: int, cache_types: CacheTypes) -> ModelSizes:
-    """What a placement needs to know of the model."""
-    layers = header.values.get(f"{header.facts.architecture}.block_count")
-    count = layers if isinstance(layers, int) and 0 < layers < 100_000 else 0
-    tokens = context or header.facts.context or 0
-    # Of a hybrid model, whose cache is in some layers alone, this is the mean.
-    kv = header.facts.kv.token_bytes(cache_types) * tokens // max(1, count) if header.facts.kv else 0
-    return ModelSizes({tensor.name: tensor_bytes(tensor) for tensor in header.tensors}, count, kv)
+            name = endpoint if number == 0 else f"{endpoint}/{number}"
+            found.append(device_of(name, "worker gpu" if is_gpu else "worker cpu", free))
+    return OpenDevices(handles, found)
 
 
 class PlacementParams:
@@ -151,19 +180,19 @@ class PlacementParams:
 
         ``own``: the types that the CPU's kernels want.
         """
-        placed = self._placed
-        homes = placed.placement.homes
+        plan = self._placed.plan
+        homes = plan.placement.homes
         last = homes[-1] if homes else CPU
-        types = [devices.buffer_type(handle) for handle in placed.handles]
-        tied = "output.weight" not in placed.sizes.tensors
+        types = [devices.buffer_type(handle) for handle in self._placed.handles]
+        tied = plan.is_tied
         found: list[tuple[str, int | None]] = []
         for name in names:
-            device = placed.placement.tensors.get(name, CPU)
+            device = plan.tensors.get(name, CPU)
             if name == EMBEDDING and tied:
                 # One name for two tensors: the embedding, which is here, and the output with the last layer.
                 found.append((name, None if device == last else types[CPU]))
             elif device == CPU and own.get(name) is not None:
                 found.append((name, own[name]))
             else:
-                found.append((name, None if device == home_of(name, homes, last, placed.sizes) else types[device]))
+                found.append((name, None if device == home_of(name, homes, last, is_tied=tied) else types[device]))
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gguf.constants import GGMLQuantizationType
@@ -11,20 +11,17 @@ from tailrace.engine.backends.llama.device_speeds import device_speed
 from tailrace.engine.backends.llama.measure_device import measure_link
 from tailrace.engine.backends.llama.placed_model import PlacedModel
 from tailrace.engine.devices.device_list import DeviceList
-from tailrace.engine.devices.placement import CPU
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed, devices_of, predict, weights_by_device
 from tailrace.engine.devices.speed_watch import Predict, PredictedSeconds
-from tailrace.errors import ModelError
 from tailrace.machine.placement.devices import Work
-from tailrace.models.kv_shape import CacheTypes
+from tailrace.machine.placement.division import CPU
 from tailrace.models.model_header import read_header
-from tailrace.serving.placement_parts import placement_parts
 from tailrace.worker_status import WorkerStatus
 
 
 def measure_devices(
     path: Path,
-    placed: PlacedModel,
+    handles: Sequence[int],
     wanted: DeviceList,
     statuses: Mapping[str, WorkerStatus],
     *,
@@ -38,9 +35,9 @@ def measure_devices(
     """
     formats = {GGMLQuantizationType(tensor.ggml_type).name for tensor in read_header(path).tensors}
     reported = [device.speed for endpoint in wanted.workers for device in statuses[endpoint].devices]
-    local = len(placed.handles) - len(reported)
+    local = len(handles) - len(reported)
     found = []
-    for number, handle in enumerate(placed.handles):
+    for number, handle in enumerate(handles):
         speed = (
             device_speed(handle, threads=threads, formats=formats, repacks=repacks and number == CPU)
             if number < local
@@ -48,26 +45,21 @@ def measure_devices(
         )
         if speed is None:
             return None
-        link = None if number == CPU else measure_link(handle, placed.handles[CPU], threads=threads)
+        link = None if number == CPU else measure_link(handle, handles[CPU], threads=threads)
         found.append(MeasuredSpeed(speed, link))
     return tuple(found)
 
 
-def prediction(
-    path: Path, placed: PlacedModel, measured: tuple[MeasuredSpeed, ...], cache_types: CacheTypes, pass_tokens: int
-) -> Predict:
+def prediction(path: Path, placed: PlacedModel, measured: tuple[MeasuredSpeed, ...], pass_tokens: int) -> Predict:
     """The prediction of a placement's speed, by the tokens behind which it decodes. Raises ModelError.
 
     ``pass_tokens``: prompt tokens of a pass.
     """
-    header = read_header(path)
-    parts = placement_parts(header, cache_types)
-    if len(parts.layers) != len(placed.placement.homes):
-        raise ModelError("its file has other layers than its header tells")
-    weights = weights_by_device(header.tensors, placed.sizes.tensors, placed.placement, len(placed.spaces))
-    devices = devices_of(placed.spaces, measured, weights)
+    plan = placed.plan
+    weights = weights_by_device(read_header(path).tensors, plan.tensors, len(plan.devices))
+    devices = devices_of(plan.devices, measured, weights)
 
     def seconds(depth: int) -> PredictedSeconds:
-        return predict(parts, devices, placed.placement, Work(cells=depth, depth=depth, pass_tokens=pass_tokens))
+        return predict(plan.parts, devices, plan.placement, Work(cells=depth, depth=depth, pass_tokens=pass_tokens))
 
     return seconds

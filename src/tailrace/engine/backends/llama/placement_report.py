@@ -16,9 +16,10 @@ from tailrace.engine.backends.llama.ggml_function import ggml_function, llama_fu
 from tailrace.engine.backends.llama.memory_use import MemoryUse, memory_use
 from tailrace.engine.backends.llama.placed_model import PlacedModel
 from tailrace.engine.backends.llama.upstream_repack import tensor_buffer
-from tailrace.engine.devices.placement import CPU, EMBEDDING, bytes_by_device
+from tailrace.machine.placement.division import CPU
 from tailrace.machine.plan_wording import memory_size
 from tailrace.protocol import DeviceShare
+from tailrace.serving.placement_parts import EMBEDDING
 
 #: ``const ggml_tensor * llama_model::get_tensor(const char *) const``.
 _GET_TENSOR = "_ZNK11llama_model10get_tensorEPKc"
@@ -43,19 +44,19 @@ def report_placement(model: llama.llama_model_p, placed: PlacedModel) -> Placeme
     homes, tensors = _found_homes(model, placed), _found_tensors(model, placed)
     is_known = homes is not None and tensors is not None
     homes = list(placed.placement.homes) if homes is None else homes
-    tensors = dict(placed.placement.tensors) if tensors is None else tensors
-    names = [space.name for space in placed.spaces]
+    tensors = dict(placed.plan.tensors) if tensors is None else tensors
+    names = [device.name for device in placed.plan.devices]
     differences = [
         f"layer {layer} is on {names[found]}, planned was {names[wanted]}"
         for layer, (found, wanted) in enumerate(zip(homes, placed.placement.homes, strict=True))
         if found != wanted
     ][:_MAX_TOLD]
     differences += [
-        f"{name} is on {names[found]}, planned was {names[placed.placement.tensors[name]]}"
+        f"{name} is on {names[found]}, planned was {names[placed.plan.tensors[name]]}"
         for name, found in tensors.items()
-        if found != placed.placement.tensors[name] and _is_planned(name)
+        if found != placed.plan.tensors[name] and _is_planned(name)
     ][:_MAX_TOLD]
-    planned = bytes_by_device(placed.sizes, placed.placement, len(names))
+    planned = placed.plan.weights_and_cache()
     reports = []
     for device, (name, handle) in enumerate(zip(names, placed.handles, strict=True)):
         memory = device_memory(handle)
@@ -65,7 +66,7 @@ def report_placement(model: llama.llama_model_p, placed: PlacedModel) -> Placeme
                 name=name,
                 layers=homes.count(device),
                 tensors=len(here),
-                weights_bytes=sum(placed.sizes.tensors[tensor] for tensor in here),
+                weights_bytes=sum(placed.plan.sizes[tensor] for tensor in here),
                 kv_bytes=planned[device][1],
                 free_bytes=memory.free,
                 total_bytes=memory.total,
@@ -125,8 +126,8 @@ def _found_tensors(model: llama.llama_model_p, placed: PlacedModel) -> dict[str,
     type_of = ggml_function("ggml_backend_buffer_get_type", ctypes.c_void_p, ctypes.c_void_p)
     device_of = ggml_function("ggml_backend_buft_get_device", ctypes.c_void_p, ctypes.c_void_p)
     found = {}
-    tied = "output.weight" not in placed.sizes.tensors
-    for name in placed.placement.tensors:
+    tied = placed.plan.is_tied
+    for name in placed.plan.tensors:
         # Of two tensors with one name llama.cpp tells only one, and it doesn't load all tensors of a file.
         if (name == EMBEDDING and tied) or not (tensor := get(model, name.encode())):
             continue
