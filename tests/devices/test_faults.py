@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.slow_link import SlowLink
 from openai_wire import ask
 from servers import PATIENCE, ServerProcess, serving, wait_for
-from slow_link import SlowLink
 from worker_process import WorkerProcess
 
 #: Seconds in which a client knows that the worker of its reply is lost.
