@@ -47,7 +47,8 @@ from tailrace.server.models.file_abilities import FileAbilities
 from tailrace.server.models.model_directory import ModelDirectory
 from tailrace.server.models.model_scheduler import ModelScheduler
 from tailrace.server.models.model_service import LoadOrders, ModelService
-from tailrace.server.models.model_turn import ModelGate, ModelTurn, OpenGate
+from tailrace.server.models.model_turn import ModelGate, OpenGate
+from tailrace.server.models.request_turn import take_turn
 from tailrace.server.open_streams import OpenStreams
 from tailrace.server.postgres.database import Database
 from tailrace.server.request_body import read_body
@@ -61,7 +62,6 @@ from tailrace.server.request_scope import (
     IS_ADMITTED,
     MODEL_TURN,
     QUEUE_PLACE,
-    close_turn,
     release_body,
 )
 from tailrace.server.served_model import ServedModel
@@ -71,7 +71,6 @@ from tailrace.server.stream_encoder import Encoder
 from tailrace.server.streaming import EventStream
 from tailrace.server.text_queries import TextQueries, claim_tokens
 from tailrace.server.tls import certificate
-from tailrace.server.waiting_stream import waiting_stream
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 
@@ -325,29 +324,10 @@ class AppState:
         """The model, once the request has its turn and an engine serves it. The request has the turn until its end, or
         that of its generation. Raises RequestError.
         """
-        scope = request.scope
-        turn: ModelTurn | None = scope.get(MODEL_TURN)
-        if turn is None or turn.service is not service:
-            close_turn(scope)
-            turn = scope[MODEL_TURN] = ModelTurn(self.gate, service, caller_of(scope).identity)
-            if not turn.try_begin():
-                await self._wait_for_turn(request, turn)
+        await take_turn(request, self.gate, service)
         model = await wait_for_engine(service.engine, request.receive)
         await service.identify()
         return model
-
-    async def _wait_for_turn(self, request: Request, turn: ModelTurn) -> None:
-        """Wait for the model, in the queue. Raises RequestError, and ClientDisconnect when the client has gone."""
-        place: QueuePlace | None = request.scope.get(QUEUE_PLACE)
-        if place is not None:
-            place.park()
-        if (waiting := waiting_stream(request.scope)) is not None:
-            waiting.begin()
-        await while_connected(turn.begin(), request.receive)
-        if waiting is not None:
-            await waiting.has_waited()
-        if place is not None:
-            place.unpark()
 
     async def start_generation(
         self, request: Request, model: ServedModel, wanted: GenerationRequest, *, in_background: bool = False
