@@ -15,6 +15,7 @@ from rich.table import Table
 from tailrace.cli import console_output
 from tailrace.cli.doctor_facts import Diagnosis, ModelFacts, ServerCheck, diagnose
 from tailrace.cli.model_argument import find_model
+from tailrace.cli.placement_facts import PlacementFacts, placement_facts
 from tailrace.cli.stats_client import read_stats
 from tailrace.cli.top_screen import finding_line
 from tailrace.cli.tuned_settings import resolve_tuned
@@ -22,6 +23,7 @@ from tailrace.engine.model_parts import ModelParts, Operations, measure_parts
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.bandwidth import measure_bandwidth
+from tailrace.machine.gpu import build_backends, offloads, read_gpus
 from tailrace.machine.plan import MachinePlan, PoolPlan
 from tailrace.machine.running_servers import ServerState, find_servers
 from tailrace.machine.topology import read_topology
@@ -63,6 +65,8 @@ def doctor(
     numa: Annotated[str | None, typer.Option(help=_AS_SERVE)] = None,
     ctx: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
     gpu_layers: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
+    devices: Annotated[str | None, typer.Option(help=_AS_SERVE)] = None,
+    placement: Annotated[str | None, typer.Option(help=_AS_SERVE)] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:
     """Show this machine, the plan made of it and why, and whether running servers have it so (exit status 1: not)."""
@@ -71,15 +75,23 @@ def doctor(
         {name: value for name, value in locals().items() if name not in own | {"own"}}, file=config
     )
     settings = resolved.settings
+    topology = read_topology()
+    measured = measure_bandwidth(topology) if bandwidth else []
     facts = None
     # The default model need not be here: then the plan is made without one.
     if resolved.origins["model"] != "default" or _is_here(settings.model):
         file = find_model(settings)
         found_parts = measure_parts(file.path, settings) if parts and model is not None else None
         needs = model_needs(file.path, settings)
-        facts = ModelFacts(name=file.name, path=str(file.path), needs=needs, parts=found_parts)
-    topology = read_topology()
-    measured = measure_bandwidth(topology) if bandwidth else []
+        gpus = [gpu for gpu in read_gpus() if offloads([gpu], build_backends())]
+        rate = max((each.best for each in measured), default=None)
+        facts = ModelFacts(
+            name=file.name,
+            path=str(file.path),
+            needs=needs,
+            parts=found_parts,
+            placement=placement_facts(file.path, settings, gpus, rate),
+        )
     servers = _servers(port)
     diagnosis = diagnose(settings, facts, measured, servers, topology=topology, prove=prove)
     for check, found in zip(diagnosis.servers, read_stats(servers, settings.api_key), strict=True):
@@ -125,6 +137,9 @@ def _show(console: Console, found: Diagnosis) -> None:
         _section(console, "Model", _model(found))
         if found.model.parts is not None:
             _parts(console, found.model.parts)
+        if found.model.placement is not None:
+            _heading(console, "Placement")
+            _placement(console, found.model.placement)
     if found.plan is not None:
         _heading(console, "Plan")
         _pairs(console, _processes(found.plan))
@@ -257,6 +272,27 @@ def _parts(console: Console, parts: ModelParts) -> None:
     pairs = [(name, _operations(counted)) for name, counted in operations.items() if counted.own or counted.upstream]
     pairs.append(("keys and values", " and ".join(dict.fromkeys(parts.cache_types))))
     pairs.append(("drafts", "the model's prediction layer (MTP)" if parts.predicts else "no prediction layer is used"))
+    _pairs(console, pairs)
+
+
+def _placement(console: Console, found: PlacementFacts) -> None:
+    """What each device would have, and why."""
+    size = console_output.size
+    table = _table("DEVICE", "LAYERS", "EXPERTS" if found.has_experts else "FFN", "WEIGHTS", "KV", "BUFFERS", "LEFT")
+    for each in found.devices:
+        left = size(each.left) if each.left >= 0 else f"[yellow]lacks {size(-each.left)}[/yellow]"
+        counts = (str(each.layers), str(each.feeds))
+        table.add_row(escape(each.name), *counts, size(each.weights), size(each.kv), size(each.buffers), left)
+    console.print(table)
+    console.print()
+    pairs = [
+        ("output", f"on {found.output}"),
+        ("KV cache", f"{found.tokens} tokens"),
+        ("predicted", f"{found.decode:.1f} tokens/s for one reply, prompts {found.prompt:.0f} tokens/s"),
+        *(("" if number else "why", reason) for number, reason in enumerate(found.reasons)),
+    ]
+    assumed = {each.name: ", ".join(each.assumed).replace("_", " ") for each in found.devices if each.assumed}
+    pairs += [(f"assumed of {name}", words) for name, words in assumed.items()]
     _pairs(console, pairs)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from tailrace.cli.placement_facts import PlacementFacts
 from tailrace.diagnosis.catalogue import Finding
 from tailrace.engine.kernels.kernel_report import KernelReport, report_kernels
 from tailrace.engine.model_parts import ModelParts
@@ -70,6 +71,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     needs: ModelNeeds
     parts: ModelParts | None = None  #: which kernels compute them; None where the model wasn't loaded for it
+    placement: PlacementFacts | None = None  #: on the settings' devices; None where these name none
 
 
 class ProcessCheck(msgspec.Struct, frozen=True, kw_only=True):

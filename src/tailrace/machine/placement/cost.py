@@ -91,6 +91,27 @@ class PassCost:
             total += self.move_last[at] + self.move_last[placement.output]
         return total + self.output[placement.output]
 
+    def busy(self, placement: Placement) -> list[float]:
+        """Seconds by device, without moves between devices."""
+        found = [0.0] * len(self._devices)
+        for number, (home, feed) in enumerate(zip(placement.homes, placement.feeds, strict=True)):
+            found[home] += self.home[home][number]
+            found[feed] += self.feed[feed][number]
+        found[placement.output] += self.output[placement.output]
+        return found
+
+    def read(self, placement: Placement) -> list[int]:
+        """Bytes of weights by device that the pass reads."""
+        model = self._model
+        found = [0.0] * len(self._devices)
+        for layer, home, feed in zip(model.layers, placement.homes, placement.feeds, strict=True):
+            found[home] += sum(part.bytes for part in model.at_home(layer))
+            found[feed] += model.feed(layer).bytes * (self._touched if model.has_experts else 1.0)
+            for pinned in layer.pinned:
+                found[pinned.device] += pinned.part.bytes * (self._touched if pinned.routed else 1.0)
+        found[placement.output] += model.output.bytes
+        return [round(each) for each in found]
+
     def has_feed(self, layer: int) -> bool:
         """Whether the layer has a part that may be on another device."""
         return self._model.feed(self._model.layers[layer]).bytes > 0

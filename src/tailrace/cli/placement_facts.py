@@ -1,0 +1,140 @@
+"""The placement that ``serve`` would make of a model with the settings' devices, for ``doctor``. It loads nothing.
+
+Workers are asked for their last report alone. Links aren't measured here, so their speeds are assumed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from tailrace.engine.devices.device_list import LOCAL, parse_devices
+from tailrace.engine.devices.placement import PlannedModel, place
+from tailrace.engine.devices.placement_prediction import weights_by_device
+from tailrace.engine.devices.rules import read_rules
+from tailrace.engine.devices.worker_errors import WorkerUnavailableError
+from tailrace.engine.devices.worker_link import WorkerLink
+from tailrace.errors import ConfigurationError
+from tailrace.machine.free_memory import available_memory
+from tailrace.machine.gpu import Gpu
+from tailrace.machine.placement.assumed import DeviceKind, device_of
+from tailrace.machine.placement.devices import Device, Work
+from tailrace.machine.placement.reasons import reasons
+from tailrace.machine.placement.search import Choice
+from tailrace.models.kv_shape import CacheTypes
+from tailrace.models.model_header import ModelHeader, read_header
+from tailrace.settings import Settings
+
+#: Tokens of a KV cache where neither the settings nor the file say how many.
+_DEFAULT_CONTEXT = 4096
+
+
+class DevicePart(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device gets. Sizes are bytes."""
+
+    name: str
+    layers: int  #: at home there
+    feeds: int  #: layers whose experts, or whose feed-forward part, are there
+    weights: int
+    kv: int
+    buffers: int  #: and states, and logits
+    left: int  #: of what a plan may use; below 0 on a CPU that has to read the file again and again
+    assumed: tuple[str, ...]  #: its numbers that nothing has measured
+
+
+class PlacementFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's placement, as it is planned."""
+
+    devices: list[DevicePart]
+    has_experts: bool
+    output: str  #: the device of the output matrix
+    tokens: int  #: of the KV cache
+    decode: float  #: tokens/s of one reply, predicted
+    prompt: float  #: tokens/s, predicted
+    reasons: list[str]
+
+
+def placement_facts(path: Path, settings: Settings, gpus: list[Gpu], bandwidth: float | None) -> PlacementFacts | None:
+    """The placement of the model at ``path``; None where the settings name no devices.
+
+    ``bandwidth``: measured bytes a second of this machine's memory. Raises ConfigurationError and ModelError.
+    """
+    if settings.devices is None:
+        return None
+    header = read_header(path)
+    wanted = parse_devices(settings.devices)
+    devices = [_local(bandwidth), *(_gpu(gpu, number) for number, gpu in enumerate(gpus) if wanted.local)]
+    for endpoint in wanted.workers:
+        devices += _worker(endpoint, header)
+    cells = settings.kv_tokens or settings.ctx or header.facts.context or _DEFAULT_CONTEXT
+    plan = place(
+        header,
+        devices,
+        read_rules(settings.placement),
+        Work(cells=cells, sequences=settings.parallel, depth=min(2048, cells // 2)),
+        cache_types=CacheTypes(settings.cache_type_k, settings.cache_type_v),
+        local=wanted.local,
+        gpu_layers=settings.gpu_layers,
+    )
+    return _facts(plan)
+
+
+def _facts(plan: PlannedModel) -> PlacementFacts:
+    parts = []
+    for number, (device, (weights, kv)) in enumerate(zip(plan.devices, plan.weights_and_cache(), strict=True)):
+        taken = plan.prediction.memory[number]
+        parts.append(
+            DevicePart(
+                name=device.name,
+                layers=plan.placement.layers_on(number),
+                feeds=plan.feed_devices().count(number),
+                weights=weights,
+                kv=kv,
+                buffers=max(0, taken - weights - kv),
+                left=device.free - taken,
+                assumed=device.assumed,
+            )
+        )
+    choice = Choice(plan.placement, plan.prediction)
+    return PlacementFacts(
+        devices=parts,
+        has_experts=plan.parts.has_experts,
+        output=plan.devices[plan.placement.output].name,
+        tokens=plan.work.cells,
+        decode=1 / plan.prediction.decode_seconds,
+        prompt=1 / plan.prediction.prompt_seconds,
+        reasons=reasons(plan.parts, plan.devices, plan.work, choice, plan.demands),
+    )
+
+
+def _local(bandwidth: float | None) -> Device:
+    measured = {} if bandwidth is None else {"bandwidth": bandwidth}
+    return device_of(LOCAL, "cpu", available_memory(), **measured)
+
+
+def _gpu(gpu: Gpu, number: int) -> Device:
+    """A GPU of this machine. Its driver tells all of its memory here, and only the engine asks what is free."""
+    return device_of(f"{gpu.backends[0].upper()}{number}", "gpu", gpu.memory or 0)
+
+
+def _worker(endpoint: str, header: ModelHeader) -> list[Device]:
+    try:
+        link = WorkerLink(endpoint)
+    except WorkerUnavailableError as error:
+        raise ConfigurationError(str(error)) from error
+    link.close()
+    found = []
+    for number, offered in enumerate(link.status.devices):
+        measured: dict[str, float] = {}
+        if offered.speed is not None and (weights := weights_by_device(header.tensors, {}, 1)[0]):
+            speed = offered.speed.of(weights)
+            measured = {
+                "bandwidth": speed.bandwidth,
+                "arithmetic": speed.arithmetic,
+                "layer_seconds": offered.speed.layer_seconds,
+            }
+        kind: DeviceKind = "worker cpu" if offered.name == "CPU" else "worker gpu"
+        name = endpoint if number == 0 else f"{endpoint}/{number}"
+        found.append(device_of(name, kind, offered.free, **measured))
+    return found
