@@ -108,6 +108,7 @@ class LlamaBackend:
             self._pools,
             cache_types=self.cache_types,
             rope=options.rope,
+            on_devices=options.placed is not None,
         )
         if options.predicts:
             self._forward.prediction_context = open_prediction(

@@ -47,8 +47,11 @@ class LlamaEmbeddingContext:
         *,
         cache_types: CacheTypes,
         rope: RopeOptions,
+        on_devices: bool = False,
     ) -> LlamaEmbeddingContext | None:
-        """The model's embedding context; None for models with a pooling that isn't known here."""
+        """The model's embedding context; None for models with a pooling that isn't known here. ``on_devices``: the
+        model is placed on devices.
+        """
         kind = metadata.of_architecture("pooling_type")
         pooling = _POOLINGS.get(kind)
         if pooling is None and kind != _RANK:
@@ -63,6 +66,7 @@ class LlamaEmbeddingContext:
             bytes_per_cell=kv_shape(model, metadata).token_bytes(cache_types),
             cache_types=cache_types,
             rope=rope,
+            on_devices=on_devices,
         )
 
     def __init__(
@@ -76,8 +80,10 @@ class LlamaEmbeddingContext:
         bytes_per_cell: int,
         cache_types: CacheTypes,
         rope: RopeOptions,
+        on_devices: bool,
     ) -> None:
         self._model = model
+        self._on_devices = on_devices
         self._pools = pools
         self._bytes_per_cell = bytes_per_cell
         self._cache_types = cache_types
@@ -126,6 +132,11 @@ class LlamaEmbeddingContext:
         self._memory = llama.llama_get_memory(self._context)
         self._batch, self._views = make_batch(self.max_pass_tokens)
         self.cells = size
+        if self._on_devices:
+            # A worker that frees a buffer forgets the last graph, which llama.cpp would have it compute again in the
+            # next step, and ends the connection then. After another graph it sends the step's anew.
+            self._decode([0], [0], [0], embeddings=True)
+            self.clear(0)
 
     def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
         """See ``EmbeddingContext``."""
