@@ -78,7 +78,7 @@ def test_a_reranker_scores_on_a_worker(workers: Workers, tmp_path: Path) -> None
             assert context is not None
             context.reserve(64)
             scores.append(context.rank(_TOKENS, list(range(len(_TOKENS))), [0] * len(_TOKENS)).copy())
-        assert np.allclose(*scores, atol=0.02)
+        assert np.allclose(scores[0], scores[1], atol=0.02)
     finally:
         placed.close()
         one.close()
