@@ -139,7 +139,7 @@ def test_a_network_that_was_cut_leaves_the_worker_to_the_next_engine(worker: Wor
     """Both ends still have their connections when the engine's process has ended: the worker must end its own."""
     link = SlowLink(worker.endpoint)
     try:
-        with serving("--ctx", "2048", "--devices", f"local,{link.endpoint}") as server:
+        with serving("--ctx", "2048", "--gpu-layers", "15", "--devices", f"local,{link.endpoint}") as server:
             before = answer(server)
             reply = LongReply(server)
             reply.start()

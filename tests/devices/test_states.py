@@ -34,7 +34,7 @@ def alone() -> Iterator[LlamaBackend]:
 def loaded(request: pytest.FixtureRequest, workers: tuple[WorkerProcess, WorkerProcess]) -> Iterator[LlamaBackend]:
     endpoint = workers[0].endpoint
     layers = "10-29" if request.param == "some layers" else "0-29"
-    backend = load_placed([endpoint], placement={"layers": {layers: endpoint}})
+    backend = load_placed([endpoint], placement={"layers": {layers: endpoint}, "output": endpoint})
     yield backend
     backend.close()
 

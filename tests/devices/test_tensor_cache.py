@@ -28,7 +28,8 @@ def test_a_tensor_is_sent_once(tmp_path: Path) -> None:
     for _ in range(2):
         worker = WorkerProcess("--cache-mb", "100", environment={"XDG_CACHE_HOME": str(tmp_path)})
         try:
-            backend = load_placed([worker.endpoint], placement={"layers": {"0-29": worker.endpoint}})
+            placement = {"layers": {"0-29": worker.endpoint}, "output": worker.endpoint}
+            backend = load_placed([worker.endpoint], placement=placement)
             logits = backend.decode([40, 41], [0, 1], [0, 0], [1])
             assert int(logits[0].argmax()) >= 0
             backend.close()

@@ -29,7 +29,8 @@ def worker() -> Iterator[WorkerProcess]:
 @pytest.fixture(scope="module")
 def divided(worker: WorkerProcess) -> Iterator[LlamaBackend]:
     """The starter model, whose last ten layers and output are on the worker."""
-    backend = load_placed([worker.endpoint], placement={"layers": {"20-29": worker.endpoint}}, ctx=512)
+    placement = {"layers": {"0-19": "local", "20-29": worker.endpoint}, "output": worker.endpoint}
+    backend = load_placed([worker.endpoint], placement=placement, ctx=512)
     yield backend
     backend.close()
 
