@@ -41,7 +41,7 @@ class StateCopies:
         """See ``StateMove``."""
         assert self._copies is not None
         transfers = self._transfers
-        size = min(PIECE_BYTES, transfers.piece_bytes) if transfers.has_device else PIECE_BYTES
+        size = transfers.piece_bytes if transfers.has_device else PIECE_BYTES
         with transfers.counted(is_piece=True):
             self.done = loader.advance_copies(self._copies, size, transfers.piece_seconds)
 
