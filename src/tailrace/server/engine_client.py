@@ -127,23 +127,12 @@ class EngineClient:
         gaps = self._gaps[replica].seconds
         if connection is None:
             return EngineFigures(token_gaps=gaps)
-        running = connection.running
-        waiting = max(0, connection.submitted - running)
-        heartbeat = connection.heartbeat or Heartbeat(0, 0, 0)
-        figures = EngineFigures(
-            running=running,
-            waiting=waiting,
-            queued=min(waiting, heartbeat.waiting),
+        return replace(
+            connection.figures,
             generating_tokens=self.requests.generating_tokens(connection),
-            kv_cells=connection.kv_cells,
-            kv_cells_used=heartbeat.kv_cells_used,
-            counters=heartbeat.counters,
             token_gaps=gaps,
-            pid=connection.pid,
-            connected=True,
             stalled=self.is_stalled(connection),
         )
-        return replace(figures, step_tokens=heartbeat.step_tokens) if heartbeat.step_tokens else figures
 
     @property
     def running(self) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import replace
 from typing import Protocol, cast
 
 import structlog
 
 from tailrace.errors import ProtocolError
 from tailrace.ipc import FrameDecoder, frame
+from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.token_gaps import TokenGaps
 from tailrace.progress_page import allowed_silence
 from tailrace.protocol import Accepted, Cancel, FromEngine, Heartbeat, Hello, PrefixReport, Refused, Step
@@ -90,6 +92,23 @@ class EngineConnection(asyncio.Protocol):
         if self.heartbeat is None:
             return min(self.accepted, self.parallel)
         return max(self.heartbeat.running, min(self.accepted - self.heartbeat.waiting, self.parallel))
+
+    @property
+    def figures(self) -> EngineFigures:
+        """What this connection alone knows of its engine."""
+        waiting = max(0, self.submitted - self.running)
+        heartbeat = self.heartbeat or Heartbeat(0, 0, 0)
+        found = EngineFigures(
+            running=self.running,
+            waiting=waiting,
+            queued=min(waiting, heartbeat.waiting),
+            kv_cells=self.kv_cells,
+            kv_cells_used=heartbeat.kv_cells_used,
+            counters=heartbeat.counters,
+            pid=self.pid,
+            connected=True,
+        )
+        return replace(found, step_tokens=heartbeat.step_tokens) if heartbeat.step_tokens else found
 
     @property
     def backlog(self) -> int:
