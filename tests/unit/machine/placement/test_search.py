@@ -43,13 +43,14 @@ def check(model: ModelParts, devices: Sequence[Device], work: Work = WORK) -> No
     assert best is None or simulated.seconds(choice.placement) <= 1.1 * best[0]
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_within_a_tenth_of_the_best_on_every_machine(name: str) -> None:
-    for memory, gpus in MACHINES:
+@pytest.mark.parametrize(("number", "name"), enumerate(SHAPES))
+def test_within_a_tenth_of_the_best(number: int, name: str) -> None:
+    """Every third machine, another one for the next shape; ``python -m benchmarks.placements`` has all of them."""
+    for memory, gpus in MACHINES[number % 3 :: 3]:
         check(shape(name), machine(memory, gpus))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=6)
 @given(
     name=st.sampled_from(sorted(SHAPES)),
     memory=st.floats(4, 600),
@@ -63,7 +64,7 @@ def test_odd_sizes(name: str, memory: float, gpus: list[tuple[int, float]], cell
     check(shape(name), devices, Work(cells=cells, depth=depth))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(
     name=st.sampled_from(sorted(SHAPES)),
     free=st.lists(st.integers(0, 120 * GB), min_size=2, max_size=4),
