@@ -41,6 +41,7 @@ from tailrace.loadtest.bench_client import BenchClient
 from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.machine.gpu import build_backends, offloads, read_gpus
 from tailrace.machine.topology import read_topology
+from tailrace.models.model_header import read_header
 from tailrace.protocol import SpeedComparison
 
 #: Shapes with experts, and dense ones.
@@ -58,25 +59,38 @@ _GPU_BOUNDS = {"all layers": 1.0, "experts on the CPU": 1.2}
 _EXPERT_PARTS = (1.0, 0.75, 0.5, 0.25)
 _STREAMS = (1, 8)
 
-#: Rules of a placement, from the workers' addresses.
-Rules = Callable[[Sequence[str]], str]
+#: Rules of a placement, from the workers' addresses and the model's number of layers.
+Rules = Callable[[Sequence[str], int], str]
 
 
-def _experts_here(_: Sequence[str]) -> str:
-    return '[tensors]\n"_exps" = "local"\n'
+def _experts_here(workers: Sequence[str], layers: int) -> str:
+    return _everything_there(workers, layers) + '[tensors]\n"_exps" = "local"\n'
 
 
-def _output_here(_: Sequence[str]) -> str:
-    return 'output = "local"\n'
+def _everything_there(workers: Sequence[str], layers: int) -> str:
+    return f'output = "{workers[0]}"\n[layers]\n"0-{layers - 1}" = "{workers[0]}"\n'
 
 
-#: Placements: the number of workers, whether this machine takes layers, and rules.
-_PLACEMENTS: dict[str, tuple[int, bool, Rules | None]] = {
-    "experts here, everything else on a worker": (1, False, _experts_here),
-    "everything on a worker": (1, False, None),
-    "layers here and on a worker": (1, True, None),
-    "layers on two workers": (2, False, None),
-    "output here, layers on a worker": (1, False, _output_here),
+def _half_there(workers: Sequence[str], layers: int) -> str:
+    return f'[layers]\n"0-{layers // 2 - 1}" = "local"\n"{layers // 2}-{layers - 1}" = "{workers[0]}"\n'
+
+
+def _half_each(workers: Sequence[str], layers: int) -> str:
+    first, second = workers
+    return f'[layers]\n"0-{layers // 2 - 1}" = "{first}"\n"{layers // 2}-{layers - 1}" = "{second}"\n'
+
+
+def _output_here(workers: Sequence[str], layers: int) -> str:
+    return f'output = "local"\n[layers]\n"0-{layers - 1}" = "{workers[0]}"\n'
+
+
+#: Placements: the number of workers, and rules.
+_PLACEMENTS: dict[str, tuple[int, Rules]] = {
+    "experts here, everything else on a worker": (1, _experts_here),
+    "everything on a worker": (1, _everything_there),
+    "half of the layers here and half on a worker": (1, _half_there),
+    "half of the layers on each of two workers": (2, _half_each),
+    "output here, layers on a worker": (1, _output_here),
 }
 _OF_MIXTURES = ("experts here, everything else on a worker",)
 
@@ -102,10 +116,10 @@ def _measure(
 
 def _predictions(options: Options, name: str) -> list[Figure]:
     figures = []
-    for placement, (count, local, rules) in _PLACEMENTS.items():
+    for placement, (count, rules) in _PLACEMENTS.items():
         if placement in _OF_MIXTURES and name in _DENSE:
             continue
-        speeds = _speeds(options, count, local=local, rules=rules)
+        speeds = _speeds(options, count, rules)
         errors = [max(one.predicted_decode / one.decode, one.decode / one.predicted_decode) for one in speeds]
         label = f"{name}, {placement}"
         figures += [
@@ -116,12 +130,13 @@ def _predictions(options: Options, name: str) -> list[Figure]:
     return figures
 
 
-def _speeds(options: Options, count: int, *, local: bool, rules: Rules | None) -> list[SpeedComparison]:
+def _speeds(options: Options, count: int, rules: Rules) -> list[SpeedComparison]:
     """The speed of one reply after the other, beside the predicted one."""
     threads = max(1, len(read_topology().usable_cores) // (count + 1))
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(servers.worker(threads)) for _ in range(count)]
-        client = stack.enter_context(_placed(options, threads, workers, local=local, rules=rules))
+        text = rules(workers, _layers(options.model))
+        client = stack.enter_context(_placed(options, threads, workers, rules=text))
         stats = StatsClient(f"http://127.0.0.1:{client.port}")
         load = LoadProfile(streams=1, prompt_tokens=_PROMPT, output_tokens=options.tokens(_REPLY))
         found = []
@@ -129,6 +144,13 @@ def _speeds(options: Options, count: int, *, local: bool, rules: Rules | None) -
             client.run(load, turn)
             found.append(_speed_of(stats))
         return found
+
+
+def _layers(model: Path) -> int:
+    header = read_header(model)
+    count = header.values[f"{header.facts.architecture}.block_count"]
+    assert isinstance(count, int)
+    return count
 
 
 def _speed_of(stats: StatsClient) -> SpeedComparison:
@@ -143,15 +165,13 @@ def _speed_of(stats: StatsClient) -> SpeedComparison:
 
 
 @contextlib.contextmanager
-def _placed(
-    options: Options, threads: int, workers: Sequence[str], *, local: bool, rules: Rules | None
-) -> Iterator[BenchClient]:
-    """tailrace with the model on ``workers``."""
+def _placed(options: Options, threads: int, workers: Sequence[str], *, rules: str | None) -> Iterator[BenchClient]:
+    """tailrace with the model on this machine and ``workers``, as the ``rules`` say; None: as planned."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        flags = ["--devices", ",".join([*(["local"] if local else []), *workers])]
+        flags = ["--devices", ",".join(["local", *workers])]
         if rules is not None:
             path = Path(folder) / "placement.toml"
-            path.write_text(rules(workers))
+            path.write_text(rules)
             flags += ["--placement", str(path)]
         with servers.tailrace(options.model, threads, "--parallel", "8", "--ctx", "2048", *flags) as client:
             yield client
@@ -163,7 +183,8 @@ def _on_workers(options: Options) -> Measurements:
     threads = max(1, len(read_topology().usable_cores) // 2)
     with contextlib.ExitStack() as stack:
         own, other = (stack.enter_context(servers.worker(threads)) for _ in range(2))
-        tailrace = stack.enter_context(_placed(options, threads, [own], local=False, rules=None))
+        rules = _everything_there([own], _layers(options.model))
+        tailrace = stack.enter_context(_placed(options, threads, [own], rules=rules))
         try:
             peer = stack.enter_context(
                 servers.llama_server(options.model, threads, *_PEER_FLAGS, "--rpc", other, "-ngl", "99")
@@ -184,8 +205,8 @@ def _on_gpu(options: Options) -> Measurements:
     for label, flags in (("all layers", ("-ngl", "99")), ("experts on the CPU", None)):
         best = flags or _best_expert_flags(options)
         with contextlib.ExitStack() as stack:
-            rules = None if flags else _experts_here
-            tailrace = stack.enter_context(_placed(options, options.threads, [], local=True, rules=rules))
+            # As planned: with its memory the planner has what llama-server's flags say by hand.
+            tailrace = stack.enter_context(_placed(options, options.threads, [], rules=None))
             peer = stack.enter_context(servers.llama_server(options.model, options.threads, *_PEER_FLAGS, *best))
             more = _compare(options, {"tailrace": tailrace}, peer, label, bound=_GPU_BOUNDS[label])
         found.figures += more.figures
