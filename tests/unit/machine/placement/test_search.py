@@ -43,7 +43,7 @@ def check(model: ModelParts, devices: Sequence[Device], work: Work = WORK) -> No
     assert best is None or simulated.seconds(choice.placement) <= 1.1 * best[0]
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(SHAPES))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(SHAPES)))
 def test_within_a_tenth_of_the_best(number: int, name: str) -> None:
     """Every third machine, another one for the next shape; ``python -m benchmarks.placements`` has all of them."""
     for memory, gpus in MACHINES[number % 3 :: 3]:
