@@ -10,6 +10,7 @@ come for ``CLAIM_SECONDS``; the worker then closes the RPC connection, too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -52,6 +53,14 @@ class OfferedDevice(msgspec.Struct, frozen=True):
     speed: DeviceSpeed | None = None  #: as the worker has measured it; None: it couldn't
 
 
+class OperationCounts(msgspec.Struct, frozen=True):
+    """How many operations of one kind a process has computed."""
+
+    repacked: int = 0  #: by the kernels, with repacked weights
+    own: int = 0  #: by the kernels, with weights as in the file or without weights
+    upstream: int = 0  #: by llama.cpp
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A worker now."""
 
@@ -65,6 +74,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     hardware: Annotated[tuple[DeviceReading, ...], msgspec.Meta(max_length=64)] = ()
     sending_seconds: float | None = None  #: in which bytes to that engine were on their way; None: not counted
     holder: str | None = None  #: the engine that has claimed it
+    repacked_bytes: _Bytes = 0  #: of the CPU's memory that the kernels' copies of the weights take
+    #: That the CPU has computed, by kind; none without the kernels.
+    operations: Annotated[Mapping[_Text, OperationCounts], msgspec.Meta(max_length=64)] = {}
     protocol: int = 1  #: ``PROTOCOL`` there; the first version didn't report it
 
 

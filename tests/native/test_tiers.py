@@ -35,6 +35,16 @@ EXPORTED = (
     "tailrace_kernels_set_exact_tokens",
     "tailrace_kernels_cache_type",
     "tailrace_kernels_set_spins",
+    "tailrace_kernels_serve_weights",
+    "tailrace_kernels_served_bytes",
+    "tailrace_kernels_ahead_count",
+    "tailrace_kernels_compute_in_order",
+    "ggml_backend_graph_compute_async",
+    "ggml_backend_sched_graph_compute_async",
+    "ggml_backend_sched_split_graph",
+    "tailrace_kernels_product_counts",
+    "ggml_backend_buffer_free",
+    "ggml_backend_tensor_memset",
 )
 
 

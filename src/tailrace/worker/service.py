@@ -26,7 +26,7 @@ from tailrace.machine.plan import PoolPlan
 from tailrace.machine.plan_wording import memory_size
 from tailrace.worker.address import ListenAddress
 from tailrace.worker.client import cut_client, find_client
-from tailrace.worker.memory_limit import MemoryLimit
+from tailrace.worker.memory_limit import MemoryLimit, repacking_capacity
 from tailrace.worker.status_server import StatusServer
 from tailrace.worker.tensor_cache import TensorCache
 from tailrace.worker_status import PROTOCOL, STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus
@@ -62,6 +62,8 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
     from tailrace.engine.backends.llama import devices
     from tailrace.engine.backends.llama.model_loader import redirect_log
     from tailrace.engine.backends.llama.worker_server import serve_devices
+    from tailrace.engine.kernels.operation_counts import operation_counts
+    from tailrace.engine.kernels.served_weights import ServedWeights
 
     redirect_log(lambda level, line: getattr(log, level)(line, source="llama.cpp"))
     offered = devices.offered_devices()
@@ -90,6 +92,7 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
     speeds = [_speed(device, options.pool.threads) for device in offered]
     # Measuring has allocated memory, which doesn't count.
     limit = MemoryLimit(options.memory) if options.memory else None
+    served = ServedWeights(lambda: repacking_capacity(limit))
 
     def report() -> WorkerStatus:
         found = []
@@ -104,6 +107,8 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
             llama_cpp=version,
             threads=options.pool.threads,
             devices=tuple(found),
+            repacked_bytes=served.bytes,
+            operations=operation_counts(),
             identity=identity,
             client=None if client is None else client.address,
             hardware=figures.latest(),

@@ -212,6 +212,11 @@ def free_snapshots() -> None:
         _kernels.tailrace_kernels_free_snapshots()
 
 
+def ahead_count() -> int:
+    """How often a device has computed beside the CPU in this process, where llama.cpp would have computed in order."""
+    return int(_kernels.tailrace_kernels_ahead_count()) if _kernels is not None else 0
+
+
 def set_exact_tokens(count: int) -> None:
     """In the coming passes, the first ``count`` tokens have attention that is the same to the last bit as if each were
     computed alone. The other tokens' attention may be computed in tiles of bf16, which is faster and rounds.
@@ -265,7 +270,9 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_set_exact_tokens.restype = None
     kernels.tailrace_kernels_set_exact_tokens.argtypes = [ctypes.c_int64]
     kernels.tailrace_kernels_recurrent_counts.restype = ctypes.c_char_p
+    kernels.tailrace_kernels_fused_count.restype = ctypes.c_long
     kernels.tailrace_kernels_states_in_place.restype = ctypes.c_long
+    kernels.tailrace_kernels_ahead_count.restype = ctypes.c_long
     kernels.tailrace_kernels_record_cells.restype = None
     kernels.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64]
     kernels.tailrace_kernels_end_record.restype = None

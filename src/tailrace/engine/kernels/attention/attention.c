@@ -6,8 +6,6 @@
  * precision with an online softmax (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et
  * al., "FlashAttention", 2022). Cells that the mask hides are not read. */
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include "attention/attend_group.h"
 
@@ -268,9 +266,6 @@ EXPORT void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params
         attend(params, result);
         return;
     }
-    if (!upstream.ggml_compute_forward_flash_attn_ext) {
-        fputs("tailrace: llama.cpp has no ggml_compute_forward_flash_attn_ext\n", stderr);
-        abort();
-    }
+    if (!upstream.ggml_compute_forward_flash_attn_ext) abort_without("ggml_compute_forward_flash_attn_ext");
     upstream.ggml_compute_forward_flash_attn_ext(params, result);
 }

@@ -11,6 +11,7 @@
 #include "loading/repack.h"
 #include "products/file_order.h"
 #include "products/panels.h"
+#include "products/product_counts.h"
 
 #define MAX_SUMS          64   /* vectors of a matrix: 4 KB, which stay in the first-level cache */
 #define PREFETCH_FIRST    4096 /* bytes of the panels that a thread reads next, where they lie elsewhere */
@@ -261,8 +262,14 @@ static int64_t parts_of_expert(const struct product *p, int n_threads) {
     return parts < p->n_panels ? parts : p->n_panels;
 }
 
+static void count_products(const struct expert_op *op) {
+    struct product_counts *counts = product_counts + EXPERTS;
+    *(op->matrices[0].repacked ? &counts->repacked : &counts->in_file_order) += op->n_matrices;
+}
+
 void compute_expert_op(const struct ggml_compute_params *params, const struct expert_op *op) {
     const struct ggml_tensor *weights = op->matrices[0].weights;
+    if (params->ith == 0) count_products(op);
     struct product p = {.op = op,
                         .in_file_order = !op->matrices[0].repacked,
                         .n_panels = (op->result->ne[0] + GROUP_ROWS - 1) / GROUP_ROWS};

@@ -14,6 +14,7 @@
 #include "loading/copies.h"
 #include "loading/ggml_api.h"
 #include "loading/snapshots.h"
+#include "loading/served_weights.h"
 
 /* Bytes between two rows on a device up to which both are read by one call: a round trip takes longer. */
 #define MAX_GAP ((size_t)64 << 10)
@@ -223,6 +224,7 @@ EXPORT void ggml_backend_tensor_get(const struct ggml_tensor *tensor, void *data
 
 EXPORT void ggml_backend_tensor_set(struct ggml_tensor *tensor, const void *data, size_t offset, size_t size) {
     if (!upstream.ggml_backend_tensor_set) return;
+    note_change(tensor->view_src ? tensor->view_src->buffer : tensor->buffer);
     const bool host = is_host(tensor);
     const size_t row = is_deferred(tensor, offset, size) ? tensor->nb[1] : 0;
     if (!row || size % row || offset % row) {

@@ -1,6 +1,9 @@
 /* The functions of upstream, set by name. */
 #include "loading/ggml_api.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+
 struct ggml_api upstream;
 
 enum { OPTIONAL, REQUIRED };
@@ -30,4 +33,9 @@ EXPORT bool tailrace_kernels_set_upstream(const char *name, void *function) {
             return true;
         }
     return false;
+}
+
+void abort_without(const char *name) {
+    fprintf(stderr, "tailrace: llama.cpp has no %s\n", name);
+    abort();
 }

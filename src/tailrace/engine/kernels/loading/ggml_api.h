@@ -41,6 +41,8 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(ggml_backend_buffer_is_host, REQUIRED)                                                                           \
     X(ggml_backend_alloc_ctx_tensors_from_buft, REQUIRED)                                                              \
     X(ggml_backend_tensor_get, REQUIRED)                                                                               \
+    X(ggml_backend_tensor_memset, REQUIRED)                                                                            \
+    X(ggml_backend_buffer_free, REQUIRED)                                                                              \
     X(ggml_backend_tensor_set, REQUIRED)                                                                               \
     X(ggml_get_first_tensor, REQUIRED)                                                                                 \
     X(ggml_get_next_tensor, REQUIRED)                                                                                  \
@@ -53,11 +55,21 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(ggml_new_graph_custom, OPTIONAL)                                                                                 \
     X(ggml_build_forward_expand, OPTIONAL)                                                                             \
     X(ggml_backend_buffer_get_type, OPTIONAL)                                                                          \
-    X(ggml_backend_buffer_free, OPTIONAL)                                                                              \
     X(ggml_backend_buft_get_device, OPTIONAL)                                                                          \
     X(ggml_backend_dev_init, OPTIONAL)                                                                                 \
     X(ggml_backend_graph_compute, OPTIONAL)                                                                            \
     X(ggml_backend_free, OPTIONAL)                                                                                     \
+    X(ggml_backend_graph_compute_async, REQUIRED)                                                                      \
+    X(ggml_backend_sched_graph_compute_async, REQUIRED)                                                                \
+    X(ggml_backend_sched_split_graph, REQUIRED)                                                                        \
+    X(ggml_backend_sched_get_n_backends, REQUIRED)                                                                     \
+    X(ggml_backend_sched_get_n_copies, REQUIRED)                                                                       \
+    X(ggml_backend_sched_get_backend, REQUIRED)                                                                        \
+    X(ggml_backend_sched_get_tensor_backend, REQUIRED)                                                                 \
+    X(ggml_backend_sched_set_tensor_backend, REQUIRED)                                                                 \
+    X(ggml_backend_offload_op, REQUIRED)                                                                               \
+    X(ggml_backend_name, REQUIRED)                                                                                     \
+    X(ggml_graph_view, REQUIRED)                                                                                       \
     X(omp_get_num_threads, OPTIONAL)                                                                                   \
     X(ggml_compute_forward_gated_delta_net, OPTIONAL)                                                                  \
     X(ggml_compute_forward_ssm_scan, OPTIONAL)                                                                         \
@@ -71,6 +83,9 @@ struct ggml_api {
 #undef UPSTREAM_POINTER
 };
 extern struct ggml_api upstream;
+
+/* End the process where upstream lacks a function that can't be done without. */
+_Noreturn void abort_without(const char *name);
 
 /* Whether the threads of an operation can wait for each other and share a counter of work chunks. */
 INLINE bool can_share_work(const struct ggml_compute_params *params) {

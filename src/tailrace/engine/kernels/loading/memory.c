@@ -11,12 +11,11 @@
  * time. */
 #define _GNU_SOURCE
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#include "loading/ggml_api.h"
+#include "loading/served_weights.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define MAX_POPULATED_BYTES                                                                                            \
@@ -82,11 +81,8 @@ static bool drop_pages(ggml_backend_buffer_t buffer) {
 }
 
 EXPORT void ggml_backend_buffer_clear(ggml_backend_buffer_t buffer, uint8_t value) {
+    note_change(buffer);
     if (value == 0 && drop_pages(buffer)) return;
-    if (upstream.ggml_backend_buffer_clear) {
-        upstream.ggml_backend_buffer_clear(buffer, value);
-        return;
-    }
-    fputs("tailrace: llama.cpp has no ggml_backend_buffer_clear\n", stderr);
-    abort();
+    if (!upstream.ggml_backend_buffer_clear) abort_without("ggml_backend_buffer_clear");
+    upstream.ggml_backend_buffer_clear(buffer, value);
 }

@@ -1,6 +1,8 @@
 /* Repacks weights while a model is loaded, and finds them for products. */
 #include "loading/repack.h"
 
+#include "loading/served_weights.h"
+
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,9 +76,12 @@ static void add_entry(const struct ggml_tensor *weights, enum format format) {
     n_entries++;
     struct repacked repacked = {format, n_rows_of(weights), weights->ne[0] / traits_of(format).weights, 0};
     const int64_t bytes = repacked_bytes(&repacked);
-    if (bytes <= budget && (repacked.data = allocate(loading, (size_t)bytes))) budget -= bytes;
+    struct served_model *served = loading ? 0 : served_model_of(weights->buffer);
+    const int model = served ? served->number : loading;
+    int64_t *left = served ? &served->budget : &budget;
+    if (model && bytes <= *left && (repacked.data = allocate(model, (size_t)bytes))) *left -= bytes;
     entry->buffer = weights->buffer;
-    entry->model = loading;
+    entry->model = model;
     entry->repacked = repacked;
     atomic_store_explicit(&entry->weights, weights->data, memory_order_release);
 }
@@ -250,13 +255,15 @@ static void repack_share(const struct ggml_compute_params *params, const struct 
 
 /* Weights of a model as its file has them. Tensors that are computed change, and so does a KV cache. */
 static bool is_constant(const struct ggml_tensor *t) {
-    return t->op == GGML_OP_NONE && !t->view_src && t->buffer && upstream.ggml_backend_buffer_get_usage &&
+    if (t->op != GGML_OP_NONE || t->view_src || !t->buffer) return false;
+    if (!loading) return has_served_weights(t->buffer);
+    return upstream.ggml_backend_buffer_get_usage &&
            upstream.ggml_backend_buffer_get_usage(t->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
 }
 
 const struct repacked *find_repacked(const struct ggml_compute_params *params, const struct ggml_tensor *weights) {
     enum format format;
-    if (!n_entries && !budget) return 0;
+    if (!n_entries && !budget && !serves_weights()) return 0;
     if (!find_format(weights->type, &format)) return 0;
     struct entry *entry = entry_of(weights->data);
     if (!atomic_load_explicit(&entry->weights, memory_order_relaxed)) {
@@ -264,7 +271,7 @@ const struct repacked *find_repacked(const struct ggml_compute_params *params, c
                           weights->nb[2] == weights->nb[1] * (size_t)weights->ne[1] &&
                           weights->nb[0] == (size_t)traits_of(format).type_bytes &&
                           weights->ne[0] % traits_of(format).weights == 0;
-        if (!loading || !fits || !can_share_work(params) || !is_constant(weights)) return 0;
+        if (!fits || !can_share_work(params) || !is_constant(weights)) return 0;
         if (params->nth > 1) ggml_barrier(params->threadpool);
         if (params->ith == 0) add_entry(weights, format);
         if (params->nth > 1) ggml_barrier(params->threadpool);

@@ -17,3 +17,7 @@ const struct repacked *repacked_of(const struct ggml_tensor *weights);
 /* Where all repacked weights come from when they are read again, a step later; a product of a format with so many tokens
  * prefetches its weights accordingly. */
 enum weights_from repacked_come_from(enum format format, int64_t n_tokens);
+
+/* Free the repacked weights of a model, and the bytes that they take. */
+void tailrace_kernels_free_repacked(int model);
+int64_t tailrace_kernels_repacked_bytes(int model);

@@ -13,6 +13,7 @@
 #if HAS_FILE_ORDER
 #include "products/file_order_tiles.h"
 #include "products/nan_check.h"
+#include "products/product_counts.h"
 #include "products/work_chunks.h"
 
 #define MAX_PREPARED_TOKENS 64 /* whose activation scales are prepared at a time */
@@ -203,6 +204,7 @@ EXPORT bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t n_
     const struct format_traits t = traits_of(format);
     const struct product p = {
         n_blocks, row_blocks * t.bytes, token_blocks * t.activation_bytes, out_stride, weights, activations, out};
+    if (params->ith == 0) product_counts[DENSE].in_file_order++;
     compute_product(params, format, &p, n_rows, n_tokens);
     return true;
 }

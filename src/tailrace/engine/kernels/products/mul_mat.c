@@ -8,6 +8,7 @@
 #include "products/file_order.h"
 #include "products/nan_check.h"
 #include "products/prefill_amx.h"
+#include "products/product_counts.h"
 #include "products/repacked.h"
 #include "products/row_maxima.h"
 
@@ -50,10 +51,14 @@ static bool compute_repacked(const struct ggml_compute_params *params, const str
 EXPORT bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params *params, struct ggml_tensor *result) {
     const struct ggml_tensor *weights = result->src[0], *activations = result->src[1];
     if (params->ith == 0 && is_logits(result)) forget_row_maxima();
+    if (params->ith == 0) product_counts[DENSE].all++;
     skip_nan_check();
     const bool is_matrix = weights->ne[2] == 1 && weights->ne[3] == 1;
     const struct repacked *repacked = is_matrix ? find_repacked(params, weights) : 0;
-    if (repacked && compute_repacked(params, repacked, result)) return true;
+    if (repacked && compute_repacked(params, repacked, result)) {
+        if (params->ith == 0) product_counts[DENSE].repacked++;
+        return true;
+    }
     enum format format;
     const bool known = find_format(weights->type, &format);
     const bool few_super = known && is_super_block(format) && activations->ne[1] < MIN_UPSTREAM_TILED_TOKENS;

@@ -1,9 +1,6 @@
 /* Counts of the operations of recurrent layers. */
 #include "recurrent/operations.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-
 #define OPERATION_NAME(name) #name,
 static const char *const names[] = {RECURRENT_OPERATIONS(OPERATION_NAME)};
 
@@ -14,9 +11,4 @@ EXPORT const char *tailrace_kernels_recurrent_counts(int index, long *own, long 
     if (index < 0 || index >= N_RECURRENT_OPERATIONS) return 0;
     *own = operation_counts[index].own, *delegated = operation_counts[index].upstream;
     return names[index];
-}
-
-void abort_without(const char *name) {
-    fprintf(stderr, "tailrace: llama.cpp has no %s\n", name);
-    abort();
 }

@@ -22,8 +22,6 @@ INLINE bool computes_states(void) {
     return operation_counts[OP_gated_delta_net].own || operation_counts[OP_ssm_scan].own;
 }
 
-void abort_without(const char *name);
-
 /* Count an operation, and delegate it to upstream unless it is computed here. Whether it is. */
 #define OWNS_OPERATION(name, computed, params, result)                                                                 \
     __extension__({                                                                                                    \
