@@ -1,0 +1,56 @@
+"""A relay between an engine and a worker that sees each request of llama.cpp's RPC protocol."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+#: ``enum rpc_cmd`` of llama.cpp's ggml-rpc.cpp.
+GRAPH_COMPUTE = 10
+
+
+class RpcRelay:
+    """Listens on loopback for one engine. ``before`` is called with each request's number and size before the worker
+    gets the request: what it waits for, the worker waits for, too.
+    """
+
+    def __init__(self, worker: str, before: Callable[[int, int], None] = lambda command, size: None) -> None:
+        host, _, port = worker.rpartition(":")
+        self._worker = (host, int(port))
+        self.before = before
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                engine, _ = self._server.accept()
+            except OSError:
+                return
+            engine.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            worker = socket.create_connection(self._worker)
+            worker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self._requests, args=(engine, worker), daemon=True).start()
+            threading.Thread(target=_copy, args=(worker, engine), daemon=True).start()
+
+    def _requests(self, engine: socket.socket, worker: socket.socket) -> None:
+        with engine.makefile("rb") as requests, worker:
+            while head := requests.read(9):
+                command, size = struct.unpack("<BQ", head)
+                self.before(command, size)
+                worker.sendall(head + requests.read(size))
+            # The other thread waits for the worker: closing alone wouldn't tell it, nor the worker.
+            worker.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Accept no further engine."""
+        self._server.close()
+
+
+def _copy(source: socket.socket, to: socket.socket) -> None:
+    with source, to:
+        while data := source.recv(1 << 16):
+            to.sendall(data)
