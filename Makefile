@@ -23,6 +23,7 @@ serve: setup  ## Serve the starter model; ARGS go to `tailrace serve`
 	@exec $(BIN)/tailrace serve $(ARGS)
 
 wheel:  ## Make dist/tailrace-*.whl for Linux on x86-64: every CPU tier, installs without a compiler
+	$(if $(GPU_FLAG),$(error A wheel is for CPUs alone: run make wheel without GPU))
 	@$(PYTHON) scripts/setup.py
 	@$(BIN)/python scripts/make_wheel.py
 

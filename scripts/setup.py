@@ -7,6 +7,7 @@ on the standard library alone, and must stay readable by Pythons that are too ol
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -16,7 +17,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -229,38 +231,60 @@ def count_steps(build: Build, stamp: Mapping[str, Any], options: argparse.Namesp
     return 3 + (stamp.get("venv") != venv_identity()) + (0 if compiled else 2) + (2 if smoke_too else 0)
 
 
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Wait until no other set-up of this checkout runs, and keep others waiting inside the block."""
+    # Two that install into one .venv would leave a mixture.
+    folder = os.open(ROOT / "scripts", os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another set-up of this checkout runs: waiting for it")
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """Run set-up with these options. Raises SetupError."""
     check_python(sys.version_info[:3])
-    if options.gpu is None:
-        # Remembered, so that a plain `make serve` after a build for the GPU doesn't quietly go back to the CPU.
-        make_ready(environment.get("CMAKE_ARGS", read_stamp().get("cmake_args", "")), options, environment)
-        return
     own_args = environment.get("CMAKE_ARGS", "")
-    gpu = choose_gpu(options.gpu, environment)
-    for note in gpu.notes:
-        say(note)
+    if options.gpu is not None:
+        gpu = choose_gpu(options.gpu, environment)
+        for note in gpu.notes:
+            say(note)
+    elif "CMAKE_ARGS" in environment:
+        gpu = GpuBuild()
+    else:
+        # Remembered, so that a plain `make serve` after a build for the GPU doesn't quietly go back to the CPU.
+        stamp = read_stamp()
+        gpu = GpuBuild(**stamp.get("gpu", {}))
+        own_args = stamp.get("cmake_args", "").removesuffix(gpu.option).rstrip()
     if not gpu.option or not try_gpu(f"{own_args} {gpu.option}".strip(), gpu, options, environment):
         make_ready(own_args, options, environment)
+        write_stamp({name: value for name, value in read_stamp().items() if name != "gpu"})
 
 
 def try_gpu(args: str, gpu: GpuBuild, options: argparse.Namespace, environment: Mapping[str, str]) -> bool:
     """Make a build for the GPU ready. False, with the reason for the user, where it can't be compiled or can't decode;
     it isn't tried again then, unless the user wants it.
     """
-    attempt = f"{args} {pinned(PACKAGE, CONSTRAINTS.read_text(encoding='utf-8'))}"
-    again = f"python3 scripts/setup.py --rebuild --gpu {options.gpu}"
+    attempt = f"{args} {pinned(PACKAGE, CONSTRAINTS.read_text(encoding='utf-8'))} {gpu.toolkit}"
+    again = f"python3 scripts/setup.py --rebuild --gpu {gpu.name}"
     if read_stamp().get("gpu_failed") == attempt and not options.rebuild:
         say(f"WARNING: llama.cpp stays compiled for the CPU: {gpu.option} failed before. To try it again: {again}")
         return False
     try:
-        make_ready(args, options, {**environment, **gpu.variables})
+        make_ready(args, options, gpu.in_environment(environment))
     except EngineFailed as error:
         say(f"WARNING: the build with {gpu.option} failed:\n{error}")
         say(f"WARNING: going back to llama.cpp for the CPU. To try it again: {again}")
         write_stamp({**read_stamp(), "gpu_failed": attempt})
         return False
-    write_stamp({name: value for name, value in read_stamp().items() if name != "gpu_failed"})
+    rest = {name: value for name, value in read_stamp().items() if name != "gpu_failed"}
+    write_stamp({**rest, "gpu": gpu.facts})
     return True
 
 
@@ -300,10 +324,11 @@ def main() -> int:
     parser.add_argument("--dev", action="store_true", help="with the tools for tests and checks")
     parser.add_argument("--smoke", action="store_true", help="fetch the starter model, decode with it once")
     parser.add_argument("--rebuild", action="store_true", help="compile llama.cpp again")
-    parser.add_argument("--gpu", choices=CHOICES, help="compile it for the GPU, or with none for the CPU alone")
+    parser.add_argument("--gpu", metavar="|".join(CHOICES), help="compile it for the GPU, or for the CPU alone")
     options = parser.parse_args()
     try:
-        run(options, os.environ)
+        with only_one():
+            run(options, os.environ)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

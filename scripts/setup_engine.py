@@ -7,6 +7,7 @@ directory shared between machines would hand out a wheel whose instructions the 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from setup_gpu import TOOLKIT_VARIABLE
 from setup_pip import SetupError, run_pip
 from setup_steps import ProgressLine, write_now
 
@@ -31,12 +33,17 @@ HEADER = _SCRIPTS / "amx_tile_config.h"
 RECIPE = _SCRIPTS / "llama_build.cmake"
 CPU_TIERS = _SCRIPTS / "llama_cpu_tiers.cmake"
 #: Variables that change what a compiler makes of the same source.
-BUILD_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS", "CUDAARCHS", "HIPCXX")
+BUILD_VARIABLES = (
+    *("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS"),
+    *("CUDACXX", "CUDAFLAGS", "CUDAARCHS", "HIPCXX", TOOLKIT_VARIABLE),
+)
 #: The lines of /proc/cpuinfo that decide which instructions there are. The others move (MHz) or count cores.
 CPU_LINES = frozenset({"vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU part", "isa"})
 
 _NINJA_STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]\s")
 _MAKE_STEP = re.compile(r"^\s*\[\s*(\d+)%\]\s")
+_COMPILE_ERROR = re.compile(r":\d+(:\d+)?: (fatal )?error:|CMake Error|nvcc fatal|: fatal error: |\bKilled\b")
+_SHOWN_ERRORS = 5
 _CXX_FLAGS = re.compile(r"-DCMAKE_CXX_FLAGS(?::\w+)?=(.*)", re.DOTALL)
 
 
@@ -176,6 +183,12 @@ def build_progress(line: str) -> tuple[int, int] | None:
     return None
 
 
+def compile_errors(log: str) -> list[str]:
+    """The first errors of compilers and CMake in the log of a build; none where something else failed."""
+    found = (f"    {line.strip()[:300]}" for line in log.splitlines() if _COMPILE_ERROR.search(line))
+    return list(itertools.islice(found, _SHOWN_ERRORS))
+
+
 def build_wheel(
     build: Build, source: Path, folder: Path, python: Path, constraints: Path, environment: Mapping[str, str]
 ) -> Path:
@@ -187,9 +200,14 @@ def build_wheel(
     kept_log = folder / "build.log"
     progress = ProgressLine(terminal=sys.stdout.isatty(), write=write_now, clock=time.monotonic)
 
+    most = 0
+
     def on_line(line: str) -> None:
+        nonlocal most
         steps = build_progress(line)
-        if steps is not None:
+        # A build inside of the build, as that of Vulkan's shader compiler, counts its own few steps.
+        if steps is not None and steps[1] >= most:
+            most = steps[1]
             progress.show(*steps)
 
     # Made beside its place and moved in whole: neither a build that breaks off nor a second one at the same time
@@ -210,7 +228,9 @@ def build_wheel(
                 on_line=on_line,
             )
         except SetupError as error:
-            raise SetupError(f"{error}\nThe whole log of the build: {kept_log}") from error
+            errors = compile_errors((work / "build.log").read_text(encoding="utf-8", errors="replace"))
+            why = "\n".join(["compiling llama.cpp failed:", *errors]) if errors else str(error)
+            raise SetupError(f"{why}\nThe whole log of the build: {kept_log}") from error
         finally:
             progress.end()
             os.replace(work / "build.log", kept_log)

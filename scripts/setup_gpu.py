@@ -6,13 +6,17 @@ Owns the look for a GPU and for the toolkit that compiles for it. Runs on the st
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from setup_pip import SetupError
 
+#: By it setup tells the wheel's key which toolkit compiles.
+TOOLKIT_VARIABLE = "TAILRACE_GPU_TOOLKIT"
 CHOICES = ("auto", "cuda", "hip", "vulkan", "none")
 #: PCI display classes: VGA, 3D and other controllers.
 DISPLAY_CLASSES = ("0x0300", "0x0302", "0x0380")
@@ -25,11 +29,12 @@ class Toolkit:
     name: str
     option: str  #: of CMake
     program: str  #: that has to be there
-    places: tuple[str, ...]  #: folders beside PATH where it may be
-    header: str  #: of C that has to be there, below /usr/include; empty: the program brings its own
+    folders: tuple[str, ...]  #: beside PATH where it may be
+    headers: tuple[str, ...]  #: of C that have to be there, below a folder ``include``; none: the program has its own
+    sdk: str  #: the variable of the environment that names another folder with ``bin`` and ``include``; empty: none
     variable: str  #: of the environment, by which CMake finds the program; empty: it looks by itself
-    debian: str  #: package names
-    fedora: str
+    minimum: tuple[int, ...]  #: the oldest version that llama.cpp compiles with; empty: any
+    packages: Mapping[str, str]  #: by distribution
 
 
 TOOLKITS = {
@@ -37,33 +42,56 @@ TOOLKITS = {
         name="CUDA toolkit",
         option="-DGGML_CUDA=ON",
         program="nvcc",
-        places=("usr/local/cuda/bin", "opt/cuda/bin"),
-        header="",
+        folders=("usr/local/cuda/bin", "opt/cuda/bin"),
+        headers=(),
+        sdk="",
         variable="CUDACXX",
-        debian="nvidia-cuda-toolkit",
-        fedora="cuda-toolkit (from NVIDIA's repository: https://developer.nvidia.com/cuda-downloads)",
+        minimum=(),
+        packages={
+            "Debian": "sudo apt install nvidia-cuda-toolkit (it is in non-free)",
+            "Ubuntu": "sudo apt install nvidia-cuda-toolkit",
+            "Fedora": "sudo dnf install cuda-toolkit (from NVIDIA's repository: "
+            "https://developer.nvidia.com/cuda-downloads)",
+            "Arch": "sudo pacman -S cuda",
+        },
     ),
     "hip": Toolkit(
         name="ROCm's HIP compiler",
         option="-DGGML_HIP=ON",
         program="hipcc",
-        places=("opt/rocm/bin",),
-        header="",
+        folders=("opt/rocm/bin",),
+        headers=(),
+        sdk="",
         variable="",
-        debian="hipcc libamdhip64-dev libhipblas-dev librocblas-dev",
-        fedora="rocm-hip-devel hipblas-devel rocblas-devel",
+        minimum=(6, 1),
+        packages={
+            "Debian, Ubuntu": "sudo apt install rocm-hip-sdk (from AMD's repository: "
+            "https://rocm.docs.amd.com/projects/install-on-linux; the distribution's own is too old)",
+            "Fedora": "sudo dnf install rocm-hip-devel hipblas-devel rocblas-devel",
+            "Arch": "sudo pacman -S rocm-hip-sdk",
+        },
     ),
     "vulkan": Toolkit(
         name="Vulkan SDK",
         option="-DGGML_VULKAN=ON",
         program="glslc",
-        places=(),
-        header="vulkan/vulkan.h",
+        folders=(),
+        headers=("vulkan/vulkan_core.h", "spirv/unified1/spirv.hpp"),
+        sdk="VULKAN_SDK",
         variable="",
-        debian="libvulkan-dev glslc spirv-headers",
-        fedora="vulkan-loader-devel glslc spirv-headers-devel",
+        # It is the first with VK_EXT_layer_settings.
+        minimum=(1, 3, 272),
+        packages={
+            "Debian 13, Ubuntu 24.04 and later": "sudo apt install libvulkan-dev glslc spirv-headers",
+            "Fedora": "sudo dnf install vulkan-headers vulkan-loader-devel glslc spirv-headers-devel",
+            "Arch": "sudo pacman -S vulkan-headers vulkan-icd-loader shaderc spirv-headers",
+            "others": "the SDK from https://vulkan.lunarg.com, whose setup-env.sh sets VULKAN_SDK",
+        },
     ),
 }
+_VERSION = re.compile(r"(?:HIP version: |release )(\d+)\.(\d+)")
+_VULKAN_VERSION = re.compile(r"VK_HEADER_VERSION_COMPLETE VK_MAKE_API_VERSION\(0, (\d+), (\d+),")
+_VULKAN_PATCH = re.compile(r"define VK_HEADER_VERSION (\d+)")
 #: By PCI vendor: the name, and the toolkits for its GPUs, the fastest first.
 VENDORS = {
     "0x10de": ("NVIDIA", ("cuda", "vulkan")),
@@ -77,8 +105,23 @@ class GpuBuild:
     """What is compiled for: ``option`` is CMake's, empty for the CPU alone."""
 
     option: str = ""
+    name: str = "none"  #: of CHOICES
     variables: Mapping[str, str] = field(default_factory=dict)  #: for the environment of the build
+    folder: str = ""  #: of the toolkit's programs, for PATH
+    toolkit: str = ""  #: what the toolkit says of its version
     notes: tuple[str, ...] = ()  #: for the user
+
+    def in_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """``environment`` with what the build needs."""
+        path = environment.get("PATH", os.defpath)
+        folders = path.split(os.pathsep)
+        paths = {"PATH": path if not self.folder or self.folder in folders else f"{path}{os.pathsep}{self.folder}"}
+        return {**environment, **paths, **self.variables, TOOLKIT_VARIABLE: self.toolkit}
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What setup remembers of it."""
+        return {name: value for name, value in asdict(self).items() if name != "notes"}
 
 
 def choose_gpu(choice: str, environment: Mapping[str, str], root: Path = Path("/")) -> GpuBuild:
@@ -87,7 +130,7 @@ def choose_gpu(choice: str, environment: Mapping[str, str], root: Path = Path("/
     ``root``: where the system's folders are.
     """
     if choice not in CHOICES:
-        raise SetupError(f"GPU is {choice}: write one of {', '.join(CHOICES)}")
+        raise SetupError(f"GPU is {choice or 'empty'}: write one of {', '.join(CHOICES)}, as in make serve GPU=auto")
     if choice == "none":
         return GpuBuild()
     if choice != "auto":
@@ -110,22 +153,53 @@ def choose_gpu(choice: str, environment: Mapping[str, str], root: Path = Path("/
 
 def _find(toolkit: Toolkit, environment: Mapping[str, str], root: Path) -> GpuBuild | str:
     """The build with this toolkit, or what is missing and how to install it."""
-    folders = [environment.get("PATH", os.defpath), *(str(root / place) for place in toolkit.places)]
+    path = environment.get("PATH", os.defpath)
+    sdk = environment.get(toolkit.sdk, "") if toolkit.sdk else ""
+    folders = [path, *(str(root / place) for place in toolkit.folders)]
+    includes = [root / "usr/include", root / "usr/local/include"]
+    if sdk:
+        folders.insert(0, str(Path(sdk) / "bin"))
+        includes.insert(0, Path(sdk) / "include")
     named = environment.get(toolkit.variable, "") if toolkit.variable else ""
     program = shutil.which(named or toolkit.program, path=os.pathsep.join(folders))
-    header = root / "usr/include" / toolkit.header
-    lacks = [] if program else [toolkit.program]
-    if toolkit.header and "VULKAN_SDK" not in environment and not header.is_file():
-        lacks.append(toolkit.header)
+    headers = {name: _first(includes, name) for name in toolkit.headers}
+    lacks = [] if program else [named or toolkit.program]
+    lacks += [name for name, found in headers.items() if found is None]
     if lacks or program is None:
-        return (
-            f"the {toolkit.name} isn't here ({' and '.join(lacks)} can't be found). Install it and run this again:\n"
-            f"  Debian, Ubuntu: sudo apt install {toolkit.debian}\n"
-            f"  Fedora:         sudo dnf install {toolkit.fedora}"
-        )
-    path = os.pathsep.join((environment.get("PATH", os.defpath), str(Path(program).parent)))
-    variables = {"PATH": path} | ({toolkit.variable: program} if toolkit.variable else {})
-    return GpuBuild(toolkit.option, variables)
+        return _to_install(toolkit, f"the {toolkit.name} isn't here ({' and '.join(lacks)} can't be found)")
+    text, version = _version_of(toolkit, program, headers)
+    if version and version < toolkit.minimum:
+        have, need = (".".join(map(str, each)) for each in (version, toolkit.minimum))
+        return _to_install(toolkit, f"the {toolkit.name} here is too old: {have}, and llama.cpp needs {need}")
+    variables = {toolkit.variable: program} if toolkit.variable else {}
+    name = next(name for name, each in TOOLKITS.items() if each is toolkit)
+    return GpuBuild(toolkit.option, name, variables, folder=str(Path(program).parent), toolkit=text)
+
+
+def _to_install(toolkit: Toolkit, why: str) -> str:
+    width = max(map(len, toolkit.packages)) + 1
+    ways = "\n".join(f"  {name + ':':{width}} {how}" for name, how in toolkit.packages.items())
+    return f"{why}. Install it and run this again:\n{ways}"
+
+
+def _first(folders: Sequence[Path], name: str) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _version_of(toolkit: Toolkit, program: str, headers: Mapping[str, Path | None]) -> tuple[str, tuple[int, ...]]:
+    """What the toolkit says of its version, and the version; empty where it isn't known."""
+    core = headers.get("vulkan/vulkan_core.h")
+    if core is not None:
+        text = core.read_text(encoding="utf-8", errors="replace")
+        major, patch = _VULKAN_VERSION.search(text), _VULKAN_PATCH.search(text)
+        version = (int(major[1]), int(major[2]), int(patch[1])) if major and patch else ()
+        return f"{toolkit.name} {version}", version
+    try:
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return "", ()
+    found = _VERSION.search(told)
+    return told, (int(found[1]), int(found[2])) if found else ()
 
 
 def _vendors(root: Path) -> list[str]:

@@ -6,6 +6,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,20 @@ def program(folder: Path, name: str) -> Path:
     return path
 
 
+def vulkan_headers(root: Path, patch: int = 275) -> None:
+    """The headers of Vulkan 1.3, as distributions install them."""
+    for name, text in (
+        ("vulkan/vulkan_core.h", f"#define VK_HEADER_VERSION {patch}\n{_COMPLETE}"),
+        ("spirv/unified1/spirv.hpp", ""),
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="ascii")
+
+
+_COMPLETE = "#define VK_HEADER_VERSION_COMPLETE VK_MAKE_API_VERSION(0, 1, 3, VK_HEADER_VERSION)\n"
+
+
 def test_without_a_gpu_the_build_is_for_the_cpu(tmp_path: Path) -> None:
     gpu(tmp_path, "0x1234")
     gpu(tmp_path, "0x8086", kind="0x020000")  # A network card.
@@ -55,7 +70,7 @@ def test_without_a_gpu_the_build_is_for_the_cpu(tmp_path: Path) -> None:
 def test_a_gpu_gets_its_toolkit(tmp_path: Path, vendor: str, tool: str, option: str) -> None:
     gpu(tmp_path, vendor)
     path = program(tmp_path / "bin", tool)
-    program(tmp_path / "usr/include/vulkan", "vulkan.h")
+    vulkan_headers(tmp_path / "usr/include")
     found = choose_gpu("auto", {"PATH": str(path.parent)}, tmp_path)
     assert found.option == option
     assert found.notes == ()
@@ -65,22 +80,26 @@ def test_nvcc_is_found_where_nvidia_puts_it(tmp_path: Path) -> None:
     path = program(tmp_path / "usr/local/cuda/bin", "nvcc")
     found = choose_gpu("cuda", {"PATH": "/nowhere"}, tmp_path)
     assert found.variables["CUDACXX"] == str(path)
-    assert str(path.parent) in found.variables["PATH"].split(":")
+    assert found.in_environment({"PATH": "/nowhere"})["PATH"] == f"/nowhere:{path.parent}"
+    assert found.in_environment({"PATH": f"{path.parent}:/a"})["PATH"] == f"{path.parent}:/a"
 
 
 def test_the_next_toolkit_is_taken_where_the_first_is_missing(tmp_path: Path) -> None:
     gpu(tmp_path, "0x10de")
     program(tmp_path / "bin", "glslc")
-    program(tmp_path / "usr/include/vulkan", "vulkan.h")
+    vulkan_headers(tmp_path / "usr/include")
     assert choose_gpu("auto", {"PATH": str(tmp_path / "bin")}, tmp_path).option == "-DGGML_VULKAN=ON"
 
 
 @pytest.mark.parametrize(
     ("choice", "packages"),
     [
-        ("cuda", ["apt install nvidia-cuda-toolkit", "dnf install cuda-toolkit"]),
-        ("hip", ["apt install hipcc", "dnf install rocm-hip-devel"]),
-        ("vulkan", ["apt install libvulkan-dev glslc", "dnf install vulkan-loader-devel glslc"]),
+        ("cuda", ["apt install nvidia-cuda-toolkit", "dnf install cuda-toolkit", "pacman -S cuda"]),
+        ("hip", ["apt install rocm-hip-sdk", "dnf install rocm-hip-devel", "pacman -S rocm-hip-sdk"]),
+        (
+            "vulkan",
+            ["apt install libvulkan-dev glslc", "dnf install vulkan-headers vulkan-loader-devel", "pacman -S vulkan-h"],
+        ),
     ],
 )
 def test_a_missing_toolkit_is_told_with_package_names(tmp_path: Path, choice: str, packages: list[str]) -> None:
@@ -98,6 +117,42 @@ def test_with_auto_a_missing_toolkit_is_a_warning(tmp_path: Path) -> None:
     assert "nvidia-cuda-toolkit" in found.notes[0]
 
 
+@pytest.mark.parametrize("choice", ["typo", "", "CUDA"])
+def test_another_word_is_refused_with_the_choices(choice: str) -> None:
+    command = [sys.executable, str(ROOT / "scripts/setup.py"), "--gpu", choice]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"GPU is {choice or 'empty'}: write one of auto, cuda, hip, vulkan, none" in done.stderr
+
+
+def test_headers_of_vulkan_that_are_too_old_are_told_before_the_compile(tmp_path: Path) -> None:
+    program(tmp_path / "bin", "glslc")
+    vulkan_headers(tmp_path / "usr/include", patch=239)  # Debian 12's.
+    with pytest.raises(SetupError, match=r"too old: 1\.3\.239, and llama\.cpp needs 1\.3\.272") as caught:
+        choose_gpu("vulkan", {"PATH": str(tmp_path / "bin")}, tmp_path)
+    assert "VULKAN_SDK" in str(caught.value)
+
+
+def test_the_vulkan_sdk_is_used_before_the_distributions(tmp_path: Path) -> None:
+    vulkan_headers(tmp_path / "usr/include", patch=239)
+    vulkan_headers(tmp_path / "sdk/include", patch=304)
+    glslc = program(tmp_path / "sdk/bin", "glslc")
+    found = choose_gpu("vulkan", {"PATH": "/nowhere", "VULKAN_SDK": str(tmp_path / "sdk")}, tmp_path)
+    assert found.folder == str(glslc.parent)
+    assert "(1, 3, 304)" in found.toolkit
+
+
+@pytest.mark.parametrize(("version", "fits"), [("5.7.31", False), ("6.0.2", False), ("6.1.0", True), ("7.0.1", True)])
+def test_a_rocm_that_is_too_old_is_told_before_the_compile(tmp_path: Path, version: str, fits: bool) -> None:
+    hipcc = program(tmp_path / "opt/rocm/bin", "hipcc")
+    hipcc.write_text(f"#!/bin/sh\necho 'HIP version: {version}-0'\n", encoding="ascii")
+    if fits:
+        assert version in choose_gpu("hip", {"PATH": "/nowhere"}, tmp_path).toolkit
+    else:
+        with pytest.raises(SetupError, match="too old"):
+            choose_gpu("hip", {"PATH": "/nowhere"}, tmp_path)
+
+
 class Made:
     """Plays ``make_ready``: builds with ``-DGGML_CUDA=ON`` fail while ``fails`` is set."""
 
@@ -111,15 +166,19 @@ class Made:
 
     def _make_ready(self, args: str, options: argparse.Namespace, environment: dict[str, str]) -> None:
         self.args.append(args)
-        if "CUDA" in args and self.fails is not None:
+        self.environment = environment
+        if "CUDA" in args:
             assert environment["CUDACXX"] == str(self.nvcc)
+            assert environment["PATH"].split(":")[-1] == str(self.nvcc.parent)
+        if "CUDA" in args and self.fails is not None:
             raise self.fails("nvcc doesn't work")
         setup.write_stamp({**setup.read_stamp(), "cmake_args": args})
 
     def run(self, gpu: str | None, *, rebuild: bool = False, **environment: str) -> list[str]:
         self.args.clear()
         options = argparse.Namespace(dev=False, smoke=True, rebuild=rebuild, gpu=gpu)
-        setup.run(options, {"PATH": str(self.nvcc.parent), **environment})
+        path = str(self.nvcc.parent) if gpu is not None else "/nowhere"
+        setup.run(options, {"PATH": path, **environment})
         return list(self.args)
 
 
@@ -137,7 +196,14 @@ def test_a_build_that_fails_is_replaced_by_the_cpus_and_not_tried_again(
     assert made.run("cuda", rebuild=True) == ["-DGGML_CUDA=ON", ""]
     made.fails = None
     assert made.run("cuda", rebuild=True, CMAKE_ARGS="-DA=1") == ["-DA=1 -DGGML_CUDA=ON"]
-    assert made.run(None) == ["-DA=1 -DGGML_CUDA=ON"], "it is remembered"
+    assert made.run(None) == ["-DA=1 -DGGML_CUDA=ON"], "it is remembered, with the compiler that isn't in PATH"
+    made.fails = EngineFailed
+    assert made.run(None) == ["-DA=1 -DGGML_CUDA=ON", "-DA=1"], "another llama.cpp may not compile for the GPU"
+    assert made.run(None) == ["-DA=1"]
+    made.fails = None
+    assert made.run("cuda", rebuild=True) == ["-DGGML_CUDA=ON"]
+    assert made.run(None, CMAKE_ARGS="-DB=1") == ["-DB=1"], "the user's own word counts"
+    assert made.run("cuda") == ["-DGGML_CUDA=ON"]
     assert made.run("none") == [""]
 
 
@@ -166,3 +232,30 @@ def test_set_up_and_server_know_the_same_gpus() -> None:
     for vendor, (name, toolkits) in setup_gpu.VENDORS.items():
         assert machine_gpu.VENDORS[vendor][0] == name
         assert set(toolkits) <= set(machine_gpu.VENDORS[vendor][1])
+
+
+def test_a_wheel_for_a_gpu_is_refused() -> None:
+    make = shutil.which("make")
+    assert make is not None
+    command = [make, "--dry-run", "wheel", "GPU=cuda"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "A wheel is for CPUs alone" in done.stderr
+
+
+def test_a_second_setup_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+    monkeypatch.setattr(setup, "say", lambda text: told.set())
+    order: list[str] = []
+
+    def second() -> None:
+        with setup.only_one():
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with setup.only_one():
+        thread.start()
+        assert told.wait(60)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]

@@ -367,6 +367,30 @@ def test_a_failed_build_leaves_its_log_and_names_it(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["build.log"]
 
 
+def test_a_failed_compile_shows_the_compilers_errors(tmp_path: Path) -> None:
+    lines = [
+        "[1/2] c++ one",
+        "ggml/x.cpp:12:3: error: 'LayerSettingEXT' is not a member of 'vk'",
+        "*** CMake build failed",
+    ]
+    python = script(tmp_path / "python", "\n".join(f'echo "{line}"' for line in lines) + "\nexit 1")
+    with pytest.raises(SetupError) as caught:
+        build_wheel(BUILD, SOURCE, tmp_path / "key", python, tmp_path / "constraints.txt", dict(os.environ))
+    told = str(caught.value)
+    assert told.startswith("compiling llama.cpp failed:\n    ggml/x.cpp:12:3: error: 'LayerSettingEXT'")
+    assert "check the network" not in told
+
+
+def test_a_build_inside_of_the_build_is_no_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = ("[30/300] c++", "[1/2] inner", "[2/2] inner", "[150/300] c++")
+    python = script(tmp_path / "python", "\n".join(f'echo "{step}"' for step in steps) + "\nexit 1")
+    with pytest.raises(SetupError):
+        build_wheel(BUILD, SOURCE, tmp_path / "key", python, tmp_path / "constraints.txt", dict(os.environ))
+    shown = capsys.readouterr().out
+    assert "file 150 of 300" in shown
+    assert "of 2" not in shown
+
+
 def test_a_build_without_a_wheel_is_a_failure(tmp_path: Path) -> None:
     python = script(tmp_path / "python", "exit 0")
     with pytest.raises(SetupError, match="left no wheel"):
