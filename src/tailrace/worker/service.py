@@ -89,7 +89,8 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
         raise ConfigurationError(f"the worker can't report on port {status_port}: {error}") from error
     version, identity = binding_version(), secrets.token_hex(8)
     figures = DeviceWatch()
-    speeds = [_speed(device, options.pool.threads) for device in offered]
+    repacks = loader.status() == "on" and offered == [devices.cpu_device()]
+    speeds = [_speed(device, options.pool.threads, repacks=repacks) for device in offered]
     # Measuring has allocated memory, which doesn't count.
     limit = MemoryLimit(options.memory) if options.memory else None
     served = ServedWeights(lambda: repacking_capacity(limit))
@@ -166,13 +167,13 @@ def _fastest(speed: DeviceSpeed) -> float:
     return max(each.bandwidth for each in speed.products.values())
 
 
-def _speed(device: int, threads: int) -> DeviceSpeed | None:
+def _speed(device: int, threads: int, *, repacks: bool) -> DeviceSpeed | None:
     """How fast the device computes; None where it can't be measured: then servers assume it."""
     from tailrace.engine.backends.llama.device_speeds import device_speed
     from tailrace.engine.backends.llama.measure_device import COMMON_FORMATS
 
     try:
-        return device_speed(device, threads=threads, formats=COMMON_FORMATS)
+        return device_speed(device, threads=threads, formats=COMMON_FORMATS, repacks=repacks)
     except ModelError as error:
         structlog.get_logger().warning("the speed of a device isn't known", reason=str(error))
         return None
