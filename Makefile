@@ -64,6 +64,7 @@ test-peers:  ## Run llama.cpp's own server tests against this server; ARGS go to
 	@$(BIN)/python tests/peers/run_peers.py $(ARGS)
 
 test-wheel: wheel  ## Make the wheel, install it in a root with Python and libc alone, and serve there; takes some minutes
+	@$(PYTHON) scripts/setup.py --dev
 	@TAILRACE_TEST_WHEEL=1 $(BIN)/python -m pytest tests/wheel $(ARGS)
 
 test-numa:  ## Prove the binding to NUMA nodes on a real kernel in QEMU; takes a few minutes

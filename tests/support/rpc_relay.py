@@ -22,6 +22,7 @@ class RpcRelay:
         self.before = before
         self._server = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self._connections: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -33,24 +34,25 @@ class RpcRelay:
             engine.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             worker = socket.create_connection(self._worker)
             worker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connections += engine, worker
             threading.Thread(target=self._requests, args=(engine, worker), daemon=True).start()
             threading.Thread(target=_copy, args=(worker, engine), daemon=True).start()
 
     def _requests(self, engine: socket.socket, worker: socket.socket) -> None:
-        with engine.makefile("rb") as requests, worker:
+        with engine.makefile("rb") as requests:
             while head := requests.read(9):
                 command, size = struct.unpack("<BQ", head)
                 self.before(command, size)
                 worker.sendall(head + requests.read(size))
-            # The other thread waits for the worker: closing alone wouldn't tell it, nor the worker.
-            worker.shutdown(socket.SHUT_RDWR)
+        worker.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Accept no further engine."""
+        """Accept no further engine, and close the connections of those that were here."""
         self._server.close()
+        for each in self._connections:
+            each.close()
 
 
 def _copy(source: socket.socket, to: socket.socket) -> None:
-    with source, to:
-        while data := source.recv(1 << 16):
-            to.sendall(data)
+    while data := source.recv(1 << 16):
+        to.sendall(data)
