@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -39,12 +40,13 @@ class RpcRelay:
             threading.Thread(target=_copy, args=(worker, engine), daemon=True).start()
 
     def _requests(self, engine: socket.socket, worker: socket.socket) -> None:
-        with engine.makefile("rb") as requests:
+        # The engine and the worker end in any order.
+        with contextlib.suppress(OSError), engine.makefile("rb") as requests:
             while head := requests.read(9):
                 command, size = struct.unpack("<BQ", head)
                 self.before(command, size)
                 worker.sendall(head + requests.read(size))
-        worker.shutdown(socket.SHUT_WR)
+            worker.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Accept no further engine, and close the connections of those that were here."""
@@ -54,5 +56,6 @@ class RpcRelay:
 
 
 def _copy(source: socket.socket, to: socket.socket) -> None:
-    while data := source.recv(1 << 16):
-        to.sendall(data)
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            to.sendall(data)

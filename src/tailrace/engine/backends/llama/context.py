@@ -122,6 +122,9 @@ class LlamaContext:
         params.kv_unified = layout.shared
         params.no_perf = True
         params.offload_kqv = not self._is_local
+        if self._is_local:
+            # Left to itself, llama.cpp gives it up where attention isn't computed on its layer's device.
+            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         set_cache_types(params, self._cache_types)
         set_rope(params, self._rope)
         with self._cell_memory.made(cells):
