@@ -32,11 +32,6 @@ class PlacementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv: str | None = None  #: of all layers' KV cache: ``local`` alone
     remembered: bool = False  #: ``tailrace tune`` has written them: they count only as long as they can be followed
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether they say nothing."""
-        return self == PlacementRules()
-
 
 def read_rules(value: str | Mapping[str, Any] | None) -> PlacementRules:
     """The rules of the setting: a file's (TOML), or a table's. Raises ConfigurationError."""
