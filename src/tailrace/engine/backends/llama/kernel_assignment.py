@@ -84,8 +84,10 @@ def repackable_part(tensors: Iterable[Tensor], own: OwnKernels) -> float:
 
 def _is_repackable(tensor: Tensor, own: OwnKernels) -> bool:
     known = len(tensor.dimensions) == 2 or is_experts(tensor)
-    whole = tensor.dimensions[0] % _BLOCK == 0 and tensor.dimensions[1] % _ROW_GROUP == 0
-    return known and tensor.ggml_type in own.repacked and whole
+    # The last group of a single matrix may have fewer rows.
+    rows = tensor.dimensions[1]
+    grouped = rows % _ROW_GROUP == 0 or (len(tensor.dimensions) == 2 and rows > _ROW_GROUP)
+    return known and tensor.ggml_type in own.repacked and tensor.dimensions[0] % _BLOCK == 0 and grouped
 
 
 def _assign(

@@ -7,9 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define N_ENTRIES    4096               /* of the table; models have some hundred weights */
-#define ARENA_BYTES  ((size_t)64 << 20) /* allocated at a time: untouched pages cost nothing */
-#define ARENA_HEADER 64                 /* bytes that an arena needs for itself */
+#define N_ENTRIES       4096               /* of the table; models have some hundred weights */
+#define ARENA_BYTES     ((size_t)64 << 20) /* allocated at a time: untouched pages cost nothing */
+#define MAX_BLOCK_BYTES 256                /* of a block or a super-block of any format */
+#define ARENA_HEADER    64                 /* bytes that an arena needs for itself */
 /* 98 MB are still in the last-level cache a step later and 825 MB aren't, on a machine whose cores share one. */
 #define MAX_CACHED_BYTES         (256 << 20)
 #define LAST_LEVEL_SIZE          "/sys/devices/system/cpu/cpu0/cache/index3/size"
@@ -63,7 +64,7 @@ static uint8_t *allocate(int model, size_t size) {
 }
 
 static int64_t repacked_bytes(const struct repacked *repacked) {
-    return repacked->n_rows / GROUP_ROWS * repacked->n_blocks * group_bytes(repacked->format);
+    return n_panels_of(repacked) * repacked->n_blocks * group_bytes(repacked->format);
 }
 
 /* The rows of a matrix, or of all matrices of a tensor for experts. */
@@ -236,18 +237,29 @@ static void repack_any_group(enum format format, uint8_t *group, const uint8_t *
     __builtin_unreachable();
 }
 
+/* One block of each of the last rows, which are fewer than 16, and zeros. */
+static void repack_last_group(enum format format, uint8_t *group, const uint8_t *block, int64_t row_bytes,
+                              int64_t n_rows) {
+    uint8_t blocks[GROUP_ROWS * MAX_BLOCK_BYTES] = {0};
+    const int64_t bytes = traits_of(format).bytes;
+    for (int64_t r = 0; r < n_rows; r++) memcpy(blocks + r * bytes, block + r * row_bytes, (size_t)bytes);
+    repack_any_group(format, group, blocks, bytes);
+}
+
 /* This thread's share of the panels. */
 static void repack_share(const struct ggml_compute_params *params, const struct ggml_tensor *weights,
                          const struct repacked *repacked) {
     const enum format format = repacked->format;
-    const int64_t n_panels = repacked->n_rows / GROUP_ROWS, bytes = group_bytes(format);
+    const int64_t n_panels = n_panels_of(repacked), bytes = group_bytes(format);
     const int64_t row_bytes = (int64_t)weights->nb[1], block_bytes = traits_of(format).bytes;
     const int64_t begin = n_panels * params->ith / params->nth, end = n_panels * (params->ith + 1) / params->nth;
     for (int64_t p = begin; p < end; p++)
         for (int64_t i = 0; i < repacked->n_blocks; i++) {
             uint8_t *group = (uint8_t *)repacked->data + (p * repacked->n_blocks + i) * bytes;
-            repack_any_group(format, group,
-                             (const uint8_t *)weights->data + p * GROUP_ROWS * row_bytes + i * block_bytes, row_bytes);
+            const uint8_t *block = (const uint8_t *)weights->data + p * GROUP_ROWS * row_bytes + i * block_bytes;
+            const int64_t left = repacked->n_rows - p * GROUP_ROWS;
+            if (left < GROUP_ROWS) repack_last_group(format, group, block, row_bytes, left);
+            else repack_any_group(format, group, block, row_bytes);
         }
 }
 
@@ -267,7 +279,9 @@ const struct repacked *find_repacked(const struct ggml_compute_params *params, c
     if (!find_format(weights->type, &format)) return 0;
     struct entry *entry = entry_of(weights->data);
     if (!atomic_load_explicit(&entry->weights, memory_order_relaxed)) {
-        const bool fits = is_repacked(format) && weights->ne[1] % GROUP_ROWS == 0 && weights->ne[3] == 1 &&
+        /* Matrices of experts lie one after the other, so only whole groups can be theirs. */
+        const bool whole = weights->ne[1] % GROUP_ROWS == 0 || (weights->ne[2] == 1 && weights->ne[1] > GROUP_ROWS);
+        const bool fits = is_repacked(format) && whole && weights->ne[3] == 1 &&
                           weights->nb[2] == weights->nb[1] * (size_t)weights->ne[1] &&
                           weights->nb[0] == (size_t)traits_of(format).type_bytes &&
                           weights->ne[0] % traits_of(format).weights == 0;

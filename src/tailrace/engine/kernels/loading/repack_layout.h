@@ -38,9 +38,12 @@ enum {
 /* A weight matrix that has been repacked. */
 struct repacked {
     enum format format;
-    int64_t n_rows, n_blocks; /* rows, a multiple of 16; blocks of a row */
-    const uint8_t *data;      /* aligned to 64 bytes; n_rows / 16 * n_blocks groups; 0: there was no memory */
+    int64_t n_rows, n_blocks; /* rows; blocks of a row */
+    const uint8_t *data;      /* aligned to 64 bytes; n_panels_of * n_blocks groups; 0: there was no memory */
 };
+
+/* Panels of 16 rows. The last one may have fewer; its other rows are zero. */
+INLINE int64_t n_panels_of(const struct repacked *repacked) { return (repacked->n_rows + GROUP_ROWS - 1) / GROUP_ROWS; }
 
 /* Where quants begin in a group of blocks of 32. */
 INLINE int quants_at(enum format format) {

@@ -203,7 +203,7 @@ bool prompt_product(const struct ggml_compute_params *params, const struct repac
     if (n_tokens < MIN_PROMPT_TOKENS || !is_f32_matrix(activations) || params->wsize < sizeof(void *)) return false;
     if (!upstream.ggml_threadpool_chunk_set || !upstream.ggml_threadpool_chunk_add || !can_share_work(params))
         return false;
-    if (!tailrace_kernels_amx_usable()) return false;
+    if (!tailrace_kernels_amx_usable() || weights->n_rows % GROUP_ROWS) return false;
     const int64_t n_groups = (n_tokens + SIDE - 1) / SIDE, n_parts = (n_blocks + MAX_BLOCKS - 1) / MAX_BLOCKS;
     const struct units u = units_of(weights->n_rows, n_groups, n_threads);
     const int64_t act_bytes = n_groups * n_blocks * TILE_BYTES;

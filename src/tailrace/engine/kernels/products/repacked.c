@@ -56,12 +56,24 @@ static int64_t panels_of_chunk(int64_t n_panels, int64_t panel_bytes, int n_thre
     return n < 1 ? 1 : n;
 }
 
+/* The panel of the last `n_rows` rows, which are fewer than 16: behind them is the next token's result. */
+static void last_rows(panel_function *panel, int64_t n_blocks, const uint8_t *weights, const uint8_t *quantised,
+                      int64_t act_bytes, int64_t n_tokens, float *out, int64_t out_stride, int64_t n_rows) {
+    float found[TILE_TOKENS * GROUP_ROWS];
+    for (int64_t first = 0; first < n_tokens; first += TILE_TOKENS) {
+        const int64_t count = n_tokens - first < TILE_TOKENS ? n_tokens - first : TILE_TOKENS;
+        panel(n_blocks, weights, quantised + first * n_blocks * act_bytes, count, found, GROUP_ROWS);
+        for (int64_t j = 0; j < count; j++)
+            memcpy(out + (first + j) * out_stride, found + j * GROUP_ROWS, (size_t)n_rows * sizeof *found);
+    }
+}
+
 bool repacked_product(const struct ggml_compute_params *params, const struct repacked *weights,
                       struct ggml_tensor *result) {
     const struct ggml_tensor *activations = result->src[1];
     const enum format format = weights->format;
     const int64_t n_tokens = activations->ne[1], n_blocks = weights->n_blocks, n_act_blocks = n_blocks * n_tokens;
-    const int64_t panel_bytes = n_blocks * group_bytes(format), n_panels = weights->n_rows / GROUP_ROWS;
+    const int64_t panel_bytes = n_blocks * group_bytes(format), n_panels = n_panels_of(weights);
     if (!is_f32_matrix(activations) || !can_share_work(params)) return false;
     const int64_t numbers = activations->ne[0] * n_tokens;
     const size_t memory = act_memory(format, numbers);
@@ -80,7 +92,7 @@ bool repacked_product(const struct ggml_compute_params *params, const struct rep
     quantise_range(format, activations, n_blocks, quantised, act_begin, act_end);
 
     /* Maxima are of 256 rows that one thread computes. */
-    const bool wants_maxima = (chunked || params->nth == 1) && is_logits(result);
+    const bool wants_maxima = (chunked || params->nth == 1) && is_logits(result) && weights->n_rows % GROUP_ROWS == 0;
     if (wants_maxima && params->ith == 0) begin_row_maxima(n_tokens, weights->n_rows);
     if (chunked && params->ith == 0) upstream.ggml_threadpool_chunk_set(params->threadpool, params->nth);
     if (!private && params->nth > 1) ggml_barrier(params->threadpool);
@@ -98,7 +110,13 @@ bool repacked_product(const struct ggml_compute_params *params, const struct rep
             if (p == last && chunked && next < n_panels)
                 prefetch_l2(weights->data + next * panel_bytes, PREFETCH_FIRST);
             float *out = (float *)result->data + p * GROUP_ROWS;
-            panel(n_blocks, weights->data + p * panel_bytes, quantised, n_tokens, out, out_stride);
+            const uint8_t *data = weights->data + p * panel_bytes;
+            const int64_t left = weights->n_rows - p * GROUP_ROWS;
+            if (left < GROUP_ROWS) {
+                last_rows(panel, n_blocks, data, quantised, act_block_bytes(format), n_tokens, out, out_stride, left);
+                continue;
+            }
+            panel(n_blocks, data, quantised, n_tokens, out, out_stride);
             if (records) record_row_maxima(out, out_stride, n_tokens, p * GROUP_ROWS);
         }
         if (!chunked) break;

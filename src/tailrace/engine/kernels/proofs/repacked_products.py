@@ -23,9 +23,10 @@ Exact = npt.NDArray[np.float64]
 
 #: Formats of blocks of 32 with a minimum besides the scale, whose activations have their sums, rounded to 16 bits.
 WITH_MINIMA = frozenset({GgmlType.Q4_1, GgmlType.Q5_1})
-#: Rows, blocks of a row and numbers of tokens: few groups of 16 rows with every remainder of tokens; and (None) so many
-#: rows that threads take work chunks. With more tokens a product may go through tiles (``prompt_products``).
-_SHAPES = ((80, 7, (39, 16, 9, 8, 7, 6, 5, 4, 3, 2, 1)), (16, 1, (1,)), (None, 17, (3,)))
+#: Rows, blocks of a row and numbers of tokens: few groups of 16 rows with every remainder of tokens; (None) so many
+#: rows that threads take work chunks; and a last group of fewer rows. With more tokens a product may go through tiles
+#: (``prompt_products``).
+_SHAPES = ((80, 7, (39, 16, 9, 8, 7, 6, 5, 4, 3, 2, 1)), (16, 1, (1,)), (None, 17, (3,)), (75, 3, (17, 9, 8, 4, 1)))
 #: Of the largest sum. Both sides use single precision, and add in different orders.
 _TOLERANCE = 2e-5
 #: Bytes of weights from which two threads take work chunks. Only then there are row maxima.

@@ -66,7 +66,7 @@ def test_so_are_formats_and_shapes_that_own_kernels_do_not_repack() -> None:
     found = assigned(
         tensor("blk.0.attn_q", Kind.IQ4_NL),
         tensor("blk.0.attn_k", Kind.Q5_0),
-        tensor("blk.0.attn_v", Kind.Q4_0, 256, 24),
+        tensor("blk.0.attn_v", Kind.Q4_0, 256, 12),
         tensor("blk.0.attn_output", Kind.F16),
     )
     assert found == {
@@ -95,8 +95,8 @@ def test_embeddings_that_are_read_by_row_are_never_repacked() -> None:
 
 
 def test_the_part_that_can_be_repacked_counts_bytes_of_matrices() -> None:
-    half = [tensor("blk.0.attn_q"), tensor("blk.0.attn_v", Kind.Q4_0, 256, 24), tensor("output", Kind.Q5_0)]
-    own, other, odd = 256 * 512 // 32 * 18, 256 * 512 // 32 * 22, 256 * 24 // 32 * 18
+    half = [tensor("blk.0.attn_q"), tensor("blk.0.attn_v", Kind.Q4_0, 256, 12), tensor("output", Kind.Q5_0)]
+    own, other, odd = 256 * 512 // 32 * 18, 256 * 512 // 32 * 22, 256 * 12 // 32 * 18
     norm = Tensor("blk.0.attn_norm.weight", int(Kind.F32), (256,))
     assert repackable_part([*half, norm], OWN_KERNELS) == own / (own + other + odd)
     assert repackable_part([tensor("blk.0.ffn_up_exps"), norm], OWN_KERNELS) == 1
@@ -105,11 +105,18 @@ def test_the_part_that_can_be_repacked_counts_bytes_of_matrices() -> None:
     assert repackable_part(half, NO_KERNELS) == repackable_part([norm], OWN_KERNELS) == 0
 
 
+def test_the_last_rows_of_a_matrix_are_repacked_but_not_those_of_experts() -> None:
+    assert assigned(tensor("blk.0.ssm_in", Kind.Q4_0, 256, 24), tensor("blk.0.ffn_up_exps", Kind.Q4_0, 256, 24, 4)) == {
+        "blk.0.ssm_in": (OWN_REPACKED, None),
+        "blk.0.ffn_up_exps": (OWN, None),
+    }
+
+
 def test_floats_are_computed_only_where_they_are_repacked() -> None:
     own = OwnKernels(OWN_KERNELS.formats, OWN_KERNELS.repacked | {Kind.F16})
     found = assigned(
         tensor("blk.0.attn_q", Kind.F16),
-        tensor("blk.0.attn_k", Kind.F16, 256, 24),
+        tensor("blk.0.attn_k", Kind.F16, 256, 12),
         tensor("blk.0.attn_v", Kind.F16, 40, 512),
         tensor("blk.0.attn_kv_b", Kind.F16, 256, 512, 4),
         kernels=own,
