@@ -71,8 +71,16 @@ def test_weights_are_repacked_only_while_their_model_is_loaded(repacking_library
 def test_tensors_that_are_not_weights_are_not_repacked(repacking_library: ctypes.CDLL) -> None:
     repacking_library.tailrace_kernels_set_repack_budget(1, ctypes.c_int64(1 << 20))
     assert np.isnan(product(repacking_library, usage=COMPUTE)).all()
-    assert np.isnan(product(repacking_library, WEIGHTS[:24].copy())).all()  # No whole panels.
+    assert np.isnan(product(repacking_library, WEIGHTS[:12].copy())).all()  # No whole panel.
     assert repacking_library.tailrace_kernels_repacked_bytes(1) == 0
+
+
+def test_the_last_rows_of_a_matrix_are_a_panel_with_zeros(repacking_library: ctypes.CDLL) -> None:
+    whole = load(repacking_library, 1, 1 << 20)
+    found = load(repacking_library, 2, 1 << 20, WEIGHTS[:24].copy())
+    assert np.array_equal(found, whole[:, :24])
+    assert repacking_library.tailrace_kernels_repacked_bytes(1) == WEIGHTS.nbytes
+    assert repacking_library.tailrace_kernels_repacked_bytes(2) == WEIGHTS[:32].nbytes
 
 
 def test_another_model_can_have_weights_at_the_same_address(repacking_library: ctypes.CDLL) -> None:
