@@ -9,6 +9,7 @@ import msgspec
 
 from tailrace.diagnosis.catalogue import Finding
 from tailrace.diagnosis.diagnose import diagnose
+from tailrace.diagnosis.hardware_report import HardwareStats, hardware_stats
 from tailrace.diagnosis.process_sample import ProcessSample
 from tailrace.diagnosis.sample import EngineInterval, Interval, Sample
 from tailrace.diagnosis.server_sample import HistogramSample
@@ -108,6 +109,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth: float | None  #: measured bytes per second of memory; None: not measured yet
     devices: tuple[DeviceShare, ...] = ()  #: of a model that is divided between several
     placement_differences: tuple[str, ...] = ()  #: from its planned placement
+    hardware: HardwareStats = HardwareStats()  #: the devices' figures, and what goes over the links to workers
 
 
 def make_stats(before: Sample, after: Sample, oldest: Sample | None = None) -> Stats:
@@ -143,6 +145,7 @@ def make_stats(before: Sample, after: Sample, oldest: Sample | None = None) -> S
         bandwidth=facts.bandwidth,
         devices=facts.devices,
         placement_differences=facts.placement_differences,
+        hardware=hardware_stats(interval),
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from tailrace.protocol import DeviceShare, EngineCounters, SpeedComparison
+from tailrace.device_reading import DeviceReading
+from tailrace.protocol import DeviceShare, EngineCounters, SpeedComparison, WorkerFigures
 
 
 class EngineSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +26,7 @@ class EngineSample(msgspec.Struct, frozen=True, kw_only=True):
     cell_bytes: int = 0  #: KV of one token
     counters: EngineCounters = msgspec.field(default_factory=EngineCounters)
     speed: SpeedComparison | None = None  #: of a placed model
+    workers: tuple[WorkerFigures, ...] = ()  #: the same
 
     def role(self, *, several: bool) -> str:
         """The name of its process; ``several``: whether there are several engines."""
@@ -89,6 +91,7 @@ class ServerSample(msgspec.Struct, frozen=True, kw_only=True):
     slow_streams: tuple[StreamSample, ...] = ()
     first_token: HistogramSample = HistogramSample()
     inter_token: HistogramSample = HistogramSample()
+    hardware: tuple[DeviceReading, ...] = ()  #: the devices of this machine
 
     @property
     def slots(self) -> int:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from tailrace.chat.template_limits import RenderTakesLong, rendering_briefly
 from tailrace.cluster_state import ReplicaPhase
+from tailrace.device_figures.device_watch import DeviceWatch
 from tailrace.errors import RequestError
 from tailrace.machine.cgroup import read_throttling
 from tailrace.machine.plan import MachinePlan
@@ -108,6 +109,7 @@ class AppState:
         self.hub = EngineHub(silence_seconds=settings.keepalive_seconds)
         self.metrics = Metrics(several=orders is not None)
         self.metrics.read_throttling = read_throttling
+        self.hardware = DeviceWatch()  #: this machine's devices: no other process of the server reads them
         export = start_export(settings.otlp_endpoint, settings.host, settings.port)
         self.request_log = RequestLog(
             lines=settings.access_log,
@@ -225,6 +227,7 @@ class AppState:
             self.metrics,
             self.open_streams,
             self.admission,
+            self.hardware,
         )
         return server_stats(source)
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -47,8 +47,12 @@ class ServerStats:
         *,
         bandwidth: BandwidthMeasurement,
         places: list[CpuPlace] | None = None,
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``observe`` and ``facts`` are called once for each sample. ``places``: where each CPU is."""
+        """``observe`` and ``facts`` are called once for each sample, after ``refresh``. ``places``: where each CPU is.
+        ``refresh`` takes a fraction of a second at most.
+        """
+        self._refresh = refresh
         self._places = places or []
         self._sampler = sampler
         self._observe = observe
@@ -83,18 +87,20 @@ class ServerStats:
         """The newest sample, and the one to compare it with."""
         now = time.monotonic()
         if not self._samples or now - self._samples[-1].time >= _SHARED_SECONDS:
-            self._take()
+            await self._take()
         if (before := self._earlier()) is None:
             before = self._samples[-1]
             await asyncio.sleep(_MIN_SECONDS)
-            self._take()
+            await self._take()
         after = self._samples[-1]
         if self._sampler.wants_names(before, after):
             after = msgspec.structs.replace(after, others=await self._name_others(before, after))
         self._bandwidth.consider(before, after)
         return before, after
 
-    def _take(self) -> None:
+    async def _take(self) -> None:
+        if self._refresh is not None:
+            await self._refresh()
         self._samples.append(self._sampler.take(self._observe(), self._facts()))
         newest = self._samples[-1].time
         while newest - self._samples[0].time > _REMEMBERED_SECONDS:
@@ -140,5 +146,10 @@ def server_stats(source: StatsSource) -> ServerStats:
     measurement.record = store.find(source.topology)
     sampler = Sampler(os.getppid(), os.getpid())
     return ServerStats(
-        sampler, source.observe, lambda: source.facts(measurement.record), bandwidth=measurement, places=source.places
+        sampler,
+        source.observe,
+        lambda: source.facts(measurement.record),
+        bandwidth=measurement,
+        places=source.places,
+        refresh=source.refresh,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from tailrace.device_figures.device_watch import DeviceWatch
 from tailrace.diagnosis.core_use import CpuPlace
 from tailrace.diagnosis.measured_bandwidth import MeasuredBandwidth
 from tailrace.diagnosis.server_sample import EngineSample, HistogramSample, ServerFacts, ServerSample
@@ -37,11 +38,13 @@ class StatsSource:
         metrics: Metrics,
         streams: OpenStreams,
         admission: AdmissionQueue,
+        hardware: DeviceWatch,
     ) -> None:
         """``plan``: the machine plan that the default model's engines were started with; None: not known.
-        ``loop_lag``: how late the event loop is.
+        ``loop_lag``: how late the event loop is. ``hardware``: the devices of this machine.
         """
         self._admission = admission
+        self._hardware = hardware
         self._plan = plan
         self._models = models
         self._loop_lag = loop_lag
@@ -64,6 +67,10 @@ class StatsSource:
             for number, core in enumerate(topology.cores)
             for cpu in core.cpus
         ]
+
+    async def refresh(self) -> None:
+        """Have the devices' figures read again, where they aren't new. It waits for a moment at most."""
+        await self._hardware.refresh()
 
     def is_busy(self) -> bool:
         """Whether requests run or wait."""
@@ -93,6 +100,7 @@ class StatsSource:
             slow_streams=self._streams.behind(),
             first_token=HistogramSample(*self._metrics.first_token_buckets()),
             inter_token=HistogramSample(*self._metrics.inter_token_buckets()),
+            hardware=self._hardware.latest(),
         )
 
     def _engine_sample(self, service: ModelService, connection: EngineConnection, now: float) -> EngineSample:
@@ -114,7 +122,11 @@ class StatsSource:
         if heartbeat is None:
             return sample
         return msgspec.structs.replace(
-            sample, kv_cells_used=heartbeat.kv_cells_used, counters=heartbeat.counters, speed=heartbeat.speed
+            sample,
+            kv_cells_used=heartbeat.kv_cells_used,
+            counters=heartbeat.counters,
+            speed=heartbeat.speed,
+            workers=heartbeat.workers,
         )
 
     def facts(self, bandwidth: MeasuredBandwidth | None) -> ServerFacts:
