@@ -16,6 +16,7 @@ from tailrace.cluster.metrics.ingress_metrics import INGRESS_METRICS, REPLICA_ME
 from tailrace.cluster.metrics.ingress_metrics import MODEL_METRICS as CLUSTER_MODEL_METRICS
 from tailrace.conformance.registry import RULES
 from tailrace.diagnosis.catalogue import CATALOGUE
+from tailrace.observe.device_metrics import DEVICE_METRICS, LINK_METRICS
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
 from tailrace.observe.metric import Metric
 from tailrace.observe.model_metrics import MODEL_METRICS
@@ -61,6 +62,8 @@ PARTS: dict[str, dict[str, Callable[[str], str]]] = {
     "metrics.md": {
         "vllm": lambda _: metrics_table(VLLM_METRICS),
         "engine": lambda _: metrics_table(ENGINE_METRICS),
+        "link": lambda _: metrics_table(LINK_METRICS),
+        "device": lambda _: metrics_table(DEVICE_METRICS),
         "model": lambda _: metrics_table(MODEL_METRICS),
         "server": lambda _: metrics_table(SERVER_METRICS),
         "llama-server": lambda _: metrics_table(LLAMA_SERVER_METRICS),

@@ -6,12 +6,14 @@ system doesn't tell is None, and never 0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
 
 #: Devices of one machine, and characters of a text, that are passed on.
 _MAX_DEVICES, _MAX_TEXT = 32, 80
+_DEVICE = re.compile(r"cpu|gpu[0-9]{1,2}")
 
 
 class DeviceReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -29,13 +31,12 @@ class DeviceReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 def bounded(readings: Iterable[DeviceReading]) -> tuple[DeviceReading, ...]:
-    """Readings of another machine, with no more devices and no longer texts than a machine has."""
+    """Readings of another machine, with no more devices and no longer texts than a machine has.
+
+    Their names are labels of metrics, so others than those of ``DeviceReading.device`` are left out.
+    """
     return tuple(
-        msgspec.structs.replace(
-            each,
-            device=each.device[:_MAX_TEXT],
-            description=each.description[:_MAX_TEXT],
-            address=each.address[:_MAX_TEXT],
-        )
+        msgspec.structs.replace(each, description=each.description[:_MAX_TEXT], address=each.address[:_MAX_TEXT])
         for each in tuple(readings)[:_MAX_DEVICES]
+        if _DEVICE.fullmatch(each.device)
     )

@@ -1,5 +1,6 @@
-"""A real Prometheus reads a real server and a cluster's ingress: each query of the dashboard and each alert's
-expression returns data.
+"""A real Prometheus reads a real server, a cluster's ingress, and made-up devices that no test's machine has.
+
+Each query of the dashboard and each alert's expression returns data.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 from ingress_process import SECRET, ingress
+from made_devices import metrics_server, placed_metrics
 from prometheus_tools import Prometheus, prometheus
 from servers import serving, wait_for
 from tailrace.cluster.ingress.orders import ClusterModel
@@ -68,13 +70,14 @@ def load(port: int, stop: threading.Event) -> None:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Prometheus]:
-    """It reads a server, and an ingress in front of this server and another one."""
+    """It reads a server, an ingress in front of this server and another one, and the metrics of made-up devices."""
     secret = {"TAILRACE_CLUSTER_SECRET": SECRET}
     with (
         serving("--ctx", "2048", environment=secret) as server,
         serving("--ctx", "2048", environment=secret) as other,
         ingress([server.port, other.port]) as front,
-        prometheus([server.port, front.port], RULES) as found,
+        metrics_server(placed_metrics()) as placed,
+        prometheus([server.port, front.port, placed], RULES) as found,
     ):
         front.serve(ClusterModel(name=model_of(server.port), max_replicas=2))
         stop = threading.Event()
@@ -82,7 +85,7 @@ def running() -> Iterator[Prometheus]:
         thread.start()
         try:
             # The rate of every counter needs two samples, and each kind of request has to have ended between them.
-            wait_for("samples", lambda: len(found.query("count_over_time(tailrace:ready[1m]) > 12")) == 3, 120)
+            wait_for("samples", lambda: len(found.query("count_over_time(tailrace:ready[1m]) > 12")) == 4, 120)
             yield found
         finally:
             stop.set()
@@ -94,9 +97,9 @@ def model_of(port: int) -> str:
         return str(json.load(response)["data"][0]["id"])
 
 
-def test_both_are_read_without_an_error(running: Prometheus) -> None:
+def test_all_are_read_without_an_error(running: Prometheus) -> None:
     targets = running.get("targets")["activeTargets"]
-    assert [(target["health"], target["lastError"]) for target in targets] == [("up", "")] * 2
+    assert [(target["health"], target["lastError"]) for target in targets] == [("up", "")] * 3
     # Units and texts have arrived as well.
     (metadata,) = running.get("metadata", metric="vllm:inter_token_latency_seconds").values()
     assert {each["type"] for each in metadata} == {"histogram"}

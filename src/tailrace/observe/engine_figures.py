@@ -7,7 +7,7 @@ from typing import Protocol
 
 from tailrace.observe.buckets import STEP_TOKENS, TOKEN_SECONDS
 from tailrace.observe.histogram import Histogram
-from tailrace.protocol import EngineCounters, ModelInfo
+from tailrace.protocol import EngineCounters, ModelInfo, SpeedComparison, WorkerFigures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class EngineFigures:
     pid: int | None = None
     connected: bool = False
     stalled: bool = False  #: connected, and silent for too long
+    workers: tuple[WorkerFigures, ...] = ()  #: of a model that is divided between devices
+    speed: SpeedComparison | None = None  #: the same
 
 
 class EngineState(Protocol):

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from tailrace.device_reading import DeviceReading
 from tailrace.errors import RequestError
 from tailrace.observe import log_writer
+from tailrace.observe.device_metrics import DEVICE_METRICS, LINK_METRICS, all_devices
 from tailrace.observe.engine_figures import EngineFigures, EngineState
 from tailrace.observe.exposition import expose
 from tailrace.observe.histogram import Histogram
@@ -105,6 +107,7 @@ class Metrics:
         self.is_ready: Callable[[], bool] | None = None  #: whether requests are taken; None: while an engine can
         #: Reads the CPU throttling of this process's control groups; they limit each other, so the largest counts.
         self.read_throttling: Callable[[], Iterable[Throttling]] = tuple
+        self.read_devices: Callable[[], Iterable[DeviceReading]] = tuple  #: the last figures of this machine's devices
 
     def add_model(self, name: str, engine: EngineState, load: LoadState, replicas: int = 1) -> ModelMetrics:
         """The metrics of one more served model, which show it from now on."""
@@ -172,9 +175,11 @@ class Metrics:
         ]
         yield from expose(VLLM_METRICS, ENGINE_LABELS, views)
         yield from expose(ENGINE_METRICS, ENGINE_LABELS, views)
+        yield from expose(LINK_METRICS, ENGINE_LABELS, views)
         yield from expose(MODEL_METRICS, MODEL_LABELS, [((model.name,), model.load) for model in models])
         yield from expose(SERVER_METRICS, (), [((), self._server_view(figures))])
         everything = [each for found in figures.values() for each in found]
+        yield from expose(DEVICE_METRICS, (), [((), all_devices(self.read_devices(), everything))])
         llama_server = LlamaServerView(
             self._llama_server,
             sum((each.counters for each in everything), EngineCounters()),

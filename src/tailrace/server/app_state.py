@@ -110,6 +110,7 @@ class AppState:
         self.metrics = Metrics(several=orders is not None)
         self.metrics.read_throttling = read_throttling
         self.hardware = DeviceWatch()  #: this machine's devices: no other process of the server reads them
+        self.metrics.read_devices = self.hardware.latest
         export = start_export(settings.otlp_endpoint, settings.host, settings.port)
         self.request_log = RequestLog(
             lines=settings.access_log,

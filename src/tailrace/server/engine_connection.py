@@ -107,6 +107,8 @@ class EngineConnection(asyncio.Protocol):
             counters=heartbeat.counters,
             pid=self.pid,
             connected=True,
+            workers=heartbeat.workers,
+            speed=heartbeat.speed,
         )
         return replace(found, step_tokens=heartbeat.step_tokens) if heartbeat.step_tokens else found
 

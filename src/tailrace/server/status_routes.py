@@ -93,6 +93,7 @@ class _Admin:
     async def metrics(self, request: Request) -> Response:
         started = {"process-start-time-unix": str(self._app.created)}  # llama-server's
         lines: list[str] = []
+        await self._app.hardware.refresh()
         began = time.monotonic()
         for line in self._app.metrics.lines():
             lines.append(line)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from made_devices import placed_metrics
 from model_load import Load
 from tailrace.cluster.metrics.merged_texts import MAX_TEXT_BYTES, OWN_PREFIX, MergedTexts
 from tailrace.observe.engine_figures import EngineFigures
-from tailrace.observe.metrics import Metrics
 from tailrace.protocol import ModelInfo
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
@@ -26,8 +26,8 @@ class Engine:
 
 
 def server_text() -> bytes:
-    """The metrics of a server with one model, as it sends them."""
-    metrics = Metrics()
+    """The metrics of a server with one model, and one on a worker, as it sends them."""
+    metrics = placed_metrics()
     model = metrics.add_model('a "model"\\\n', Engine(), Load())
     model.requests(0).first_token_seconds.observe(0.3)
     return metrics.render()

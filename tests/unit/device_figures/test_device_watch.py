@@ -170,6 +170,6 @@ def test_this_machine_has_a_cpu_with_memory() -> None:
 
 
 def test_another_machine_s_readings_are_bounded() -> None:
-    found = bounded([DeviceReading(device="x" * 10_000, description="y" * 10_000)] * 1000)
+    found = bounded([DeviceReading(device="gpu0", address="x" * 10_000, description="y" * 10_000)] * 1000)
     assert len(found) == 32
-    assert {(len(each.device), len(each.description)) for each in found} == {(80, 80)}
+    assert {(len(each.address), len(each.description)) for each in found} == {(80, 80)}

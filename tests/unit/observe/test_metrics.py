@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from model_load import Load
 from tailrace.errors import EngineDied, InvalidRequest, TooManyRequests
 from tailrace.machine.cgroup import Throttling
+from tailrace.observe.device_metrics import DEVICE_METRICS, LINK_METRICS
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
 from tailrace.observe.metrics import REFUSALS, Metrics, ModelMetrics
@@ -72,9 +73,11 @@ def test_every_metric_is_there_before_the_first_request() -> None:
 
 
 def test_no_metric_is_defined_twice() -> None:
-    found = list(names())
+    placed = [metric.name for table in (LINK_METRICS, DEVICE_METRICS) for metric in table]
+    found = [*names(), *placed]
     assert len(found) == len(set(found))
-    for table in (VLLM_METRICS, ENGINE_METRICS, MODEL_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS):
+    tables = (VLLM_METRICS, ENGINE_METRICS, MODEL_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS)
+    for table in (*tables, LINK_METRICS, DEVICE_METRICS):
         for metric in table:
             # vLLM has one histogram whose name ends as a counter's.
             counts = metric.name.endswith("_total") and metric.name != "vllm:iteration_tokens_total"

@@ -12,15 +12,16 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from made_devices import placed_metrics
 from model_load import Load
 from prometheus_tools import program
 from tailrace.cli.commands import command_line
 from tailrace.cluster.metrics.ingress_metrics import INGRESS_METRICS, REPLICA_METRICS
 from tailrace.cluster.metrics.ingress_metrics import MODEL_METRICS as CLUSTER_MODEL_METRICS
 from tailrace.errors import ConfigurationError
+from tailrace.observe.device_metrics import DEVICE_METRICS, LINK_METRICS
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
-from tailrace.observe.metrics import Metrics
 from tailrace.observe.model_metrics import MODEL_METRICS
 from tailrace.observe.own_metrics import ENGINE_METRICS, SERVER_METRICS
 from tailrace.observe.vllm_metrics import VLLM_METRICS
@@ -52,7 +53,7 @@ def series() -> set[str]:
     found: set[str] = set()
     tables = (
         *(VLLM_METRICS, ENGINE_METRICS, MODEL_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS),
-        *(INGRESS_METRICS, CLUSTER_MODEL_METRICS, REPLICA_METRICS),
+        *(INGRESS_METRICS, CLUSTER_MODEL_METRICS, REPLICA_METRICS, LINK_METRICS, DEVICE_METRICS),
     )
     for table in tables:
         for metric in table:
@@ -108,6 +109,7 @@ def test_the_dashboard_s_form() -> None:
         "Engine steps",
         "KV cache",
         "Speculation",
+        "Devices",
         "Errors",
         "Processes",
         "Cluster",
@@ -146,7 +148,9 @@ class Engine:
 
 def test_promtool_accepts_the_metrics() -> None:
     """But for the colon that vLLM and llama-server have in their names, and one name of vLLM's."""
-    text = Metrics().add_model("m", Engine(), Load()).server.render().decode()
+    metrics = placed_metrics()
+    metrics.add_model("m", Engine(), Load())
+    text = metrics.render().decode()
     done = promtool("check", "metrics", text=re.sub(r"\b(vllm|llamacpp|tailrace):", r"\1_", text))
     complaints = [line for line in done.stderr.splitlines() if "vllm_iteration_tokens_total" not in line]
     assert complaints == []
@@ -224,6 +228,27 @@ FIRES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"model": "m"},
     ),
     "TailraceUnmanaged": ({'tailrace:cluster_managed{instance="a",job="j"}': "1x20 0x40"}, {}),
+    "TailraceDeviceMemoryFull": (
+        {
+            'tailrace:device_memory_free_bytes{instance="a",job="j",worker="b:1",device="gpu0"}': "50x20 1x40",
+            'tailrace:device_memory_bytes{instance="a",job="j",worker="b:1",device="gpu0"}': "100x300",
+        },
+        {"worker": "b:1", "device": "gpu0"},
+    ),
+    "TailraceDeviceHot": (
+        {
+            'tailrace:device_temperature_celsius{instance="a",job="j",worker="local",device="cpu"}': "60x20 86x40",
+            'tailrace:device_temperature_limit_celsius{instance="a",job="j",worker="local",device="cpu"}': "87x300",
+        },
+        {"worker": "local", "device": "cpu"},
+    ),
+    "TailraceWorkerLost": (
+        {
+            'tailrace:engine_up{instance="a",job="j",engine="0",model_name="m"}': "1x20 0x40",
+            'tailrace:link_steps_total{instance="a",job="j",engine="0",model_name="m",worker="b:1"}': "0+9x20",
+        },
+        {"engine": "0", "model_name": "m"},
+    ),
     "TailraceLogLinesLost": ({'tailrace:log_lines_dropped_total{instance="a",job="j"}': "0x20 5x40"}, {}),
 }
 
