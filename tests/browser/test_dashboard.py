@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page, ViewportSize, expect
+from playwright.sync_api import Locator, Page, expect
 
+from dashboard_view import PHONE, dashboard, section
 from local_pulls import pull_environment
 from page_visit import Visit, violations
 from pull_servers import pull_servers
@@ -25,7 +26,6 @@ _HIDE = """hidden => {
     Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
     document.dispatchEvent(new Event("visibilitychange"));
 }"""
-PHONE: ViewportSize = {"width": 375, "height": 740}
 
 
 @contextlib.contextmanager
@@ -38,18 +38,6 @@ def load(port: int, streams: int, key: str = "") -> Iterator[None]:
         for _ in range(streams):
             stack.enter_context(client.stream("POST", url, json=body, headers=headers))
         yield
-
-
-def dashboard(visitor: Visit) -> Page:
-    """The view in a new tab, with its first answer."""
-    page = visitor.open("#/machine").page
-    page.get_by_role("heading", name="Log", exact=True).wait_for()
-    return page
-
-
-def section(page: Page, name: str) -> Locator:
-    """The part of the view with this heading."""
-    return page.get_by_role("region", name=name, exact=True).first
 
 
 def chart(page: Page, title: str) -> Locator:

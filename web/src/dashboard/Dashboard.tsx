@@ -8,6 +8,7 @@ import { useStore } from "../store";
 import type { Live } from "./answers";
 import { Charts } from "./Charts";
 import { Cores } from "./Cores";
+import { Devices } from "./Devices";
 import { Findings } from "./Findings";
 import { clock, seconds } from "./figures";
 import { LogSection } from "./LogSection";
@@ -44,6 +45,7 @@ export function Dashboard() {
         <>
           <Requests live={now.live} />
           <Cores cores={now.live.cores} />
+          <Devices hardware={now.live.stats.hardware} shares={now.live.stats.devices} />
           <div class="columns">
             <Engines engines={now.live.stats.engines} />
             <Memory live={now.live} />

@@ -1,9 +1,9 @@
 // Where the engine's time goes, the KV cache, and what the processes take.
 
 import { type TextName, useTranslate } from "../language/language";
-import type { EnginePart, EngineStats, Live } from "./answers";
+import type { EnginePart, EngineStats, Live, Speed } from "./answers";
 import { Bar } from "./Bar";
-import { number, percent, seconds, size } from "./figures";
+import { number, percent, rate, seconds, size } from "./figures";
 import { Scroll } from "./Scroll";
 
 const PARTS: EnginePart[] = ["decode", "schedule", "masks", "sample", "publish", "embeddings"];
@@ -59,6 +59,7 @@ export function Engines({ engines }: { engines: EngineStats[] }) {
                   <dt>{t("machine.engine.reads")}</dt>
                   <dd class="figure">{engine.read_rate === null ? "–" : `${size(engine.read_rate)}/s`}</dd>
                 </div>
+                {engine.speed !== null && <SpeedFact speed={engine.speed} />}
                 <div>
                   <dt>{t("machine.chart.kv-title")}</dt>
                   <dd>
@@ -78,6 +79,30 @@ export function Engines({ engines }: { engines: EngineStats[] }) {
         })}
       </ul>
     </section>
+  );
+}
+
+/** The planned speed of a model that is divided between devices, beside the measured one. */
+function SpeedFact({ speed }: { speed: Speed }) {
+  const t = useTranslate();
+  const measured = (value: number) => (value > 0 ? rate(value) : "–");
+  return (
+    <div>
+      <dt>{t("machine.engine.speed")}</dt>
+      <dd class="figure">
+        {t("machine.engine.speed-decode", {
+          measured: measured(speed.decode),
+          predicted: rate(speed.predicted_decode),
+        })}
+      </dd>
+      <dd class="figure">
+        {t("machine.engine.speed-prompt", {
+          measured: measured(speed.prompt),
+          predicted: rate(speed.predicted_prompt),
+        })}
+      </dd>
+      {speed.reason !== "" && <dd class="soft">{speed.reason}</dd>}
+    </div>
   );
 }
 

@@ -26,6 +26,16 @@ export interface EngineStats {
   kv_cells: number;
   read_rate: number | null;
   parts: Record<EnginePart, number>;
+  speed: Speed | null;
+}
+
+/** Tokens a second of a placed model; what isn't measured yet is 0. */
+export interface Speed {
+  predicted_decode: number;
+  predicted_prompt: number;
+  decode: number;
+  prompt: number;
+  reason: string;
 }
 
 export type EnginePart = "decode" | "schedule" | "masks" | "sample" | "publish" | "embeddings";
@@ -39,6 +49,48 @@ export interface ProcessStats {
   wait: number;
 }
 
+/** What a device has of a model that is divided. */
+export interface DeviceShare {
+  name: string;
+  layers: number;
+  tensors: number;
+  weights_bytes: number;
+  kv_bytes: number;
+  cache_bytes?: number;
+}
+
+/** A CPU or GPU. A figure that isn't known is absent. */
+export interface DeviceReading {
+  device: string;
+  description?: string;
+  address?: string;
+  memory?: number;
+  free?: number;
+  use?: number;
+  temperature?: number;
+  temperature_limit?: number;
+  power?: number;
+}
+
+export interface LinkStats {
+  sent_rate: number;
+  received_rate: number;
+  round_trip: number;
+}
+
+export interface WorkerStats {
+  worker: string;
+  model: string | null;
+  replica: number;
+  devices: DeviceReading[];
+  link: LinkStats | null;
+}
+
+export interface Hardware {
+  local: DeviceReading[];
+  workers: WorkerStats[];
+}
+
 export interface Stats {
   model: string;
   limit: string;
@@ -48,6 +100,8 @@ export interface Stats {
   latency: { window: number; first_token: Percentiles; inter_token: Percentiles };
   engines: EngineStats[];
   processes: ProcessStats[];
+  devices: DeviceShare[];
+  hardware: Hardware;
 }
 
 export type User = "compute" | "engine" | "http" | "supervisor" | "other" | "stolen";
