@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tailrace.cli import console_output
+from tailrace.cli.top_devices import devices_part
 from tailrace.diagnosis.catalogue import Finding
 from tailrace.diagnosis.report import EngineStats, Percentiles, ProcessStats, Stats
 
@@ -49,6 +50,7 @@ def screen(
     lines += [Text(), *_requests(stats)]
     for engine in stats.engines:
         lines += _engine(engine, several=len(stats.engines) > 1, width=width)
+    lines += devices_part(stats, width)
     lines += [Text(), _processes(stats.processes, width)]
     return Group(*lines)
 
