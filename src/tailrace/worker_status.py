@@ -72,7 +72,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     client: _Text | None = None  #: the address of the engine that uses it, where the system tells it
     #: The figures of its CPU and its GPUs.
     hardware: Annotated[tuple[DeviceReading, ...], msgspec.Meta(max_length=64)] = ()
-    sending_seconds: float | None = None  #: in which bytes to that engine were on their way; None: not counted
+    #: In which bytes to that engine were on their way; None: not counted.
+    sending_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
     holder: str | None = None  #: the engine that has claimed it
     repacked_bytes: _Bytes = 0  #: of the CPU's memory that the kernels' copies of the weights take
     #: That the CPU has computed, by kind; none without the kernels.

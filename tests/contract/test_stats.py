@@ -24,6 +24,17 @@ def test_an_idle_server_says_so(scripted: ServerProcess) -> None:
     assert 0 <= engine.kv_used <= engine.kv_cells
 
 
+def test_stats_and_metrics_have_this_machine_s_devices(scripted: ServerProcess) -> None:
+    cpu = read_stats(scripted).hardware.local[0]
+    assert cpu.device == "cpu"
+    assert cpu.memory is not None
+    assert cpu.free is not None
+    assert 0 < cpu.free < cpu.memory
+    text = httpx.get(f"http://127.0.0.1:{scripted.port}/metrics").text
+    assert f'tailrace:device_memory_bytes{{worker="local",device="cpu"}} {cpu.memory}\n' in text
+    assert "tailrace:link_bytes_total{" not in text, "its model is on no worker"
+
+
 def test_it_needs_the_servers_key(keyed: ServerProcess) -> None:
     url = f"http://127.0.0.1:{keyed.port}"
     assert httpx.get(f"{url}/stats").status_code == 401
