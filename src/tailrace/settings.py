@@ -67,7 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     placement: str | dict[str, Any] | None = (
         None  #: rules for layers and tensors with ``devices``: a file's, or a table
     )
-    gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is all
+    gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is as planned
     split_mode: Literal["none", "layer", "row"] = "layer"  #: how several GPUs share the model
     tensor_split: Annotated[str, Meta(pattern=r"^\d{1,9}(\.\d{1,9})?(,\d{1,9}(\.\d{1,9})?)*$")] | None = (
         None  #: the GPUs' parts, ``3,1``; None: by their free memory

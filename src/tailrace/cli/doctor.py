@@ -19,6 +19,7 @@ from tailrace.cli.placement_facts import PlacementFacts, placement_facts
 from tailrace.cli.stats_client import read_stats
 from tailrace.cli.top_screen import finding_line
 from tailrace.cli.tuned_settings import resolve_tuned
+from tailrace.device_figures.device_watch import DeviceWatch
 from tailrace.engine.model_parts import ModelParts, Operations, measure_parts
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
@@ -35,6 +36,8 @@ from tailrace.serving.model_memory import model_needs
 _DIFFERS = 1
 #: Weights this many times larger than the last-level caches are read from memory for each token.
 _OUTGROWS_CACHE = 8
+#: Seconds that a GPU's driver has to tell its memory.
+_DRIVER_SECONDS = 3.0
 _AS_SERVE = "Plan as serve would with it."
 
 
@@ -90,7 +93,7 @@ def doctor(
             path=str(file.path),
             needs=needs,
             parts=found_parts,
-            placement=placement_facts(file.path, settings, gpus, rate),
+            placement=placement_facts(file.path, settings, gpus, rate, _free_memory() if gpus else {}),
         )
     servers = _servers(port)
     diagnosis = diagnose(settings, facts, measured, servers, topology=topology, prove=prove)
@@ -113,6 +116,14 @@ def doctor(
 
 def _is_here(model: str) -> bool:
     return Store().find(model) is not None
+
+
+def _free_memory() -> dict[str, int]:
+    """Bytes by the PCI address of each GPU that tells them."""
+    watch = DeviceWatch()
+    watch.ask()
+    watch.wait(_DRIVER_SECONDS)
+    return {each.address: each.free for each in watch.latest() if each.address and each.free is not None}
 
 
 def _servers(port: int | None) -> list[ServerState]:

@@ -5,11 +5,12 @@ Workers are asked for their last report alone. Links aren't measured here, so th
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from tailrace.engine.devices.device_list import LOCAL, parse_devices
+from tailrace.engine.devices.device_list import LOCAL, planned_devices
 from tailrace.engine.devices.placement import PlannedModel, place
 from tailrace.engine.devices.placement_prediction import weights_by_device
 from tailrace.engine.devices.rules import read_rules
@@ -55,16 +56,29 @@ class PlacementFacts(msgspec.Struct, frozen=True, kw_only=True):
     reasons: list[str]
 
 
-def placement_facts(path: Path, settings: Settings, gpus: list[Gpu], bandwidth: float | None) -> PlacementFacts | None:
-    """The placement of the model at ``path``; None where the settings name no devices.
+def placement_facts(
+    path: Path,
+    settings: Settings,
+    gpus: Sequence[Gpu],
+    bandwidth: float | None,
+    free_memory: Mapping[str, int],
+) -> PlacementFacts | None:
+    """The placement of the model at ``path``; None where no planner divides it.
 
-    ``bandwidth``: measured bytes a second of this machine's memory. Raises ConfigurationError and ModelError.
+    ``bandwidth``: measured bytes a second of this machine's memory. ``free_memory``: bytes by the PCI addresses of GPUs
+    that tell it. A GPU that tells nothing is left out, which the reasons say. Raises ConfigurationError and ModelError.
     """
-    if settings.devices is None:
+    wanted = planned_devices(settings, has_gpu=bool(gpus))
+    if wanted is None:
         return None
     header = read_header(path)
-    wanted = parse_devices(settings.devices)
-    devices = [_local(bandwidth), *(_gpu(gpu, number) for number, gpu in enumerate(gpus) if wanted.local)]
+    devices, silent = [_local(bandwidth)], []
+    for number, gpu in enumerate(gpus if wanted.local else ()):
+        free = free_memory.get(gpu.address, gpu.memory)
+        if free is None:
+            silent.append(gpu)
+        else:
+            devices.append(device_of(f"{gpu.backends[0].upper()}{number}", "gpu", free))
     for endpoint in wanted.workers:
         devices += _worker(endpoint, header)
     cells = settings.kv_tokens or settings.ctx or header.facts.context or _DEFAULT_CONTEXT
@@ -77,10 +91,10 @@ def placement_facts(path: Path, settings: Settings, gpus: list[Gpu], bandwidth: 
         local=wanted.local,
         gpu_layers=settings.gpu_layers,
     )
-    return _facts(plan)
+    return _facts(plan, [_silence(gpu) for gpu in silent])
 
 
-def _facts(plan: PlannedModel) -> PlacementFacts:
+def _facts(plan: PlannedModel, remarks: list[str]) -> PlacementFacts:
     parts = []
     for number, (device, (weights, kv)) in enumerate(zip(plan.devices, plan.weights_and_cache(), strict=True)):
         taken = plan.prediction.memory[number]
@@ -104,18 +118,18 @@ def _facts(plan: PlannedModel) -> PlacementFacts:
         tokens=plan.work.cells,
         decode=1 / plan.prediction.decode_seconds,
         prompt=1 / plan.prediction.prompt_seconds,
-        reasons=reasons(plan.parts, plan.devices, plan.work, choice, plan.demands),
+        reasons=[*remarks, *reasons(plan.parts, plan.devices, plan.work, choice, plan.demands)],
     )
+
+
+def _silence(gpu: Gpu) -> str:
+    remedy = ": pip install 'tailrace[gpu]'" if gpu.vendor == "NVIDIA" else ""
+    return f"The {gpu.vendor} GPU at {gpu.address} is left out, because its free memory isn't known here{remedy}."
 
 
 def _local(bandwidth: float | None) -> Device:
     measured = {} if bandwidth is None else {"bandwidth": bandwidth}
     return device_of(LOCAL, "cpu", available_memory(), **measured)
-
-
-def _gpu(gpu: Gpu, number: int) -> Device:
-    """A GPU of this machine. Its driver tells all of its memory here, and only the engine asks what is free."""
-    return device_of(f"{gpu.backends[0].upper()}{number}", "gpu", gpu.memory or 0)
 
 
 def _worker(endpoint: str, header: ModelHeader) -> list[Device]:

@@ -53,7 +53,7 @@ def run(
     weights: Annotated[
         str | None, typer.Option(help="as-is, or converted once: near-lossless or fast [as-is].")
     ] = None,
-    gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
+    gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [as planned].")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With a prompt: figures on stderr.")] = False,
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrace.cli.model_argument import find_model
-from tailrace.engine.devices.device_list import device_key
+from tailrace.engine.devices.device_list import LOCAL, device_key
 from tailrace.errors import ModelError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningStore, usable_cpus
@@ -41,7 +41,8 @@ def tuned(resolved: Resolved, path: Path | None = None) -> Resolved:
     if found is None or found.usable != usable_cpus(topology):
         return resolved
     values: dict[str, Any] = dict(found.settings)
-    devices = resolved.settings.devices
-    if devices is not None and (rules := found.placements.get(device_key(devices))):
+    # Without the setting the planner divides a model between this machine and its GPU, where it has one.
+    devices = resolved.settings.devices or LOCAL
+    if rules := found.placements.get(device_key(devices)):
         values["placement"] = {**rules, "remembered": True}
     return resolved.tuned(values)

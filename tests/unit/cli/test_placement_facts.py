@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -14,13 +16,38 @@ from tailrace.settings import STARTER_MODEL, Settings
 _GPU = Gpu(vendor="NVIDIA", name=None, address="0000:01:00.0", memory=24 * 10**9, node=None, backends=("cuda",))
 
 
-def facts(gpus: list[Gpu], bandwidth: float | None = 40e9, **settings: object) -> PlacementFacts | None:
+def facts(
+    gpus: list[Gpu], bandwidth: float | None = 40e9, free: dict[str, int] | None = None, **settings: object
+) -> PlacementFacts | None:
     path = locate_model(STARTER_MODEL).path
-    return placement_facts(path, msgspec.convert(settings, Settings), gpus, bandwidth)
+    return placement_facts(path, msgspec.convert(settings, Settings), gpus, bandwidth, free or {})
 
 
-def test_without_devices_llama_cpp_decides() -> None:
-    assert facts([_GPU]) is None
+def test_without_devices_the_planner_divides_between_this_machine_and_its_gpu() -> None:
+    found = facts([_GPU])
+    assert found is not None
+    assert [device.name for device in found.devices] == ["local", "CUDA0"]
+    assert found.devices[1].layers > 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"gpu_layers": 0}, {"tensor_split": "3,1"}, {"split_mode": "row"}, {"main_gpu": 1}]
+)
+def test_settings_that_divide_the_model_leave_it_to_llama_cpp(settings: dict[str, Any]) -> None:
+    assert facts([_GPU], **settings) is None
+    assert facts([]) is None
+
+
+def test_the_drivers_free_memory_counts_and_a_silent_gpu_is_left_out() -> None:
+    silent = msgspec.structs.replace(_GPU, memory=None)
+    found = facts([silent], free={_GPU.address: 8 * 10**9})
+    assert found is not None
+    gpu = found.devices[1]
+    assert gpu.weights + gpu.kv + gpu.buffers + gpu.left == pytest.approx(8e9, rel=0.1)
+    found = facts([silent], free={})
+    assert found is not None
+    assert [device.name for device in found.devices] == ["local"]
+    assert "NVIDIA GPU at 0000:01:00.0 is left out" in found.reasons[0]
 
 
 def test_a_gpu_with_enough_memory_and_what_is_assumed_of_it() -> None:

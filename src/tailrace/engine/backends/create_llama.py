@@ -9,10 +9,11 @@ from pathlib import Path
 import structlog
 
 from tailrace.engine.backends import llama
+from tailrace.engine.backends.llama.devices import has_own_memory
 from tailrace.engine.backends.llama.memory_budget import repacked_weights
 from tailrace.engine.backends.llama.placed_model import OpenDevices, PlacedModel, open_devices, place_model, work_of
 from tailrace.engine.backends.llama.placed_speed import measure_devices, prediction
-from tailrace.engine.devices.device_list import parse_devices
+from tailrace.engine.devices.device_list import DeviceList, planned_devices
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed
 from tailrace.engine.devices.rules import PlacementRules, read_rules
 from tailrace.engine.devices.speed_watch import SpeedWatch
@@ -68,9 +69,13 @@ def create_llama(
         tensor_split=tuple(map(float, settings.tensor_split.split(","))) if settings.tensor_split else (),
         main_gpu=settings.main_gpu,
     )
-    opened = None if workers is None else _open(settings, workers)
-    measured = None if opened is None or workers is None else _measure(path, settings, workers, options, opened)
-    options = replace(options, placed=None if opened is None else _place(path, settings, opened, measured, options))
+    wanted = None if workers is None else planned_devices(settings, has_gpu=has_own_memory())
+    measured = None
+    if wanted is not None and workers is not None:
+        opened = open_devices(wanted, workers)
+        measured = _measure(path, wanted, workers, options, opened)
+        placed = _place(path, settings, opened, measured, options, local=wanted.local)
+        options = replace(options, placed=placed)
     backend = _load(path, options, log, progress)
     if measured is not None:
         backend.speed_watch = _speed_watch(path, backend, measured, options)
@@ -79,27 +84,24 @@ def create_llama(
     return backend
 
 
-def _open(settings: Settings, workers: Mapping[str, WorkerStatus]) -> OpenDevices | None:
-    """The devices of the settings; None where they name none, so that llama.cpp decides."""
-    return None if settings.devices is None else open_devices(parse_devices(settings.devices), workers)
-
-
 def _place(
     path: Path,
     settings: Settings,
     opened: OpenDevices,
     measured: tuple[MeasuredSpeed, ...] | None,
     options: llama.LlamaOptions,
+    *,
+    local: bool,
 ) -> PlacedModel:
     """The model's placement. Without measured speeds of the devices it is made with assumed ones."""
     rules = read_rules(settings.placement)
     if not rules.remembered:
-        return _place_by(rules, path, settings, opened, measured, options)
+        return _place_by(rules, path, settings, opened, measured, options, local=local)
     try:
-        placed = _place_by(rules, path, settings, opened, measured, options)
+        placed = _place_by(rules, path, settings, opened, measured, options, local=local)
     except ConfigurationError as error:
         structlog.get_logger().warning("the placement that tailrace tune remembers is passed over", reason=str(error))
-        return _place_by(PlacementRules(), path, settings, opened, measured, options)
+        return _place_by(PlacementRules(), path, settings, opened, measured, options, local=local)
     structlog.get_logger().info("the placement is the one that tailrace tune remembers")
     return placed
 
@@ -111,6 +113,8 @@ def _place_by(
     opened: OpenDevices,
     measured: tuple[MeasuredSpeed, ...] | None,
     options: llama.LlamaOptions,
+    *,
+    local: bool,
 ) -> PlacedModel:
     tokens = settings.kv_tokens or settings.ctx
     return place_model(
@@ -118,7 +122,7 @@ def _place_by(
         opened,
         measured,
         rules,
-        local=parse_devices(settings.devices or "").local,
+        local=local,
         gpu_layers=settings.gpu_layers,
         work=work_of(read_facts(path), tokens, parallel=settings.parallel, batch=options.batch),
         cache_types=options.cache_types,
@@ -128,7 +132,7 @@ def _place_by(
 
 def _measure(
     path: Path,
-    settings: Settings,
+    wanted: DeviceList,
     workers: Mapping[str, WorkerStatus],
     options: llama.LlamaOptions,
     opened: OpenDevices,
@@ -138,7 +142,7 @@ def _measure(
         return measure_devices(
             path,
             opened.handles,
-            parse_devices(settings.devices or ""),
+            wanted,
             workers,
             threads=options.decode_pool.threads,
             # Layers beside the CPU don't decide how it computes its own.

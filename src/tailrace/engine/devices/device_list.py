@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from tailrace.errors import ConfigurationError
+from tailrace.settings import Settings
 from tailrace.worker_status import DEFAULT_PORT, MAX_PORT, parse_port
 
 #: The name of this machine's CPU and memory.
@@ -18,6 +19,18 @@ class DeviceList(NamedTuple):
 
     local: bool  #: whether this machine takes layers, and not only what fits nowhere else
     workers: tuple[str, ...]  #: ``HOST:PORT``
+
+
+def planned_devices(settings: Settings, *, has_gpu: bool) -> DeviceList | None:
+    """The devices that the planner divides a model between: the setting's, or this machine with its GPU.
+
+    ``has_gpu``: there is one with memory of its own. None: the CPU computes all, or llama.cpp divides the model, where
+    settings say how. Raises ConfigurationError.
+    """
+    if settings.devices is not None:
+        return parse_devices(settings.devices)
+    divides = settings.split_mode != "layer" or settings.tensor_split is not None or settings.main_gpu != 0
+    return DeviceList(local=True, workers=()) if has_gpu and settings.gpu_layers != 0 and not divides else None
 
 
 def device_key(text: str) -> str:

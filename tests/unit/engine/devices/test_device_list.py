@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.engine.devices.device_list import DeviceList, parse_devices
+from tailrace.engine.devices.device_list import DeviceList, parse_devices, planned_devices
 from tailrace.errors import ConfigurationError
+from tailrace.settings import Settings
 
 
 def test_workers_have_llama_cpps_port_where_none_is_named() -> None:
@@ -31,3 +32,14 @@ def test_a_worker_is_named_once() -> None:
         parse_devices("a,A:50052")
     with pytest.raises(ConfigurationError, match="local twice"):
         parse_devices("local,a,local")
+
+
+def test_a_gpu_is_planned_with_where_no_setting_divides_the_model() -> None:
+    here = DeviceList(local=True, workers=())
+    assert planned_devices(Settings(), has_gpu=True) == here
+    assert planned_devices(Settings(gpu_layers=12), has_gpu=True) == here
+    assert planned_devices(Settings(), has_gpu=False) is None
+    assert planned_devices(Settings(gpu_layers=0), has_gpu=True) is None
+    assert planned_devices(Settings(tensor_split="3,1"), has_gpu=True) is None
+    named = planned_devices(Settings(devices="a", tensor_split="3,1"), has_gpu=False)
+    assert named == DeviceList(local=False, workers=("a:50052",))

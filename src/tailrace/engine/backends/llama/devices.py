@@ -7,6 +7,7 @@ frees.
 from __future__ import annotations
 
 import ctypes
+import sys
 from typing import NamedTuple
 
 from tailrace.engine.backends.llama.ggml_function import ggml_function
@@ -29,6 +30,11 @@ def has_gpu() -> bool:
     """
     by_type = ggml_function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)
     return by_type(_GPU) is not None or by_type(_IGPU) is not None
+
+
+def has_own_memory() -> bool:
+    """Whether there is a GPU here with memory of its own. An integrated one has the CPU's, and so has a Mac's."""
+    return sys.platform != "darwin" and any(_kind(device) == _GPU for device in local_gpus())
 
 
 def local_gpus() -> list[int]:
