@@ -80,7 +80,8 @@ def test_a_dense_model_is_computed_repacked(worker: WorkerProcess) -> None:
 
 def test_experts_are_computed_repacked_and_fused(worker: WorkerProcess, tmp_path: Path) -> None:
     path = tiny_experts(tmp_path, dense="Q8_0", experts="Q4_K")
-    backend = load_placed([worker.endpoint], model=path, placement={"layers": {"0-1": worker.endpoint}}, ctx=256)
+    rules = {"layers": {"0-1": worker.endpoint}, "output": worker.endpoint}
+    backend = load_placed([worker.endpoint], model=path, placement=rules, ctx=256)
     found = computed(worker, backend)
     backend.close()
     # A layer has three products by expert, of which two are one operation with the gate, and a router in 32 bits.

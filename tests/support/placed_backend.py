@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,10 +42,9 @@ def load_placed(
 
 def free_status(endpoint: str, *, shares: bool = False) -> WorkerStatus:
     """The worker's report, once the engine before has gone. ``shares``: that is this process, and stays."""
-    link = WorkerLink(endpoint)
-    deadline = time.monotonic() + PATIENCE
-    while link.status.client is not None and not shares:
-        assert time.monotonic() < deadline, f"{endpoint} is still in use by {link.status.client}"
-        link.next_status()
-    link.close()
-    return link.status
+    with contextlib.closing(WorkerLink(endpoint)) as link:
+        deadline = time.monotonic() + PATIENCE
+        while link.status.client is not None and not shares:
+            assert time.monotonic() < deadline, f"{endpoint} is still in use by {link.status.client}"
+            link.next_status()
+        return link.status

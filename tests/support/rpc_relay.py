@@ -46,13 +46,21 @@ class RpcRelay:
                 command, size = struct.unpack("<BQ", head)
                 self.before(command, size)
                 worker.sendall(head + requests.read(size))
-            worker.shutdown(socket.SHUT_WR)
+        # Also where the engine's end was a reset: the worker would wait for it otherwise.
+        _end(worker)
 
     def close(self) -> None:
         """Accept no further engine, and close the connections of those that were here."""
         self._server.close()
         for each in self._connections:
+            _end(each)
             each.close()
+
+
+def _end(connection: socket.socket) -> None:
+    """End the connection, also for a thread that waits in it: closing alone would leave it open until that returns."""
+    with contextlib.suppress(OSError):  # The other side may have ended it before.
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _copy(source: socket.socket, to: socket.socket) -> None:

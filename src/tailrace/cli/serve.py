@@ -107,7 +107,9 @@ def serve(
     ] = None,
     gpu_layers: Annotated[
         int | None,
-        typer.Option("--gpu-layers", "--n-gpu-layers", "-ngl", help="Layers on the GPU, where there is one [as planned]."),
+        typer.Option(
+            "--gpu-layers", "--n-gpu-layers", "-ngl", help="Layers on the GPU, where there is one [as planned]."
+        ),
     ] = None,
     split_mode: Annotated[
         str | None, typer.Option("--split-mode", "-sm", help="How GPUs share the model: layer, row or none [layer].")
