@@ -37,6 +37,19 @@ UPSTREAM = [
     "ggml_backend_tensor_set",
     "ggml_get_first_tensor",
     "ggml_get_next_tensor",
+    "ggml_backend_tensor_memset",
+    "ggml_backend_buffer_free",
+    "ggml_backend_graph_compute_async",
+    "ggml_backend_sched_graph_compute_async",
+    "ggml_backend_sched_split_graph",
+    "ggml_backend_sched_get_n_backends",
+    "ggml_backend_sched_get_n_copies",
+    "ggml_backend_sched_get_backend",
+    "ggml_backend_sched_get_tensor_backend",
+    "ggml_backend_sched_set_tensor_backend",
+    "ggml_backend_offload_op",
+    "ggml_backend_name",
+    "ggml_graph_view",
 ]
 
 #: Loads the kernels beside a library that stands for llama.cpp's, then has that library call its own functions.
