@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tailrace.engine.devices.device_list import LOCAL, planned_devices
-from tailrace.engine.devices.placement import PlannedModel, place
+from tailrace.engine.devices.placement import PlannedModel, place, work_of
 from tailrace.engine.devices.placement_prediction import weights_by_device
 from tailrace.engine.devices.rules import read_rules
 from tailrace.engine.devices.worker_errors import WorkerUnavailableError
@@ -20,15 +20,12 @@ from tailrace.errors import ConfigurationError
 from tailrace.machine.free_memory import available_memory
 from tailrace.machine.gpu import Gpu
 from tailrace.machine.placement.assumed import DeviceKind, device_of
-from tailrace.machine.placement.devices import Device, Work
+from tailrace.machine.placement.devices import Device
 from tailrace.machine.placement.reasons import reasons
 from tailrace.machine.placement.search import Choice
 from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.model_header import ModelHeader, read_header
 from tailrace.settings import Settings
-
-#: Tokens of a KV cache where neither the settings nor the file say how many.
-_DEFAULT_CONTEXT = 4096
 
 
 class DevicePart(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,12 +78,12 @@ def placement_facts(
             devices.append(device_of(f"{gpu.backends[0].upper()}{number}", "gpu", free))
     for endpoint in wanted.workers:
         devices += _worker(endpoint, header)
-    cells = settings.kv_tokens or settings.ctx or header.facts.context or _DEFAULT_CONTEXT
+    tokens = settings.kv_tokens or settings.ctx
     plan = place(
         header,
         devices,
         read_rules(settings.placement),
-        Work(cells=cells, sequences=settings.parallel, depth=min(2048, cells // 2)),
+        work_of(header.facts, tokens, parallel=settings.parallel, batch=settings.prefill_chunk),
         cache_types=CacheTypes(settings.cache_type_k, settings.cache_type_v),
         local=wanted.local,
         gpu_layers=settings.gpu_layers,

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from math import sqrt
 from pathlib import Path
-from statistics import median
 
 import msgspec
 
@@ -16,7 +15,7 @@ from tailrace.machine.tuning_record import TuningRow, choose_value
 from tailrace.models.format_comparison import Speed
 from tailrace.settings import Settings
 from tailrace.tuning.placement_neighbours import Rules, neighbours
-from tailrace.tuning.probe import Probe
+from tailrace.tuning.probe import Probe, median_figures
 
 _SETTING = "placement"
 
@@ -75,11 +74,7 @@ def _row(label: str, speeds: list[Speed], ratio: float) -> TuningRow:
     return TuningRow(
         setting=_SETTING,
         value=label,
-        figures=(
-            median(speed.prefill for speed in speeds),
-            median(speed.decode for speed in speeds),
-            median(speed.decode_batched for speed in speeds),
-        ),
+        figures=median_figures(speeds),
         ratio=ratio,
         usual=False,
     )

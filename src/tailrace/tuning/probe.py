@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,6 +35,15 @@ if TYPE_CHECKING:
 
 #: The beginning of the answer of a process that can't load the model; the reason follows.
 _REFUSED = b"refused: "
+
+
+def median_figures(speeds: Sequence[Speed]) -> tuple[float, float, float]:
+    """The medians of what several rounds measured, in the order of ``TuningRow.figures``."""
+    return (
+        median(speed.prefill for speed in speeds),
+        median(speed.decode for speed in speeds),
+        median(speed.decode_batched for speed in speeds),
+    )
 
 
 class Probe:

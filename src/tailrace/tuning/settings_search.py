@@ -33,7 +33,7 @@ from tailrace.models.format_comparison import FormatComparison, Speed, best_form
 from tailrace.models.model_header import read_facts
 from tailrace.models.shards import total_bytes
 from tailrace.settings import Settings
-from tailrace.tuning.probe import Probe
+from tailrace.tuning.probe import Probe, median_figures
 
 #: The stages, in the order in which they run.
 STAGES = ("threads", "poll", "prefill_chunk", "kv_layout", "weights")
@@ -223,11 +223,7 @@ class SettingsSearch:
                 TuningRow(
                     setting=setting,
                     value=value,
-                    figures=(
-                        median(speed.prefill for speed in speeds),
-                        median(speed.decode for speed in speeds),
-                        median(speed.decode_batched for speed in speeds),
-                    ),
+                    figures=median_figures(speeds),
                     ratio=ratio,
                     usual=value == default,
                     chosen=value == chosen,

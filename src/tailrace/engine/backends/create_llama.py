@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -11,9 +12,10 @@ import structlog
 from tailrace.engine.backends import llama
 from tailrace.engine.backends.llama.devices import has_own_memory
 from tailrace.engine.backends.llama.memory_budget import repacked_weights
-from tailrace.engine.backends.llama.placed_model import OpenDevices, PlacedModel, open_devices, place_model, work_of
+from tailrace.engine.backends.llama.placed_model import OpenDevices, PlacedModel, open_devices, place_model
 from tailrace.engine.backends.llama.placed_speed import measure_devices, prediction
 from tailrace.engine.devices.device_list import DeviceList, planned_devices
+from tailrace.engine.devices.placement import work_of
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed
 from tailrace.engine.devices.rules import PlacementRules, read_rules
 from tailrace.engine.devices.speed_watch import SpeedWatch
@@ -94,40 +96,30 @@ def _place(
     local: bool,
 ) -> PlacedModel:
     """The model's placement. Without measured speeds of the devices it is made with assumed ones."""
-    rules = read_rules(settings.placement)
-    if not rules.remembered:
-        return _place_by(rules, path, settings, opened, measured, options, local=local)
-    try:
-        placed = _place_by(rules, path, settings, opened, measured, options, local=local)
-    except ConfigurationError as error:
-        structlog.get_logger().warning("the placement that tailrace tune remembers is passed over", reason=str(error))
-        return _place_by(PlacementRules(), path, settings, opened, measured, options, local=local)
-    structlog.get_logger().info("the placement is the one that tailrace tune remembers")
-    return placed
-
-
-def _place_by(
-    rules: PlacementRules,
-    path: Path,
-    settings: Settings,
-    opened: OpenDevices,
-    measured: tuple[MeasuredSpeed, ...] | None,
-    options: llama.LlamaOptions,
-    *,
-    local: bool,
-) -> PlacedModel:
-    tokens = settings.kv_tokens or settings.ctx
-    return place_model(
+    place = partial(
+        place_model,
         path,
         opened,
         measured,
-        rules,
         local=local,
         gpu_layers=settings.gpu_layers,
-        work=work_of(read_facts(path), tokens, parallel=settings.parallel, batch=options.batch),
+        work=work_of(
+            read_facts(path), settings.kv_tokens or settings.ctx, parallel=settings.parallel, batch=options.batch
+        ),
         cache_types=options.cache_types,
         predicts=options.predicts,
     )
+    rules = read_rules(settings.placement)
+    try:
+        placed = place(rules)
+    except ConfigurationError as error:
+        if not rules.remembered:
+            raise
+        structlog.get_logger().warning("the placement that tailrace tune remembers is passed over", reason=str(error))
+        return place(PlacementRules())
+    if rules.remembered:
+        structlog.get_logger().info("the placement is the one that tailrace tune remembers")
+    return placed
 
 
 def _measure(

@@ -21,13 +21,19 @@ from tailrace.machine.placement.parts import ModelParts
 from tailrace.machine.placement.search import Choice, best_placement
 from tailrace.machine.plan_wording import memory_size
 from tailrace.models.kv_shape import CacheTypes
-from tailrace.models.model_header import ModelHeader
+from tailrace.models.model_header import ModelFacts, ModelHeader
 from tailrace.serving.placement_parts import OUTPUT, kind_of, layer_count, layer_of, placement_parts, tensor_bytes
 
 #: Part of a device's planned memory that the next smaller placement doesn't use.
 _STEP = 1 / 8
 #: More memory than there is: of a CPU that reads weights from the mapped file where its memory is short.
 _UNLIMITED = 1 << 60
+#: Tokens of a KV cache where neither the settings nor the file say how many.
+_DEFAULT_CONTEXT = 4096
+#: Tokens that llama.cpp computes in one graph, at most.
+_MAX_PASS = 512
+#: Tokens behind which a decoded token is predicted.
+_DEPTH = 2048
 
 
 class PlannedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +117,12 @@ class PlannedModel(msgspec.Struct, frozen=True, kw_only=True):
             tensors=tensors,
             missing=missing,
         )
+
+
+def work_of(facts: ModelFacts, context: int, *, parallel: int, batch: int) -> Work:
+    """What a model is to do. ``context``: tokens of the KV cache; 0: those that it was trained for."""
+    cells = context or facts.context or _DEFAULT_CONTEXT
+    return Work(cells=cells, sequences=parallel, depth=min(_DEPTH, cells // 2), pass_tokens=min(_MAX_PASS, batch))
 
 
 def place(

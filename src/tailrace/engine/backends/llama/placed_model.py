@@ -27,18 +27,12 @@ from tailrace.machine.placement.assumed import device_of
 from tailrace.machine.placement.devices import Device, Work
 from tailrace.machine.placement.division import CPU, Placement
 from tailrace.models.kv_shape import CacheTypes
-from tailrace.models.model_header import ModelFacts, read_header
+from tailrace.models.model_header import read_header
 from tailrace.serving.placement_parts import EMBEDDING
 from tailrace.worker_status import WorkerStatus
 
 #: Part of a device's memory that is left beside the planned placement which more cells of the KV cache may take.
 _KV_PART = 0.5
-#: Tokens of a KV cache where neither the settings nor the file say how many.
-_DEFAULT_CONTEXT = 4096
-#: Tokens that llama.cpp computes in one graph, at most.
-_MAX_PASS = 512
-#: Tokens behind which a decoded token is predicted.
-_DEPTH = 2048
 
 
 @dataclass(frozen=True)
@@ -125,12 +119,6 @@ def place_model(
         found = list(devices_of(found, measured, weights_by_device(header.tensors, {}, len(found))))
     plan = place(header, found, rules, work, cache_types=cache_types, local=local, gpu_layers=gpu_layers)
     return PlacedModel(tuple(opened.handles), plan)
-
-
-def work_of(facts: ModelFacts, context: int, *, parallel: int, batch: int) -> Work:
-    """What a model is to do. ``context``: tokens of the KV cache; 0: those that it was trained for."""
-    cells = context or facts.context or _DEFAULT_CONTEXT
-    return Work(cells=cells, sequences=parallel, depth=min(_DEPTH, cells // 2), pass_tokens=min(_MAX_PASS, batch))
 
 
 def open_devices(wanted: DeviceList, statuses: Mapping[str, WorkerStatus]) -> OpenDevices:
