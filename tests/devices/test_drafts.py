@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,13 +29,6 @@ Workers = tuple[WorkerProcess, WorkerProcess]
 #: See ``process/test_engine.py``.
 NOISE = 0.6
 _QUESTIONS = ("Name three rivers of Europe.", "Repeat this: one two three, one two three, one two three.")
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[LlamaBackend]:
-    backend = create_llama(locate_model(STARTER_MODEL).path, Settings(threads=2, ctx=1024, parallel=4))
-    yield backend
-    backend.close()
 
 
 def load(worker: WorkerProcess | None, *, shares: bool = False, rope_freq_base: float = 0.0) -> LlamaBackend:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.backends.llama.kernel_assignment import OWN_REPACKED, tensor_bytes
 from tailrace.engine.kernels import loader
 from tailrace.errors import ConfigurationError
-from tailrace.models.model_reference import locate_model
-from tailrace.settings import STARTER_MODEL, Settings
+from tailrace.settings import Settings
 from teacher_forcing import shortfalls
 from worker_process import WorkerProcess
 
@@ -28,14 +26,6 @@ Workers = tuple[WorkerProcess, WorkerProcess]
 NOISE = 0.6
 LAYERS = 30
 _QUESTIONS = ("Name three rivers of Europe.", "Write about the sea in winter.")
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[LlamaBackend]:
-    """The model in this process alone, which reads the replies of the others back."""
-    backend = create_llama(locate_model(STARTER_MODEL).path, Settings(threads=2, ctx=1024, parallel=4))
-    yield backend
-    backend.close()
 
 
 def rules(kind: str, first: str, second: str) -> dict[str, Any]:

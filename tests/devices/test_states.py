@@ -9,25 +9,15 @@ import pytest
 
 from loop_replies import Replies
 from placed_backend import load_placed
-from tailrace.engine.backends.create_llama import create_llama
 from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
-from tailrace.models.model_reference import locate_model
-from tailrace.settings import STARTER_MODEL, Settings
 from teacher_forcing import shortfalls
 from worker_process import WorkerProcess
 
 #: See ``process/test_engine.py``.
 NOISE = 0.6
 _PROMPT = [40, 41, 42, 43]
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[LlamaBackend]:
-    backend = create_llama(locate_model(STARTER_MODEL).path, Settings(threads=2, ctx=1024, parallel=4))
-    yield backend
-    backend.close()
 
 
 @pytest.fixture(scope="module", params=["some layers", "all layers"])
