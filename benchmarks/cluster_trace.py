@@ -35,9 +35,9 @@ from benchmarks.routing.trace import Turn, save
 from tailrace.cluster.ingress.state_channel import StateChannel
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.routing.sent_requests import Prompt, SentRequests
-from tailrace.cluster_state import SECRET_HEADER, PromptChains
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS, pack_hashes, unpack_hashes
+from tailrace.cluster_protocol.state import SECRET_HEADER, PromptChains
 from tailrace.errors import TailraceError
-from tailrace.prefix_chain import BLOCK_TOKENS, pack_hashes, unpack_hashes
 
 #: Of the prompt tokens that one machine with the memory of all replicas computes.
 BOUND = 1.1

@@ -11,10 +11,10 @@ import statistics
 import time
 from collections.abc import Callable
 
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.kv_cache.held_prefixes import HeldPrefixes
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
-from tailrace.prefix_chain import BLOCK_TOKENS
 
 
 def _microseconds(work: Callable[[], object], before: Callable[[], object], rounds: int) -> float:

@@ -12,15 +12,15 @@ import statistics
 import time
 from multiprocessing.connection import Connection
 
-from tailrace.cores_page import ANY_CORES, CoresPage
 from tailrace.engine.core_share import CoreShare
 from tailrace.engine.load import load_llama
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
-from tailrace.progress_page import create_page
 from tailrace.settings import STARTER_MODEL, Settings
+from tailrace.shared_memory.cores_page import ANY_CORES, CoresPage
+from tailrace.shared_memory.memory_file import create_page
 
 #: Tokens after which the sequence begins again, so that contexts don't grow.
 _LENGTH = 256

@@ -23,9 +23,9 @@ from tailrace.child import Start
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.progress_page import create_page
 from tailrace.protocol import PROTOCOL_VERSION, Accepted, Cancel, Hello, Started, Step, Submit, ToEngine
 from tailrace.settings import Settings
+from tailrace.shared_memory.memory_file import create_page
 
 #: Steps in flight while the slowest stream reads. The HTTP process would read more of them at once, and write several
 #: events together, which costs less than real steps do.

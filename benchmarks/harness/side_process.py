@@ -20,7 +20,7 @@ import msgspec
 from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.loadtest.load_stats import StreamTiming
 from tailrace.observe import logs
-from tailrace.parent_death import die_with_parent
+from tailrace.own_process.parent_death import die_with_parent
 from tailrace.settings import Settings
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 
 from tailrace.worker.address import ListenAddress, free_address
-from tailrace.worker_status import STATUS_PORT_OFFSET
+from tailrace.worker_protocol.status import STATUS_PORT_OFFSET
 
 _CHUNK = 16_384
 

@@ -26,9 +26,9 @@ from benchmarks.routing.policies import POLICIES, Policy
 from benchmarks.routing.trace import Turn, generated, load
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.routing.sent_requests import Prompt, SentRequests
-from tailrace.cluster_state import CHANGE_SECONDS, ModelLoad
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS
+from tailrace.cluster_protocol.state import CHANGE_SECONDS, ModelLoad
 from tailrace.engine.kv_cache.prefix_store import PrefixStore, common_prefix
-from tailrace.prefix_chain import BLOCK_TOKENS
 
 MODEL = "model"
 #: The part by which each further sequence lengthens a step that decodes.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.prefix_chain import BLOCK_TOKENS, pack_hashes, unpack_hashes
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS, pack_hashes, unpack_hashes
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,10 +23,10 @@ from tailrace.errors import ConfigurationError
 from tailrace.machine.binding import bind_cpus
 from tailrace.machine.plan import MachinePlan
 from tailrace.observe import logs
-from tailrace.observe.log_page import LogPage
-from tailrace.parent_death import die_with_parent
+from tailrace.own_process.parent_death import die_with_parent
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
+from tailrace.shared_memory.log_page import LogPage
 
 #: Exit status of a child whose settings or model can't work: starting it again is useless.
 EXIT_CONFIGURATION = 78
@@ -47,7 +47,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     hub_fd: int  #: its end of the socket over which connections are handed on (``ipc.connection_hub``)
     progress_fd: int  #: its page of shared memory (``progress_page``)
     log_fd: int = 2  #: where its log goes; its standard error is a pipe to the supervisor
-    log_page_fd: int = -1  #: the shared memory with the last log lines of all processes (``observe.log_page``)
+    log_page_fd: int = -1  #: the shared memory with the last log lines of all processes (``shared_memory.log_page``)
     lives_fd: int = -1  #: the page of shared memory with all children's starts (HTTP process only)
     http_fd: int | None = None  #: the listening TCP socket (HTTP process only)
     cores_fd: int = -1  #: the page on which engines divide the cores (``cores_page``; engine only, with several models)

@@ -20,9 +20,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tailrace.device_reading import DeviceReading
 from tailrace.generation_params import GenerationParams, seeded
 from tailrace.prompt_text import PromptText
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: Raised when a message changes its meaning; the handshake refuses another number.
 PROTOCOL_VERSION = 8
@@ -365,11 +365,13 @@ class Heartbeat(msgspec.Struct, tag="heartbeat", frozen=True, array_like=True):
 
 
 class PrefixReport(msgspec.Struct, tag="prefixes", frozen=True, array_like=True):
-    """What a cluster's router must know of this engine, at most every ``cluster_state.CHANGE_SECONDS``. The first one
-    of a connection has all prefixes that are held, the later ones what has changed. Speeds are 0 until measured.
+    """An engine's load and prefixes, for a cluster's router: at most every ``cluster_protocol.state.CHANGE_SECONDS``.
+
+    The first one of a connection has all prefixes that are held, the later ones the changes. A speed is 0 until
+    it is measured.
     """
 
-    held: tuple[bytes, ...] = ()  #: new or moved blocks of each of ``cluster_state.TIERS``, packed
+    held: tuple[bytes, ...] = ()  #: new or moved blocks of each of ``cluster_protocol.state.TIERS``, packed
     removed: bytes = b""  #: blocks that are no longer held, packed
     waiting_prompt_tokens: int = 0  #: prompt tokens to be computed, of waiting and running sequences
     free_tokens: int = 0  #: tokens that fit before a prefix is dropped

@@ -15,8 +15,8 @@ import pytest
 from openai_wire import Connection, ask, chat, metric
 from servers import PATIENCE, ServerProcess, fake
 from tailrace.cluster.replica_view import ReplicaView
-from tailrace.cluster_state import SECRET_HEADER, PromptChains, StateHeartbeat, StateMessage
-from tailrace.prefix_chain import BLOCK_TOKENS, unpack_hashes
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS, unpack_hashes
+from tailrace.cluster_protocol.state import SECRET_HEADER, PromptChains, StateHeartbeat, StateMessage
 
 SECRET = "a-secret-without-spaces"
 WITH_SECRET = {SECRET_HEADER: SECRET}

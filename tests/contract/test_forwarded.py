@@ -8,8 +8,8 @@ import pytest
 
 from openai_wire import Connection, ask, chat, chat_stream, metric
 from servers import ServerProcess, fake, wait_for
-from tailrace.cluster_forwarding import BEGUN, CLIENT_HEADER
-from tailrace.cluster_state import SECRET_HEADER
+from tailrace.cluster_protocol.forwarding import BEGUN, CLIENT_HEADER
+from tailrace.cluster_protocol.state import SECRET_HEADER
 
 SECRET = "a-secret-without-spaces"
 CHAT = "/v1/chat/completions"

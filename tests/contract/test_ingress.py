@@ -15,8 +15,8 @@ from openai_wire import Connection, ask, chat, chat_stream, metric, say
 from scripted_replica import ScriptedReplica
 from servers import ServerProcess, fake, wait_for
 from tailrace.cluster.ingress.orders import AddReplica, ClusterModel, RemoveReplica
-from tailrace.cluster_forwarding import CLIENT_HEADER
-from tailrace.cluster_state import SECRET_HEADER
+from tailrace.cluster_protocol.forwarding import CLIENT_HEADER
+from tailrace.cluster_protocol.state import SECRET_HEADER
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": say("Some words.\nAnd more.")}]

@@ -15,7 +15,7 @@ from openai_wire import Connection, ask, chat
 from scripted_replica import Answer, Received, ScriptedReplica, Wire
 from servers import wait_for
 from tailrace.cluster.ingress.orders import RemoveReplica
-from tailrace.cluster_forwarding import BEGUN
+from tailrace.cluster_protocol.forwarding import BEGUN
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}

@@ -15,8 +15,8 @@ from openai_wire import ask, chat, say
 from servers import PATIENCE, fake
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.state_reader import StateReader
-from tailrace.cluster_state import SECRET_HEADER, PromptChains
-from tailrace.prefix_chain import unpack_hashes
+from tailrace.cluster_protocol.prefix_chain import unpack_hashes
+from tailrace.cluster_protocol.state import SECRET_HEADER, PromptChains
 
 CHAT = "/v1/chat/completions"
 

@@ -21,7 +21,7 @@ from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.operation_counts import operation_counts
 from tailrace.engine.sampling.logits_ops.arrays import LogitsRow
 from tailrace.settings import Settings
-from tailrace.worker_status import OperationCounts
+from tailrace.worker_protocol.status import OperationCounts
 from worker_process import WorkerProcess
 
 _PROMPT = [3 + 7 * place % 200 for place in range(24)]

@@ -13,7 +13,7 @@ from servers import wait_for
 from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.devices.worker_link import WorkerLink
 from tailrace.engine.kernels import loader
-from tailrace.worker_status import OperationCounts, WorkerStatus
+from tailrace.worker_protocol.status import OperationCounts, WorkerStatus
 from worker_process import WorkerProcess
 
 if loader.status() not in ("on", "not loaded"):

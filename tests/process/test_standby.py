@@ -17,9 +17,9 @@ from servers import PATIENCE, wait_for
 from tailrace import ipc
 from tailrace.child import Standby, Start
 from tailrace.machine.plan import MachinePlan, PoolPlan, ReplicaPlan
-from tailrace.progress_page import create_page
 from tailrace.protocol import FromEngine, Hello
 from tailrace.settings import Settings
+from tailrace.shared_memory.memory_file import create_page
 
 
 class Waiting:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from model_load import Load
-from tailrace.device_reading import DeviceReading
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.exposition import CONTENT_TYPE
 from tailrace.observe.metrics import Metrics
 from tailrace.protocol import LinkFigures, LinkTraffic, ModelInfo, SpeedComparison, WorkerFigures
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 WORKER = "10.0.0.2:50052"
 CPU = DeviceReading(device="cpu", memory=32_000, free=16_000, use=0.25)

@@ -30,7 +30,7 @@ from tailrace.settings import Settings
 _STAND_IN = """
 import json, os, select, socket, sys, time
 from tailrace import ipc
-from tailrace.progress_page import Phase, ProgressPage
+from tailrace.shared_memory.progress_page import Phase, ProgressPage
 from tailrace.protocol import FromEngine, Hello
 orders = json.load(sys.stdin)
 page = ProgressPage(orders["progress_fd"])

@@ -14,7 +14,7 @@ from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.devices.worker_link import WorkerLink
 from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL, Settings
-from tailrace.worker_status import WorkerStatus
+from tailrace.worker_protocol.status import WorkerStatus
 
 
 def load_placed(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tailrace.cluster_state import STATE_VERSION, ModelLoad, ReplicaPhase, ReplicaState, StateHeartbeat
+from tailrace.cluster_protocol.state import STATE_VERSION, ModelLoad, ReplicaPhase, ReplicaState, StateHeartbeat
 from tailrace.models.reference import name_keys
 
 _TIMEOUT = 60.0

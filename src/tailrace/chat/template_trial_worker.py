@@ -8,12 +8,12 @@ import sys
 
 import msgspec
 
-from tailrace.address_space import limit_growth
 from tailrace.chat.template import ChatTemplate
 from tailrace.chat.template_trial import TemplateTrial, TrialResult
 from tailrace.chat.thinking_kwargs import has_thinking_switch
 from tailrace.errors import ModelError
-from tailrace.parent_death import die_with_parent
+from tailrace.own_process.address_space import limit_growth
+from tailrace.own_process.parent_death import die_with_parent
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from tailrace.loadtest.bench_client import BenchClient, BenchError
 from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.loadtest.load_stats import LoadStats, StreamTiming, load_stats, median_stats
 from tailrace.observe import logs
-from tailrace.parent_death import die_with_parent
+from tailrace.own_process.parent_death import die_with_parent
 from tailrace.settings import Settings
 from tailrace.tuning.engine_bench import EngineTurn
 

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tailrace.cli import console_output
-from tailrace.device_reading import DeviceReading
 from tailrace.diagnosis.hardware_report import LinkStats
 from tailrace.diagnosis.report import Stats
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: Columns of a terminal from which all columns are shown.
 _WIDE = 76

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from tailrace.cluster.config import Replicas
-from tailrace.cluster_state import ModelLoad
+from tailrace.cluster_protocol.state import ModelLoad
 
 #: Seconds that prompt tokens may wait on each replica before there should be another one.
 PREFILL_SECONDS = 4.0

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from tailrace.cluster.autoscaling import Demand
-from tailrace.cluster_state import ModelLoad, ReplicaPhase
+from tailrace.cluster_protocol.state import ModelLoad, ReplicaPhase
 
 #: Seconds between two reports of one replica or ingress.
 REPORT_SECONDS = 0.5

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from tailrace.cluster_state import ModelLoad, ReplicaPhase, ReplicaState, StateChange, StateMessage, Tier
+from tailrace.cluster_protocol.prefix_chain import unpack_hashes
+from tailrace.cluster_protocol.state import ModelLoad, ReplicaPhase, ReplicaState, StateChange, StateMessage, Tier
 from tailrace.models.reference import name_key
-from tailrace.prefix_chain import unpack_hashes
 
 
 @dataclass(eq=False)

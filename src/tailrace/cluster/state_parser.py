@@ -8,7 +8,7 @@ from __future__ import annotations
 import httptools
 import msgspec
 
-from tailrace.cluster_state import SECRET_HEADER, STATE_VERSION, ReplicaState, StateMessage
+from tailrace.cluster_protocol.state import SECRET_HEADER, STATE_VERSION, ReplicaState, StateMessage
 
 #: Max bytes of one message: the hashes of all prefixes in base64 have 700 kB.
 _MAX_MESSAGE = 4_000_000

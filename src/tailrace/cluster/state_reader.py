@@ -9,7 +9,7 @@ import structlog
 
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.state_parser import ChannelError, StateParser, request_head
-from tailrace.cluster_state import SILENCE_SECONDS
+from tailrace.cluster_protocol.state import SILENCE_SECONDS
 
 #: Seconds before a broken channel is opened again.
 _RETRY_SECONDS = 0.5

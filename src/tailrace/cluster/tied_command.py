@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tailrace.parent_death import die_with_parent
+from tailrace.own_process.parent_death import die_with_parent
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from tailrace.device_figures.sensors import plausible
-from tailrace.device_reading import DeviceReading
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: The unit of ``amdsmi_get_gpu_vram_usage``.
 _MEGABYTE = 1024 * 1024

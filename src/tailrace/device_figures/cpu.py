@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from tailrace.device_figures.sensors import cpu_heat
-from tailrace.device_reading import DeviceReading
 from tailrace.machine.free_memory import available_memory, read_memory
 from tailrace.machine.topology import read_topology
 from tailrace.observe.kernel_file import read_fields
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: Seconds that two readings of CPU time are apart at least, so that clock ticks of 10 ms don't matter.
 _MIN_SECONDS = 0.9

@@ -20,8 +20,8 @@ from tailrace.device_figures.cpu import CpuFigures
 from tailrace.device_figures.linux_gpu import read_gpu
 from tailrace.device_figures.nvidia import NvidiaFigures
 from tailrace.device_figures.source_thread import SourceThread
-from tailrace.device_reading import DeviceReading
 from tailrace.machine.gpu import Gpu, read_gpus
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: Seconds that a reader waits for new figures, at most.
 _WAIT_SECONDS = 0.3

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tailrace.device_figures.sensors import hottest, power
-from tailrace.device_reading import DeviceReading
 from tailrace.observe.kernel_file import read_number
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 
 def read_gpu(device: str, address: str, root: Path = Path("/")) -> DeviceReading:

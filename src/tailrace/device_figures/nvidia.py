@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from tailrace.device_figures.sensors import plausible
-from tailrace.device_reading import DeviceReading
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: ``NVML_TEMPERATURE_GPU`` and ``NVML_TEMPERATURE_THRESHOLD_SLOWDOWN``.
 _CORE_SENSOR, _SLOWDOWN = 0, 1

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tailrace.device_reading import DeviceReading
-from tailrace.machine.thread_name import name_thread
+from tailrace.own_process.thread_name import name_thread
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: Seconds for which a reading counts. After that its figures are missing.
 STALE_SECONDS = 10.0

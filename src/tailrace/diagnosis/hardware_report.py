@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from tailrace.device_reading import DeviceReading
 from tailrace.diagnosis.sample import EngineInterval, Interval
 from tailrace.protocol import LinkFigures, LinkTraffic, LinkUse, WorkerFigures
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 
 class UseStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from tailrace.device_reading import DeviceReading
 from tailrace.protocol import DeviceShare, EngineCounters, SpeedComparison, WorkerFigures
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 
 class EngineSample(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailrace.cores_page import CoresPage
 from tailrace.engine.backends.base import Backend
+from tailrace.shared_memory.cores_page import CoresPage
 
 #: Seconds for which fewer engines have to compute before an engine takes their cores. Pauses between an engine's
 #: requests are shorter than this only where they come one after the other.

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from tailrace.machine.thread_name import name_thread
 from tailrace.observe import log_writer
-from tailrace.progress_page import ProgressPage
+from tailrace.own_process.thread_name import name_thread
+from tailrace.shared_memory.progress_page import ProgressPage
 
 #: Exit status of a process whose helper thread died: it broke and may be started again.
 EXIT_THREAD_DIED = 70

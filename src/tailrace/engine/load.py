@@ -39,9 +39,9 @@ from tailrace.machine.topology import read_topology
 from tailrace.models.chat_template import read_chat_template
 from tailrace.models.model_reference import locate_model
 from tailrace.observe import log_writer
-from tailrace.progress_page import ProgressPage
 from tailrace.serving import fake_model
 from tailrace.settings import FIELDS, Settings
+from tailrace.shared_memory.progress_page import ProgressPage
 
 #: Checkpoints for which there is memory by default, and the part of the available memory that they may take.
 _CHECKPOINTS = 64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tailrace.engine.backends.base import Backend
-from tailrace.progress_page import ProgressPage
+from tailrace.shared_memory.progress_page import ProgressPage
 
 #: Bytes a second at which the KV cache's content moves to another layout, at least: it is copied twice.
 _MOVED_BYTES = 2.5e9

@@ -36,8 +36,8 @@ from tailrace.engine.step_accounting import StepAccounting
 from tailrace.engine.step_masks import StepMasks
 from tailrace.engine.step_planner import StepPlanner
 from tailrace.engine.structured.mask_threads import MaskReady
-from tailrace.progress_page import ProgressPage
 from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, PrefixReport, Step
+from tailrace.shared_memory.progress_page import ProgressPage
 
 #: Seconds between heartbeats.
 HEARTBEAT_SECONDS = 0.5

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from tailrace.cluster_state import CHANGE_SECONDS, TIERS
+from tailrace.cluster_protocol.prefix_chain import pack_hashes
+from tailrace.cluster_protocol.state import CHANGE_SECONDS, TIERS
 from tailrace.engine.kv_cache.held_prefixes import HeldPrefixes
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.scheduler.scheduler import Scheduler
-from tailrace.prefix_chain import pack_hashes
 from tailrace.protocol import PrefixReport
 
 #: Waiting sequences whose cached prefixes are looked up for a report: each takes about 50 µs.

@@ -34,10 +34,10 @@ from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.applied_placement import is_placement_required
 from tailrace.machine.binding import bind_cpus, bind_memory
 from tailrace.machine.openmp_spin import set_spin_count
-from tailrace.machine.thread_name import name_thread
 from tailrace.observe import logs
-from tailrace.parent_death import die_with_parent
-from tailrace.progress_page import ProgressPage
+from tailrace.own_process.parent_death import die_with_parent
+from tailrace.own_process.thread_name import name_thread
+from tailrace.shared_memory.progress_page import ProgressPage
 
 #: The engine has most of the memory, and a new one takes its place. The HTTP process has all connections.
 _OOM_POINTS = 300

@@ -17,7 +17,6 @@ import structlog
 from tailrace import ipc
 from tailrace.chat.template_trial import find_defect
 from tailrace.child import Start, settle_memory, settle_on
-from tailrace.cores_page import CoresPage, cores_of
 from tailrace.engine.core_share import CoreShare
 from tailrace.engine.intake import Intake
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
@@ -35,8 +34,9 @@ from tailrace.machine.applied_placement import (
     read_applied_placement,
 )
 from tailrace.machine.binding import bound_cpus
-from tailrace.progress_page import Phase, ProgressPage
 from tailrace.protocol import PROTOCOL_VERSION, Hello, ToEngine
+from tailrace.shared_memory.cores_page import CoresPage, cores_of
+from tailrace.shared_memory.progress_page import Phase, ProgressPage
 
 #: Seconds for saving prefix states at the end. The supervisor kills a process that takes longer than 5 s to stop.
 _SAVE_SECONDS = 4.0

@@ -9,7 +9,7 @@ import os
 import runpy
 import sys
 
-from tailrace.parent_death import die_with_parent
+from tailrace.own_process.parent_death import die_with_parent
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from tailrace.device_reading import DeviceReading
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.metric import Labelled, Metric
 from tailrace.observe.vllm_metrics import EngineView
 from tailrace.protocol import LinkFigures, WorkerFigures
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: The label of this machine's devices.
 LOCAL = "local"

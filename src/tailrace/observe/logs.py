@@ -23,7 +23,7 @@ import structlog
 
 from tailrace.observe import log_writer, safe_text
 from tailrace.observe.log_limit import LogLimit
-from tailrace.observe.log_page import LogRing
+from tailrace.shared_memory.log_page import LogRing
 
 Renderer = Callable[[object, str, structlog.typing.EventDict], str]
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from tailrace.device_reading import DeviceReading
 from tailrace.errors import RequestError
 from tailrace.observe import log_writer
 from tailrace.observe.device_metrics import DEVICE_METRICS, LINK_METRICS, all_devices
@@ -34,6 +33,7 @@ from tailrace.observe.process_stats import ProcessStats, child_pids, read_proces
 from tailrace.observe.request_totals import RequestTotals
 from tailrace.observe.vllm_metrics import ENGINE_LABELS, VLLM_METRICS, EngineView
 from tailrace.protocol import EngineCounters
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: Max values of a label that comes from code all over the server. More than there are.
 _MAX_CODES = 200

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tailrace.chat.template_limits import RenderTakesLong, rendering_briefly
-from tailrace.cluster_state import ReplicaPhase
+from tailrace.cluster_protocol.state import ReplicaPhase
 from tailrace.device_figures.device_watch import DeviceWatch
 from tailrace.errors import RequestError
 from tailrace.machine.cgroup import read_throttling

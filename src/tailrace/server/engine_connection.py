@@ -14,9 +14,9 @@ from tailrace.errors import ProtocolError
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.token_gaps import TokenGaps
-from tailrace.progress_page import allowed_silence
 from tailrace.protocol import Accepted, Cancel, FromEngine, Heartbeat, Hello, PrefixReport, Refused, Step
 from tailrace.server.in_flight import InFlightRequests
+from tailrace.shared_memory.progress_page import allowed_silence
 
 
 class ConnectionOwner(Protocol):

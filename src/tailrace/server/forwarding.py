@@ -1,4 +1,4 @@
-"""What a replica does otherwise for requests that the cluster's ingress forwards: ``cluster_forwarding`` has the rule.
+"""Requests that the cluster's ingress forwards to this replica, by the rules of ``cluster_protocol.forwarding``.
 
 A forwarded request is known by the cluster's secret. Its caller is the client of the ingress, it waits in silence until
 an engine works on it, and it is told so before the head of its response.
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from starlette.types import Scope
 
-from tailrace.cluster_forwarding import BEGUN, CLIENT_HEADER
-from tailrace.cluster_state import SECRET_HEADER
+from tailrace.cluster_protocol.forwarding import BEGUN, CLIENT_HEADER
+from tailrace.cluster_protocol.state import SECRET_HEADER
 from tailrace.server.request_cycle import RAW_RESPONSE, RawResponse
 
 _SECRET = SECRET_HEADER.encode()

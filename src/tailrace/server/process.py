@@ -24,11 +24,9 @@ from tailrace.child import (
     unblock_signals,
 )
 from tailrace.errors import ConfigurationError, ModelError
-from tailrace.lives_page import LivesPage
-from tailrace.machine import open_files
-from tailrace.machine.thread_name import name_thread
 from tailrace.observe import log_writer, logs
-from tailrace.progress_page import Phase, ProgressPage
+from tailrace.own_process import open_files
+from tailrace.own_process.thread_name import name_thread
 from tailrace.server import health
 from tailrace.server.app import make_app
 from tailrace.server.app_state import AppState
@@ -38,6 +36,8 @@ from tailrace.server.memory_trim import settle_allocator
 from tailrace.server.models.supervisor_link import SupervisorLink
 from tailrace.server.startup_message import announce, title_of
 from tailrace.serving.model_spec import ModelSpec, loads_on_demand
+from tailrace.shared_memory.lives_page import LivesPage
+from tailrace.shared_memory.progress_page import Phase, ProgressPage
 
 #: Seconds for which a thread may run Python code while the event loop waits for its turn: a rendering, say.
 _SWITCH_SECONDS = 0.001

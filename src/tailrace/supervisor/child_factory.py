@@ -14,14 +14,14 @@ import structlog
 
 from tailrace import ipc
 from tailrace.child import Standby, Start
-from tailrace.cores_page import CoresPage
-from tailrace.lives_page import MAX_CHILDREN, LivesPage
 from tailrace.machine.plan import MachinePlan
 from tailrace.observe import logs
-from tailrace.observe.log_page import LogPage, create_log_page
-from tailrace.progress_page import create_page
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
+from tailrace.shared_memory.cores_page import CoresPage
+from tailrace.shared_memory.lives_page import MAX_CHILDREN, LivesPage
+from tailrace.shared_memory.log_page import LogPage, create_log_page
+from tailrace.shared_memory.memory_file import create_page
 from tailrace.supervisor.child_process import ChildProcess
 from tailrace.supervisor.restarts import Restarts
 from tailrace.supervisor.standby_engine import StandbyEngine

@@ -14,7 +14,8 @@ from typing import IO
 import msgspec
 
 from tailrace.child import Start
-from tailrace.progress_page import Phase, ProgressPage, create_page
+from tailrace.shared_memory.memory_file import create_page
+from tailrace.shared_memory.progress_page import Phase, ProgressPage
 from tailrace.supervisor.restarts import Restarts
 from tailrace.supervisor.stray_output import StrayOutput
 from tailrace.supervisor.watch import Watch

@@ -14,7 +14,8 @@ import msgspec
 import structlog
 
 from tailrace.child import Standby
-from tailrace.progress_page import ProgressPage, create_page
+from tailrace.shared_memory.memory_file import create_page
+from tailrace.shared_memory.progress_page import ProgressPage
 from tailrace.supervisor.child_process import WaitingProcess, open_process
 
 #: Seconds without a load before a standby is started: a burst of loads comes first.

@@ -17,11 +17,11 @@ import structlog
 
 from tailrace.child import EXIT_CONFIGURATION
 from tailrace.folders import cache_folder
-from tailrace.machine import open_files
 from tailrace.machine.free_memory import read_memory
 from tailrace.machine.plan import MachinePlan
 from tailrace.machine.plan_wording import memory_size
 from tailrace.observe.log_file import LogFile
+from tailrace.own_process import open_files
 from tailrace.serving.control import FromServer, RemoveModel, ServeModel
 from tailrace.serving.memory_share import load_bytes, memory_budget
 from tailrace.serving.model_spec import ModelSpec, loads_on_demand

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tailrace.observe.kernel_file import first_number, read_fields, read_text
 from tailrace.observe.process_stats import split_stat
-from tailrace.progress_page import Phase, ProgressPage, allowed_silence
+from tailrace.shared_memory.progress_page import Phase, ProgressPage, allowed_silence
 
 #: Seconds without progress while a model loads. One call of llama.cpp, a conversion's part and a compiler's run are
 #: silent, each for minutes on slow disks.

@@ -24,9 +24,9 @@ from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.format_comparison import Speed
 from tailrace.observe import logs
-from tailrace.parent_death import die_with_parent
-from tailrace.progress_page import ProgressPage
+from tailrace.own_process.parent_death import die_with_parent
 from tailrace.settings import Settings
+from tailrace.shared_memory.progress_page import ProgressPage
 from tailrace.tuning.placement_neighbours import PlacedParts
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import socket
 from typing import NamedTuple
 
 from tailrace.errors import ConfigurationError
-from tailrace.worker_networks import is_private
-from tailrace.worker_status import DEFAULT_PORT, MAX_PORT, STATUS_PORT_OFFSET, parse_port
+from tailrace.worker_protocol.networks import is_private
+from tailrace.worker_protocol.status import DEFAULT_PORT, MAX_PORT, STATUS_PORT_OFFSET, parse_port
 
 #: Pairs of ports that are tried where the user leaves the choice.
 _TRIES = 64

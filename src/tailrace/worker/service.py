@@ -17,7 +17,6 @@ from typing import NoReturn
 import structlog
 
 from tailrace.device_figures.device_watch import DeviceWatch
-from tailrace.device_speed import DeviceSpeed
 from tailrace.engine.kernels import loader
 from tailrace.engine.native_libs.ggml_headers import binding_version
 from tailrace.errors import ConfigurationError, ModelError
@@ -29,7 +28,8 @@ from tailrace.worker.client import cut_client, find_client
 from tailrace.worker.memory_limit import MemoryLimit, repacking_capacity
 from tailrace.worker.status_server import StatusServer
 from tailrace.worker.tensor_cache import TensorCache
-from tailrace.worker_status import PROTOCOL, STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus
+from tailrace.worker_protocol.device_speed import DeviceSpeed
+from tailrace.worker_protocol.status import PROTOCOL, STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus
 
 #: Seconds between two looks at the folder of tensors.
 _TEND_SECONDS = 1.0

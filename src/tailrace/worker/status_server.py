@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from tailrace.worker_status import (
+from tailrace.worker_protocol.status import (
     BEAT_SECONDS,
     CLAIM_SECONDS,
     MAX_CLAIM_BYTES,

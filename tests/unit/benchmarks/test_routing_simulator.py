@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from benchmarks.routing.policies import POLICIES, by_chance, longest_prefix, round_robin
 from benchmarks.routing.simulator import Machine, simulate
 from benchmarks.routing.trace import Turn, generated, load, save
-from tailrace.prefix_chain import BLOCK_TOKENS, pack_hashes
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS, pack_hashes
 
 SHORT = Machine(slots=2, memory_tokens=4096, prefill_speed=1000.0)
 

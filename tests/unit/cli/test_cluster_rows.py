@@ -9,7 +9,7 @@ from rich.console import Console
 from tailrace.cli.cluster_rows import changes, listening_urls, tables
 from tailrace.cluster.directory_book import IngressRecord, ReplicaRecord
 from tailrace.cluster.status import ClusterStatus, shortened
-from tailrace.cluster_state import ModelLoad
+from tailrace.cluster_protocol.state import ModelLoad
 
 _STARTING = ReplicaRecord(id="r1", model="m", node="10.0.0.1", host="10.0.0.1", port=0, pid=0, phase="starting")
 _READY = ReplicaRecord(

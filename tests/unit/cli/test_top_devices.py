@@ -10,10 +10,10 @@ from rich.console import Console
 
 from diagnosed_server import changed
 from tailrace.cli.top_screen import screen
-from tailrace.device_reading import DeviceReading
 from tailrace.diagnosis.hardware_report import HardwareStats, LinkStats, WorkerStats
 from tailrace.diagnosis.report import Stats, make_stats
 from tailrace.protocol import DeviceShare, SpeedComparison
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 CPU = DeviceReading(device="cpu", memory=32_000_000_000, free=12_000_000_000, use=0.5)
 GPU = DeviceReading(device="gpu0", memory=80_000_000_000, free=20_000_000_000, use=0.41, temperature=61.4, power=210.6)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tailrace.cluster.autoscaling import FILLED, PREFILL_SECONDS, Demand, Scaler, work
 from tailrace.cluster.config import Replicas
-from tailrace.cluster_state import ModelLoad
+from tailrace.cluster_protocol.state import ModelLoad
 
 _IDLE = Demand(loads=(ModelLoad(name="m", slots=8),))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tailrace.cluster.autoscaling import Demand
 from tailrace.cluster.directory_book import FORGET_SECONDS, DirectoryBook, IngressRecord, ReplicaRecord
-from tailrace.cluster_state import ModelLoad, ReplicaPhase
+from tailrace.cluster_protocol.state import ModelLoad, ReplicaPhase
 
 
 def replica(

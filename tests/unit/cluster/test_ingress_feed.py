@@ -5,7 +5,7 @@ from __future__ import annotations
 from tailrace.cluster.directory_book import ReplicaRecord, Table
 from tailrace.cluster.ingress.orders import AddReplica, RemoveReplica
 from tailrace.cluster.ingress_feed import IngressFeed
-from tailrace.cluster_state import ReplicaPhase
+from tailrace.cluster_protocol.state import ReplicaPhase
 
 
 def _replica(id: str, port: int = 9, phase: ReplicaPhase = "ready") -> ReplicaRecord:

@@ -19,9 +19,9 @@ from tailrace.cluster.ingress.work import IngressWork
 from tailrace.cluster.metrics.ingress_metrics import INGRESS_METRICS, MODEL_METRICS, REPLICA_METRICS
 from tailrace.cluster.metrics.merged_texts import MAX_TEXT_BYTES
 from tailrace.cluster.routing.sent_requests import Prompt
-from tailrace.cluster_state import STATE_VERSION, HeldBlocks, ModelLoad, ReplicaState
+from tailrace.cluster_protocol.prefix_chain import pack_hashes
+from tailrace.cluster_protocol.state import STATE_VERSION, HeldBlocks, ModelLoad, ReplicaState
 from tailrace.errors import InvalidRequest
-from tailrace.prefix_chain import pack_hashes
 from tailrace.settings import Settings
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]

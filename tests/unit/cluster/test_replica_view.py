@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tailrace.cluster.replica_view import ReplicaView
-from tailrace.cluster_state import (
+from tailrace.cluster_protocol.prefix_chain import pack_hashes
+from tailrace.cluster_protocol.state import (
     STATE_VERSION,
     HeldBlocks,
     ModelLoad,
@@ -15,7 +16,6 @@ from tailrace.cluster_state import (
     StateHeartbeat,
 )
 from tailrace.models.reference import name_keys
-from tailrace.prefix_chain import pack_hashes
 
 
 def view() -> ReplicaView:

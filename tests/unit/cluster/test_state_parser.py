@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tailrace.cluster.state_parser import ChannelError, StateParser
-from tailrace.cluster_state import STATE_VERSION, ReplicaState, StateHeartbeat, StateMessage
+from tailrace.cluster_protocol.state import STATE_VERSION, ReplicaState, StateHeartbeat, StateMessage
 from tailrace.server import ndjson
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"

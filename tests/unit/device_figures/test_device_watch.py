@@ -15,7 +15,7 @@ from tailrace.device_figures.amd import AmdFigures
 from tailrace.device_figures.cpu import CpuFigures
 from tailrace.device_figures.device_watch import DeviceWatch
 from tailrace.device_figures.nvidia import NvidiaFigures
-from tailrace.device_reading import DeviceReading, bounded
+from tailrace.worker_protocol.device_reading import DeviceReading, bounded
 
 NVIDIA, AMD, INTEL = "0x10de", "0x1002", "0x8086"
 HWMON = "sys/class/hwmon/hwmon0"

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from servers import PATIENCE
 from tailrace.device_figures.source_thread import HANG_SECONDS, STALE_SECONDS, SourceThread
-from tailrace.device_reading import DeviceReading
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 CPU = DeviceReading(device="cpu", use=0.5)
 

@@ -9,7 +9,7 @@ import pytest
 from scripted_gpus import Driver, ScriptedError, ScriptedGpu, amdsmi, nvml
 from tailrace.device_figures.amd import AmdFigures
 from tailrace.device_figures.nvidia import NvidiaFigures, Nvml
-from tailrace.device_reading import DeviceReading
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 FIRST, SECOND = "0000:3b:00.0", "0001:af:00.0"
 WHOLE = DeviceReading(

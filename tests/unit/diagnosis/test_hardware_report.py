@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from diagnosed_server import changed
-from tailrace.device_reading import DeviceReading
 from tailrace.diagnosis.report import Stats, make_stats
 from tailrace.diagnosis.sample import Sample
 from tailrace.protocol import LinkFigures, LinkTraffic, LinkUse, WorkerFigures
+from tailrace.worker_protocol.device_reading import DeviceReading
 
 GPU = DeviceReading(device="gpu0", memory=80, free=20, temperature=61.0)
 

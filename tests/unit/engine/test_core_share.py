@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tailrace.cores_page import ANY_CORES, CoresPage
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.core_share import CoreShare
 from tailrace.engine.loop import EngineLoop, Published
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
 from tailrace.generation_params import GenerationParams
-from tailrace.progress_page import create_page
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Heartbeat, Step, Submit
+from tailrace.shared_memory.cores_page import ANY_CORES, CoresPage
+from tailrace.shared_memory.memory_file import create_page
 
 
 class Engine:

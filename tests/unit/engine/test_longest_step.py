@@ -6,7 +6,7 @@ import pytest
 
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.longest_step import LongestStep
-from tailrace.progress_page import ProgressPage
+from tailrace.shared_memory.progress_page import ProgressPage
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from tailrace.child import EXIT_CONFIGURATION, Start
 from tailrace.engine import process, service
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.plan import MachinePlan, PoolPlan, ReplicaPlan
-from tailrace.progress_page import ProgressPage
 from tailrace.settings import Settings
+from tailrace.shared_memory.progress_page import ProgressPage
 
 
 def start(settings: Settings, cpus: tuple[int, ...]) -> Start:

@@ -6,10 +6,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from made_devices import GPU, WORKER, placed_metrics
 from model_load import Load
-from tailrace.device_reading import DeviceReading, bounded
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.metrics import Metrics
 from tailrace.protocol import ModelInfo, WorkerFigures
+from tailrace.worker_protocol.device_reading import DeviceReading, bounded
 
 
 class Engine:

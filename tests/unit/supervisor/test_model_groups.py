@@ -12,10 +12,10 @@ import pytest
 from tailrace.child import EXIT_CONFIGURATION
 from tailrace.errors import ConfigurationError
 from tailrace.machine.plan import MachinePlan, PoolPlan, ReplicaPlan
-from tailrace.progress_page import ProgressPage
 from tailrace.serving.control import LoadModel, ModelPhase, ModelReport, ReportModels, UnloadModel
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
+from tailrace.shared_memory.progress_page import ProgressPage
 from tailrace.supervisor.child_process import ChildProcess
 from tailrace.supervisor.engine_group import UNLOAD_GRACE_SECONDS, EngineGroup, Failure
 from tailrace.supervisor.memory_use import measure

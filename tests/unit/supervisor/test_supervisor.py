@@ -56,7 +56,7 @@ sys.exit(Supervisor(settings, (ModelSpec(name="fake", path=None, settings=settin
 #: A child that reports that it serves, and then does ``then``.
 SERVES = """
 import sys, json, os, time, signal
-from tailrace.progress_page import Phase, ProgressPage
+from tailrace.shared_memory.progress_page import Phase, ProgressPage
 orders = json.load(sys.stdin)
 page = ProgressPage(orders["progress_fd"])
 page.phase = Phase.SERVING

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.progress_page import Phase, ProgressPage
+from tailrace.shared_memory.progress_page import Phase, ProgressPage
 from tailrace.supervisor.watch import Watch
 
 

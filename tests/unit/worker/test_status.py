@@ -18,11 +18,11 @@ from tailrace.engine.devices.worker_errors import WorkerUnavailableError
 from tailrace.engine.devices.worker_link import WorkerLink
 from tailrace.engine.devices.worker_watch import WorkerWatch
 from tailrace.errors import ConfigurationError
-from tailrace.progress_page import ProgressPage
+from tailrace.shared_memory.progress_page import ProgressPage
 from tailrace.worker.address import ListenAddress, free_address
 from tailrace.worker.client import cut_client, find_client
 from tailrace.worker.status_server import StatusServer
-from tailrace.worker_status import PROTOCOL, STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus, encode_status
+from tailrace.worker_protocol.status import PROTOCOL, STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus, encode_status
 
 STATUS = WorkerStatus(llama_cpp="1.2.3", threads=2, devices=(OfferedDevice("CPU", "a CPU", 10, 20),), protocol=PROTOCOL)
 IN_USE = msgspec.structs.replace(STATUS, client="127.0.0.1:9")

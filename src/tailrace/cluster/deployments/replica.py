@@ -25,7 +25,7 @@ from tailrace.cluster.replica_process import ReplicaEnded, ReplicaOrders, Replic
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.resources import ReplicaResources, confined
 from tailrace.cluster.state_reader import StateReader
-from tailrace.cluster_state import ReplicaPhase
+from tailrace.cluster_protocol.state import ReplicaPhase
 from tailrace.machine.topology import read_topology
 
 #: Seconds between the report that a replica drains and its drain: every ingress has read the directory twice.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tailrace.cluster_forwarding import CLIENT_HEADER
-from tailrace.cluster_state import SECRET_HEADER
+from tailrace.cluster_protocol.forwarding import CLIENT_HEADER
+from tailrace.cluster_protocol.state import SECRET_HEADER
 
 #: Headers of one hop (RFC 9110, section 7.6.1), and those that are written anew.
 _DROPPED = frozenset(

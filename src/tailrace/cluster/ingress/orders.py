@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tailrace.cluster_state import SILENCE_SECONDS
+from tailrace.cluster_protocol.state import SILENCE_SECONDS
 from tailrace.settings import Settings
 
 

@@ -36,9 +36,9 @@ from tailrace.cluster.ingress.readiness import Readiness
 from tailrace.cluster.ingress.replicas import Replicas
 from tailrace.cluster.ingress.work import IngressWork
 from tailrace.errors import ConfigurationError
-from tailrace.machine import open_files
-from tailrace.machine.thread_name import name_thread
 from tailrace.observe import log_writer, logs
+from tailrace.own_process import open_files
+from tailrace.own_process.thread_name import name_thread
 from tailrace.server.browsers.guard import BrowserGuard
 from tailrace.server.http_protocol import HttpProtocol
 from tailrace.server.http_server import HttpServer

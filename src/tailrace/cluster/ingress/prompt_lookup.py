@@ -17,8 +17,8 @@ from tailrace.cluster.ingress.fetch import FetchFailedError, fetch
 from tailrace.cluster.ingress.forwarded_request import ForwardedRequest
 from tailrace.cluster.ingress.replicas import Replicas
 from tailrace.cluster.routing.sent_requests import Prompt
-from tailrace.cluster_state import PromptChains
-from tailrace.prefix_chain import unpack_hashes
+from tailrace.cluster_protocol.prefix_chain import unpack_hashes
+from tailrace.cluster_protocol.state import PromptChains
 
 #: Routes whose requests have a prompt that a reply follows.
 GENERATING = frozenset(

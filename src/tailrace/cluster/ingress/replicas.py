@@ -20,7 +20,7 @@ from tailrace.cluster.metrics.request_counts import RequestCounts
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.routing.choose import choose
 from tailrace.cluster.routing.sent_requests import Prompt, SentRequests
-from tailrace.cluster_state import SILENCE_SECONDS, StateMessage
+from tailrace.cluster_protocol.state import SILENCE_SECONDS, StateMessage
 from tailrace.models.reference import name_key
 
 _LATEST = ":latest"

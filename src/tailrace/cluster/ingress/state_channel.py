@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from tailrace.cluster.state_parser import ChannelError, StateParser, request_head
-from tailrace.cluster_state import HEARTBEAT_SECONDS, SILENCE_SECONDS, StateMessage
+from tailrace.cluster_protocol.state import HEARTBEAT_SECONDS, SILENCE_SECONDS, StateMessage
 
 #: Seconds between two attempts to connect.
 _RETRY_SECONDS = 0.25

@@ -9,7 +9,7 @@ from typing import get_args
 
 from tailrace.cluster.metrics.request_counts import ModelCounts
 from tailrace.cluster.replica_view import ReplicaView
-from tailrace.cluster_state import TIERS, ModelLoad, ReplicaPhase
+from tailrace.cluster_protocol.state import TIERS, ModelLoad, ReplicaPhase
 from tailrace.observe.exposition import expose
 from tailrace.observe.metric import Labelled, Metric
 from tailrace.observe.process_stats import ProcessStats

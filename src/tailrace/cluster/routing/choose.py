@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.routing.sent_requests import Prompt, SentRequests, SentWork
-from tailrace.cluster_state import ModelLoad
-from tailrace.prefix_chain import BLOCK_TOKENS
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS
+from tailrace.cluster_protocol.state import ModelLoad
 
 #: Measurements that differ from the mean by less than this factor count as equal.
 _SAME = 2.0

@@ -28,7 +28,7 @@ from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.metadata_override import parse_overrides
 from tailrace.models.model_header import read_facts
 from tailrace.settings import Settings
-from tailrace.worker_status import WorkerStatus
+from tailrace.worker_protocol.status import WorkerStatus
 
 _NO_PREDICTION = "the speed of the placement isn't predicted"
 

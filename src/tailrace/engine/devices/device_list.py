@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tailrace.errors import ConfigurationError
 from tailrace.settings import Settings
-from tailrace.worker_status import DEFAULT_PORT, MAX_PORT, parse_port
+from tailrace.worker_protocol.status import DEFAULT_PORT, MAX_PORT, parse_port
 
 #: The name of this machine's CPU and memory.
 LOCAL = "local"

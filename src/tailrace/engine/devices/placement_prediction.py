@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from gguf.constants import GGMLQuantizationType
 
-from tailrace.device_speed import DeviceSpeed, LinkSpeed, Weights
 from tailrace.engine.devices.speed_watch import PredictedSeconds
 from tailrace.machine.placement.cost import CostModel
 from tailrace.machine.placement.devices import Device, Work
@@ -20,6 +19,7 @@ from tailrace.machine.placement.division import CPU, Placement
 from tailrace.machine.placement.parts import ModelParts
 from tailrace.models.gguf_file import Tensor
 from tailrace.serving.placement_parts import EMBEDDING, OUTPUT, tensor_bytes
+from tailrace.worker_protocol.device_speed import DeviceSpeed, LinkSpeed, Weights
 
 
 class MeasuredSpeed(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.device_speed import DeviceSpeed
 from tailrace.folders import state_folder
+from tailrace.worker_protocol.device_speed import DeviceSpeed
 
 #: Seconds after which a device is measured again: a virtual machine may have moved.
 _MAX_AGE = 30 * 86_400.0

@@ -8,7 +8,7 @@ import threading
 
 from tailrace.engine.devices.worker_errors import WorkerUnavailableError
 from tailrace.errors import ConfigurationError
-from tailrace.worker_networks import is_private
+from tailrace.worker_protocol.networks import is_private
 
 #: Seconds in which a name has to be found. The C library may take a minute where no name server answers.
 _LOOKUP_SECONDS = 5.0

@@ -7,7 +7,7 @@ import time
 
 from tailrace.engine.devices.worker_address import find_address
 from tailrace.engine.devices.worker_errors import WorkerUnavailableError, WorkerVersionError
-from tailrace.worker_status import (
+from tailrace.worker_protocol.status import (
     MAX_STATUS_BYTES,
     SILENCE_SECONDS,
     STATUS_PORT_OFFSET,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailrace.device_reading import bounded
 from tailrace.engine.devices.link_meter import LinkMeter
 from tailrace.engine.devices.worker_link import WorkerLink
 from tailrace.protocol import WorkerFigures
+from tailrace.worker_protocol.device_reading import bounded
 
 
 class WorkerLinks:

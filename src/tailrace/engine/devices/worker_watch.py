@@ -21,11 +21,11 @@ from tailrace.engine.devices.worker_errors import WorkerUnavailableError, Worker
 from tailrace.engine.devices.worker_link import WorkerLink
 from tailrace.engine.native_libs.ggml_headers import binding_version
 from tailrace.errors import ConfigurationError
-from tailrace.machine.thread_name import name_thread
 from tailrace.observe import log_writer
-from tailrace.progress_page import ProgressPage
+from tailrace.own_process.thread_name import name_thread
 from tailrace.settings import Settings
-from tailrace.worker_status import WorkerStatus
+from tailrace.shared_memory.progress_page import ProgressPage
+from tailrace.worker_protocol.status import WorkerStatus
 
 #: Exit status of an engine whose worker is lost: the next one waits for it.
 EXIT_WORKER_LOST = 71

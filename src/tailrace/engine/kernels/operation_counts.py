@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 from tailrace.engine.kernels import loader
-from tailrace.worker_status import OperationCounts
+from tailrace.worker_protocol.status import OperationCounts
 
 #: ``enum product_kind`` and ``enum fused_kind`` of the C code.
 _PRODUCTS = ("dense products", "expert products")

@@ -5,7 +5,7 @@ Accounting alone: it knows neither tokens nor the cache. ``held_prefixes`` fills
 
 from __future__ import annotations
 
-from tailrace.cluster_state import TIERS, Tier
+from tailrace.cluster_protocol.state import TIERS, Tier
 
 #: Bits of the count of one tier in a block's counts: more places than a tier has.
 _COUNT_BITS = 20

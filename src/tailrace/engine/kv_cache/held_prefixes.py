@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from tailrace.cluster_state import MAX_HELD_BLOCKS, Tier
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS, PrefixChain
+from tailrace.cluster_protocol.state import MAX_HELD_BLOCKS, Tier
 from tailrace.engine.kv_cache.held_blocks import HeldBlocks
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.kv_cache.slot import Slot
-from tailrace.prefix_chain import BLOCK_TOKENS, PrefixChain
 
 #: Blocks of files that one look hashes, at most: about 2 ms. The rest follows at the next looks.
 _MAX_HASHED = 2048

@@ -36,8 +36,8 @@ from tailrace.engine.structured.token_index import TokenIndex
 from tailrace.engine.structured.unique_keys import KeyTokens, UniqueKeys, has_open_objects
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.generation_params import Grammar
-from tailrace.machine.thread_name import name_thread
-from tailrace.machine.thread_priority import lower_priority
+from tailrace.own_process.thread_name import name_thread
+from tailrace.own_process.thread_priority import lower_priority
 from tailrace.protocol import EngineCounters
 
 #: Bytes of a grammar's text.

@@ -29,7 +29,6 @@ from typing import NamedTuple
 
 from llguidance import LLMatcher, LLTokenizer
 
-from tailrace.address_space import limit_growth, resident_memory
 from tailrace.child import SANDBOX_OOM_POINTS, raise_oom_score
 from tailrace.engine.structured.constraint import BUDGET_SECONDS, BUDGET_SECONDS_PER_TOKEN
 from tailrace.engine.structured.grammar_error import GrammarError
@@ -38,7 +37,8 @@ from tailrace.engine.structured.matcher import check, compile_grammar, make_toke
 from tailrace.engine.structured.sandbox_messages import SandboxReady, SandboxVocabulary, TryGrammar, TryResult
 from tailrace.generation_params import Grammar
 from tailrace.ipc import FrameDecoder, frame
-from tailrace.parent_death import die_with_parent
+from tailrace.own_process.address_space import limit_growth, resident_memory
+from tailrace.own_process.parent_death import die_with_parent
 
 #: Bytes that one grammar may take. The engine caches some grammars, and each running reply has a copy of its own.
 _MAX_MEMORY = 64 * 1024**2

@@ -22,8 +22,8 @@ import structlog
 from tailrace.engine.structured.constraint import Constraint
 from tailrace.errors import ConfigurationError
 from tailrace.machine.binding import bind_cpus
-from tailrace.machine.thread_name import name_thread
-from tailrace.machine.thread_priority import lower_priority
+from tailrace.own_process.thread_name import name_thread
+from tailrace.own_process.thread_priority import lower_priority
 
 #: Threads that go on with late masks. Further masks wait for them: their CPU time is bounded so.
 _MAX_LATE = 4

@@ -17,7 +17,7 @@ from tailrace.engine.backends.base import Backend
 from tailrace.engine.caller_queue import CallerQueue
 from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
 from tailrace.engine.tokenising.tokenizer_sandbox import TextNotTokenizable, TokenizerProcess, TokenizerUnavailable
-from tailrace.machine.thread_name import name_thread
+from tailrace.own_process.thread_name import name_thread
 from tailrace.protocol import RefusalCode, Refused, RefusedField
 
 #: Jobs in the process at the same time, and how many of them may be longer than ``_LONG`` characters.

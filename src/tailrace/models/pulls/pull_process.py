@@ -21,7 +21,7 @@ from tailrace.models.pulls.ollama_registry import OllamaRegistry
 from tailrace.models.pulls.progress import Failed, Line, Progress, Pulled
 from tailrace.models.pulls.transport import Transport
 from tailrace.models.reference import HubReference, OllamaReference, parse_reference
-from tailrace.parent_death import die_with_parent
+from tailrace.own_process.parent_death import die_with_parent
 
 #: How far behind other processes this one's work comes.
 _NICENESS = 10

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
-from tailrace.cluster_state import MAX_HELD_BLOCKS, TIERS, HeldBlocks
-from tailrace.prefix_chain import pack_hashes, unpack_hashes
+from tailrace.cluster_protocol.prefix_chain import pack_hashes, unpack_hashes
+from tailrace.cluster_protocol.state import MAX_HELD_BLOCKS, TIERS, HeldBlocks
 from tailrace.protocol import PrefixReport
 
 

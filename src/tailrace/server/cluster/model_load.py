@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from tailrace.cluster_state import ModelLoad
+from tailrace.cluster_protocol.state import ModelLoad
 from tailrace.models.reference import name_keys
 from tailrace.server.models.model_service import ModelService
 

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.types import Scope
 
-from tailrace.cluster_state import PromptChain, PromptChains
+from tailrace.cluster_protocol.prefix_chain import chain_of, pack_hashes
+from tailrace.cluster_protocol.state import PromptChain, PromptChains
 from tailrace.errors import NotFound
-from tailrace.prefix_chain import chain_of, pack_hashes
 from tailrace.prompt_text import PromptText
 from tailrace.server.choice_group import estimated_tokens
 from tailrace.server.generation_request import GenerationRequest

@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tailrace.cluster_state import SECRET_HEADER, PromptChains
+from tailrace.cluster_protocol.state import SECRET_HEADER, PromptChains
 from tailrace.errors import NotFound, Unauthorized
 from tailrace.server.app_state import AppState
 from tailrace.server.cluster.prompt_probe import PromptsFound, mark_probe, no_prompt

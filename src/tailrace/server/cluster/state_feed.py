@@ -13,7 +13,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from tailrace.cluster_state import (
+from tailrace.cluster_protocol.state import (
     CHANGE_SECONDS,
     HEARTBEAT_SECONDS,
     STATE_VERSION,

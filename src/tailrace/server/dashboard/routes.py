@@ -18,7 +18,6 @@ from tailrace import __version__
 from tailrace.diagnosis.core_use import CoreUse, core_use
 from tailrace.diagnosis.report import Stats
 from tailrace.errors import Forbidden, InvalidRequest
-from tailrace.observe.log_page import LogLine
 from tailrace.server import health
 from tailrace.server.app_state import AppState
 from tailrace.server.caller import caller_of
@@ -30,6 +29,7 @@ from tailrace.server.endpoint import Endpoint
 from tailrace.server.json_response import json_response
 from tailrace.server.open_streams import client_name
 from tailrace.server.query_params import read_query
+from tailrace.shared_memory.log_page import LogLine
 
 
 class MachineUse(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from tailrace.observe.log_page import LogPage, LogReader
 from tailrace.server.dashboard.history import HistoryRecorder
 from tailrace.server.dashboard.running_requests import RunningRequests
 from tailrace.server.models.model_service import ModelService
+from tailrace.shared_memory.log_page import LogPage, LogReader
 
 
 class Dashboard:
@@ -22,5 +22,5 @@ class Dashboard:
         self.log = LogReader(None)  #: of a server without a supervisor: without lines
 
     def read_log(self, fd: int) -> None:
-        """Show the log lines of this shared memory (``observe.log_page``)."""
+        """Show the log lines of this shared memory (``shared_memory.log_page``)."""
         self.log = LogReader(LogPage(fd))

@@ -6,7 +6,7 @@ import asyncio
 
 from tailrace.cluster.ingress.state_channel import StateChannel
 from tailrace.cluster.replica_view import ReplicaView
-from tailrace.cluster_state import STATE_VERSION, ReplicaState, StateHeartbeat, StateMessage
+from tailrace.cluster_protocol.state import STATE_VERSION, ReplicaState, StateHeartbeat, StateMessage
 from tailrace.server import ndjson
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tailrace.cluster.replica_view import ReplicaView
 from tailrace.cluster.routing.choose import Choice, choose
 from tailrace.cluster.routing.sent_requests import Prompt, SentRequests
-from tailrace.cluster_state import ModelLoad, ReplicaPhase, Tier
-from tailrace.prefix_chain import BLOCK_TOKENS
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS
+from tailrace.cluster_protocol.state import ModelLoad, ReplicaPhase, Tier
 
 MODEL = "m"
 PROMPT = Prompt(10 * BLOCK_TOKENS, tuple(range(100, 110)))

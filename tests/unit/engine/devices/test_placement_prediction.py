@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.device_speed import DeviceSpeed, LinkSpeed, ProductSpeed, Weights
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed, devices_of, predict, weights_by_device
 from tailrace.machine.placement.devices import Device, Work
 from tailrace.machine.placement.division import Placement
 from tailrace.machine.placement.parts import Layer, ModelParts, Part
 from tailrace.models.gguf_file import Tensor
+from tailrace.worker_protocol.device_speed import DeviceSpeed, LinkSpeed, ProductSpeed, Weights
 
 _SPEED = DeviceSpeed(
     products={

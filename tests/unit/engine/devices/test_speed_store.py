@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tailrace.device_speed import DeviceSpeed, ProductSpeed
 from tailrace.engine.devices.speed_store import SpeedKey, SpeedStore
+from tailrace.worker_protocol.device_speed import DeviceSpeed, ProductSpeed
 
 _KEY = SpeedKey(device="CPU a processor", llama_cpp="1", kernels="avx2", repacks=False, threads=2, cpus="0-1")
 _SPEED = DeviceSpeed(products={"Q4_0": ProductSpeed(bandwidth=1e9, arithmetic=1e9)}, layer_seconds=0.0)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailrace.cluster_state import Tier
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS, chain_of, unpack_hashes
+from tailrace.cluster_protocol.state import Tier
 from tailrace.engine.backends.fake import START, FakeBackend, Memory
 from tailrace.engine.kv_cache.disk_tier import DiskOptions
 from tailrace.engine.kv_cache.held_prefixes import HeldPrefixes
@@ -20,7 +21,6 @@ from tailrace.engine.loop import EngineLoop, Published
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
 from tailrace.generation_params import GenerationParams
-from tailrace.prefix_chain import BLOCK_TOKENS, chain_of, unpack_hashes
 from tailrace.protocol import PrefixReport, Submit
 
 MODEL = "m"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.cluster_state import TIERS, HeldBlocks
-from tailrace.prefix_chain import pack_hashes, unpack_hashes
+from tailrace.cluster_protocol.prefix_chain import pack_hashes, unpack_hashes
+from tailrace.cluster_protocol.state import TIERS, HeldBlocks
 from tailrace.protocol import PrefixReport
 from tailrace.server.cluster.held_union import HeldUnion
 

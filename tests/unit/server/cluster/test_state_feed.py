@@ -7,7 +7,8 @@ import asyncio
 import msgspec
 
 from tailrace.cluster.replica_view import ReplicaView
-from tailrace.cluster_state import (
+from tailrace.cluster_protocol.prefix_chain import pack_hashes
+from tailrace.cluster_protocol.state import (
     CHANGE_SECONDS,
     MAX_HELD_BLOCKS,
     ReplicaPhase,
@@ -15,7 +16,6 @@ from tailrace.cluster_state import (
     StateChange,
     StateMessage,
 )
-from tailrace.prefix_chain import pack_hashes
 from tailrace.protocol import PrefixReport
 from tailrace.server.cluster.state_feed import StateFeed
 from tailrace.server.engine_connection import EngineConnection

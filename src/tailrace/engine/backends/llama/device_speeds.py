@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import msgspec
 import structlog
 
-from tailrace.device_speed import DeviceSpeed
 from tailrace.engine.backends.llama.devices import device_description, device_name, is_cpu
 from tailrace.engine.backends.llama.measure_device import measure_device
 from tailrace.engine.devices.speed_store import SpeedKey, SpeedStore, driver
@@ -16,6 +15,7 @@ from tailrace.engine.kernels import loader
 from tailrace.engine.native_libs.ggml_headers import binding_version
 from tailrace.machine import cpulist
 from tailrace.machine.topology import read_topology
+from tailrace.worker_protocol.device_speed import DeviceSpeed
 
 #: Part of its threads' time that a measurement has to have had: otherwise other programs have slowed it down.
 _OWN_PART = 0.8

@@ -13,10 +13,10 @@ from functools import partial
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from tailrace.device_speed import DeviceSpeed, LinkSpeed, ProductSpeed
 from tailrace.engine.backends.llama.devices import is_cpu
 from tailrace.engine.backends.llama.ggml_graph import F32, DeviceBackend, OpGraph
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
+from tailrace.worker_protocol.device_speed import DeviceSpeed, LinkSpeed, ProductSpeed
 
 #: Formats that a worker measures, which doesn't know the model. Files of other formats count as the slowest of them.
 COMMON_FORMATS = ("Q4_0", "Q8_0", "Q4_K", "Q6_K", "MXFP4", "F16", "BF16", "F32")

@@ -29,7 +29,7 @@ from tailrace.machine.placement.division import CPU, Placement
 from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.model_header import read_header
 from tailrace.serving.placement_parts import EMBEDDING
-from tailrace.worker_status import WorkerStatus
+from tailrace.worker_protocol.status import WorkerStatus
 
 #: Part of a device's memory that is left beside the planned placement which more cells of the KV cache may take.
 _KV_PART = 0.5

@@ -16,7 +16,7 @@ from tailrace.engine.devices.speed_watch import Predict, PredictedSeconds
 from tailrace.machine.placement.devices import Work
 from tailrace.machine.placement.division import CPU
 from tailrace.models.model_header import read_header
-from tailrace.worker_status import WorkerStatus
+from tailrace.worker_protocol.status import WorkerStatus
 
 
 def measure_devices(

@@ -28,7 +28,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from tailrace.address_space import limit_growth
 from tailrace.child import SANDBOX_OOM_POINTS, raise_oom_score
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
 from tailrace.engine.backends.llama.model_loader import redirect_log
@@ -38,7 +37,8 @@ from tailrace.engine.tokenising.text_limits import MEMORY_BYTES, MEMORY_PER_CHAR
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.models.metadata_override import MetadataOverride
-from tailrace.parent_death import die_with_parent
+from tailrace.own_process.address_space import limit_growth
+from tailrace.own_process.parent_death import die_with_parent
 
 #: A worker that has done a job of up to so many characters waits for the next: its memory stays small.
 _REUSABLE = 65_536

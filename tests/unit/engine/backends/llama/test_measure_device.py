@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.device_speed import DeviceSpeed
 from tailrace.engine.backends.llama import device_speeds, devices
 from tailrace.engine.backends.llama.device_speeds import device_speed
 from tailrace.engine.backends.llama.measure_device import measure_device, measure_link
 from tailrace.engine.devices.speed_store import SpeedStore
+from tailrace.worker_protocol.device_speed import DeviceSpeed
 
 
 @pytest.fixture(scope="module")

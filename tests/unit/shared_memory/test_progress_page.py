@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
-from tailrace.progress_page import Phase, ProgressPage, allowed_silence, create_page
+from tailrace.shared_memory.memory_file import create_page
+from tailrace.shared_memory.progress_page import Phase, ProgressPage, allowed_silence
 
 _CHILD = """
 import os, sys
-from tailrace.progress_page import Phase, ProgressPage
+from tailrace.shared_memory.progress_page import Phase, ProgressPage
 page = ProgressPage(int(sys.argv[1]))
 page.phase = Phase.SERVING
 page.longest = 2.5

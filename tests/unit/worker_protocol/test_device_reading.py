@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tailrace.device_reading import DeviceReading
-from tailrace.worker_status import PROTOCOL, WorkerStatus, decode_status, encode_status
+from tailrace.worker_protocol.device_reading import DeviceReading
+from tailrace.worker_protocol.status import PROTOCOL, WorkerStatus, decode_status, encode_status
 
 USUAL = DeviceReading(device="gpu0", memory=7_000, free=6_000, use=0.25, temperature=51.5, power=123.5)
 

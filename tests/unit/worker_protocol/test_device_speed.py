@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tailrace.device_speed import DeviceSpeed, ProductSpeed, Weights
-from tailrace.worker_status import PROTOCOL, OfferedDevice, WorkerStatus, decode_status, encode_status
+from tailrace.worker_protocol.device_speed import DeviceSpeed, ProductSpeed, Weights
+from tailrace.worker_protocol.status import PROTOCOL, OfferedDevice, WorkerStatus, decode_status, encode_status
 
 _SPEED = DeviceSpeed(
     products={

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from tailrace.observe import logs
-from tailrace.observe.log_page import MAX_RINGS, LogLine, LogPage, LogReader, create_log_page
+from tailrace.shared_memory.log_page import MAX_RINGS, LogLine, LogPage, LogReader, create_log_page
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from tailrace.address_space import resident_memory
+from tailrace.own_process.address_space import resident_memory
 
 _PROGRAM = """
 import mmap
-from tailrace.address_space import limit_growth
+from tailrace.own_process.address_space import limit_growth
 
 limit_growth(64_000_000, final=False)
 mmap.mmap(-1, 16_000_000)

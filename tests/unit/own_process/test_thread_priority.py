@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tailrace.machine.thread_priority import LOW, lower_priority
+from tailrace.own_process.thread_priority import LOW, lower_priority
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")

@@ -20,7 +20,7 @@ class LivesPage:
     """
 
     def __init__(self, fd: int) -> None:
-        """Map a page of ``progress_page.create_page``. ``fd`` may be closed then: the mapping stays."""
+        """Map a page of ``memory_file.create_page``. ``fd`` may be closed then: the mapping stays."""
         self._map = mmap.mmap(fd, 16 * MAX_CHILDREN)
         self._numbers = memoryview(self._map).cast("d")
 

@@ -8,13 +8,13 @@ line to anybody: ``server.dashboard`` decides who sees them.
 from __future__ import annotations
 
 import mmap
-import os
 import struct
-import tempfile
 import threading
 from collections import deque
 
 import msgspec
+
+from tailrace.shared_memory.memory_file import create_memory
 
 #: Processes that have a ring. Number 0 is the supervisor's, number n + 1 that of child n.
 MAX_RINGS = 257
@@ -46,13 +46,7 @@ class LogLine(msgspec.Struct, frozen=True):
 
 def create_log_page() -> int:
     """A file descriptor of new rings, to be inherited. Raises OSError."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("tailrace-log")
-    else:
-        fd, path = tempfile.mkstemp(prefix="tailrace-log-")
-        os.unlink(path)  # noqa: PTH108  # a name beside its open descriptor
-    os.ftruncate(fd, _BYTES)
-    return fd
+    return create_memory(_BYTES)
 
 
 class LogPage:

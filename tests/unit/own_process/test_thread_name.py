@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.machine.thread_name import name_thread
+from tailrace.own_process.thread_name import name_thread
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc to read it from")

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import enum
 import mmap
-import os
-import tempfile
 import time
 
-_BYTES = 4096
+from tailrace.shared_memory.memory_file import PAGE_BYTES
+
 #: The message begins here; the numbers lie in front of it.
 _TEXT = 512
 _BEAT, _LONGEST, _HELPER, _PHASE, _SERVED, _READY, _RELOADS, _LENGTH, _GROWTH, _MAPPED, _WAITS = range(11)
@@ -38,8 +37,8 @@ class ProgressPage:
     """One process's page. A process that isn't supervised has a private one, which no other process reads."""
 
     def __init__(self, fd: int = -1) -> None:
-        """Map the page of ``create_page``; without it, a private one. ``fd`` may be closed then: the mapping stays."""
-        self._map = mmap.mmap(fd, _BYTES)
+        """Map a page of ``memory_file.create_page``; -1: a private one. ``fd`` may be closed then."""
+        self._map = mmap.mmap(fd, PAGE_BYTES)
         # Aligned eight bytes are stored and loaded in one piece.
         self._numbers = memoryview(self._map)[:_TEXT].cast("d")
 
@@ -135,12 +134,12 @@ class ProgressPage:
     @property
     def message(self) -> str:
         """The reason that the process gave for its death, or the last error of llama.cpp; empty: none."""
-        length = min(int(self._numbers[_LENGTH]), _BYTES - _TEXT)
+        length = min(int(self._numbers[_LENGTH]), PAGE_BYTES - _TEXT)
         return self._map[_TEXT : _TEXT + length].decode("utf-8", "replace")
 
     @message.setter
     def message(self, text: str) -> None:
-        data = text.encode("utf-8", "replace")[: _BYTES - _TEXT]
+        data = text.encode("utf-8", "replace")[: PAGE_BYTES - _TEXT]
         self._map[_TEXT : _TEXT + len(data)] = data
         self._numbers[_LENGTH] = len(data)
 
@@ -148,18 +147,3 @@ class ProgressPage:
         """Unmap it."""
         self._numbers.release()
         self._map.close()
-
-
-def create_page() -> int:
-    """A file descriptor of a new page, to be inherited. Raises OSError."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("tailrace-progress")
-    else:
-        fd, path = tempfile.mkstemp(prefix="tailrace-progress-")
-        os.unlink(path)  # noqa: PTH108  # a name beside its open descriptor
-    try:
-        os.ftruncate(fd, _BYTES)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from tailrace.lives_page import LivesPage
-from tailrace.progress_page import create_page
+from tailrace.shared_memory.lives_page import LivesPage
+from tailrace.shared_memory.memory_file import create_page
 
 
 def test_counts_are_seen_by_the_other_process_and_outlive_it() -> None:

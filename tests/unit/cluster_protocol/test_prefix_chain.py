@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.prefix_chain import BLOCK_TOKENS, PrefixChain, chain_of, pack_hashes, unpack_hashes
+from tailrace.cluster_protocol.prefix_chain import BLOCK_TOKENS, PrefixChain, chain_of, pack_hashes, unpack_hashes
 
 TOKENS = st.lists(st.integers(0, 2**31 - 1), max_size=5 * BLOCK_TOKENS)
 
@@ -40,7 +40,7 @@ def test_models_have_nothing_in_common() -> None:
 
 
 def test_every_process_has_the_same_hashes() -> None:
-    code = "from tailrace.prefix_chain import chain_of; print(chain_of('m', list(range(200))))"
+    code = "from tailrace.cluster_protocol.prefix_chain import chain_of; print(chain_of('m', list(range(200))))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == str(chain_of("m", list(range(200))))
 

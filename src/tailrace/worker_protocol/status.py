@@ -15,8 +15,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from tailrace.device_reading import DeviceReading
-from tailrace.device_speed import DeviceSpeed
+from tailrace.worker_protocol.device_reading import DeviceReading
+from tailrace.worker_protocol.device_speed import DeviceSpeed
 
 _Message = TypeVar("_Message")
 

@@ -1,6 +1,6 @@
 """How the ingress forwards requests to a replica, and what the replica adds to its answers for it. Nothing else.
 
-A forwarded request has the setting ``cluster_secret`` in ``cluster_state.SECRET_HEADER``, the client's address in
+A forwarded request has the setting ``cluster_secret`` in ``state.SECRET_HEADER``, the client's address in
 ``CLIENT_HEADER``, and an ``x-request-id``. The ingress has checked its Host and Origin, so the replica doesn't.
 
 Until an engine has begun with the request's work, the replica writes nothing on its connection: no head, no keep-alive.

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tailrace.cores_page import ANY_CORES, CoresPage, cores_of
-from tailrace.progress_page import create_page
+from tailrace.shared_memory.cores_page import ANY_CORES, CoresPage, cores_of
+from tailrace.shared_memory.memory_file import create_page
 
 
 @pytest.fixture

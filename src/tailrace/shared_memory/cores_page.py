@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import mmap
 
-from tailrace.lives_page import MAX_CHILDREN
+from tailrace.shared_memory.lives_page import MAX_CHILDREN
+from tailrace.shared_memory.memory_file import PAGE_BYTES
 
 #: An engine that isn't bound to the cores of one NUMA node.
 ANY_CORES = 255
@@ -24,8 +25,8 @@ class CoresPage:
     """See the module."""
 
     def __init__(self, fd: int) -> None:
-        """Map a page of ``progress_page.create_page``. ``fd`` may be closed then: the mapping stays."""
-        self._map = mmap.mmap(fd, 4096)
+        """Map a page of ``memory_file.create_page``. ``fd`` may be closed then: the mapping stays."""
+        self._map = mmap.mmap(fd, PAGE_BYTES)
 
     def show(self, number: int, cores: int) -> None:
         """Engine ``number`` computes on these cores from now on; 0: it doesn't compute. A negative one has no place."""
