@@ -21,9 +21,10 @@ _SHAPES = (
     (2, 16, 1, (40,)),
     (2, 1072, 45, (70,)),
 )
-#: Of the largest sum. Both sides round the same numbers to bf16. The kernels add Q4_K's minimum in another way, so some
-#: of its weights are rounded to the other side. Without any rounding to bf16 the difference would be 4e-3.
-_TOLERANCE = {GgmlType.Q4_K: 1e-3}
+#: Of the largest sum. Both sides round the same numbers to bf16. The kernels add the minima of super-blocks in another
+#: way, so some of their weights are rounded to the other side. Without any rounding to bf16 the difference would be
+#: 4e-3.
+_TOLERANCE = dict.fromkeys((GgmlType.Q2_K, GgmlType.Q4_K, GgmlType.Q5_K), 1e-3)
 _OTHERS_TOLERANCE = 2e-5
 
 
