@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import structlog
 
 from tailrace.engine.kv_cache.cache_ops import CacheOp
+from tailrace.engine.sequence import Sequence
 
 #: A gap that is shorter than this many steps without prompts isn't long, however large the model is.
 _MIN_STEPS = 3.0
@@ -30,7 +31,7 @@ class LongGaps:
         #: The name of each part, when it ended, and the processor time at its end.
         self._marks: list[tuple[str, float, float]] = []
         self._ops: list[CacheOp] = []
-        self._has_replies = False  #: whether replies wait for the end of this gap
+        self._waiting: set[int] = set()  #: replies that have had a token and wait for the next one
         self._now = self._begun = time.perf_counter()
         self._cpu = self._begun_cpu = time.thread_time()
         self._usage = _usage()
@@ -50,16 +51,25 @@ class LongGaps:
         if self._bound:
             self._ops += ops
 
-    def end(self, replies: int, prompt_tokens: int, quiet_seconds: float, *, goes_on: bool) -> None:
-        """A step has sent tokens of so many replies; it had ``prompt_tokens`` beside them. ``quiet_seconds``: of such a
-        step without prompts. ``goes_on``: whether replies wait for the next step.
+    def drop(self, identity: int) -> None:
+        """This reply waits no more: it has ended or was cancelled."""
+        self._waiting.discard(identity)
+
+    def end(self, sampled: Iterable[Sequence], prompt_tokens: int, quiet_seconds: float) -> None:
+        """A step has sent the tokens of the ``sampled`` replies; it had ``prompt_tokens`` beside them. Replies that
+        began in it haven't waited. ``quiet_seconds``: of such a step without prompts.
         """
         if not self._bound:
             return
+        replies = {sequence.id for sequence in sampled}
+        waited = len(replies & self._waiting)
+        if self._waiting and not waited:
+            self._waiting |= replies
+            return  # The step had a prompt alone: replies go on waiting.
         self._cpu, usage = time.thread_time(), _usage()
-        if self._has_replies and replies and self._now - self._begun > max(self._bound, _MIN_STEPS * quiet_seconds):
-            self._report(replies, prompt_tokens, usage)
-        self._has_replies = goes_on
+        if waited and self._now - self._begun > max(self._bound, _MIN_STEPS * quiet_seconds):
+            self._report(waited, prompt_tokens, usage)
+        self._waiting = replies
         self._marks.clear()
         self._ops.clear()
         self._begun, self._begun_cpu, self._usage = self._now, self._cpu, usage

@@ -259,8 +259,7 @@ class EngineLoop:
                 publish(step)
                 gaps.mark("send")
             quiet = self._prefill_budget.quiet_seconds(batch.n_decoding)
-            goes_on = len(batch.sampled) > len(step.finished) + len(step.failed)
-            gaps.end(batch.n_decoding, batch.n_prompt_tokens, quiet, goes_on=goes_on)
+            gaps.end(batch.sampled, batch.n_prompt_tokens, quiet)
         finally:
             # Also where the HTTP process has gone: what the cache holds is kept for the next one.
             if links is not None:
@@ -349,6 +348,7 @@ class EngineLoop:
     def _drop(self, sequence: Sequence) -> None:
         """Remove a sequence that has finished, failed or been cancelled."""
         del self._sequences[sequence.id]
+        self._gaps.drop(sequence.id)
         if sequence.constraint is not None:
             sequence.constraint.cancel()
         self._progress.end(sequence)

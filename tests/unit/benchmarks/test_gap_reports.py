@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.harness import gap_reports
 from tailrace.engine.long_gaps import LongGaps
+from tailrace.engine.sequence import Sequence
+from tailrace.protocol import Submit
 
 
 def _line(ms: int, cpu_ms: int) -> str:
@@ -34,9 +36,10 @@ def test_a_line_that_the_engine_writes_is_read(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("tailrace.engine.long_gaps.structlog.get_logger", _Log)
     monkeypatch.setattr("tailrace.engine.long_gaps._SHORT_SECONDS", 0.0)
     gaps = LongGaps(1e-9)
+    sequence = Sequence(Submit(id=1, prompt=[1]), [1], 10, frozenset())
     for _ in range(2):
         gaps.mark("decode")
-        gaps.end(4, 12, 0.0, goes_on=True)
+        gaps.end([sequence], 12, 0.0)
     (report,) = gap_reports.read(map(json.dumps, written))
     assert report.prompt_tokens == 12
     assert "decode" in report.parts
