@@ -8,16 +8,18 @@ from rich.console import Console
 
 #: Columns for a pipe or a file, which have no width of their own: wide enough that no path is broken.
 PIPE_WIDTH = 400
+# Both consoles leave words between colons as they are: rich would make an emoji of the port in "127.0.0.1:-1:".
 
 
 def stdout() -> Console:
     """The console for results. A new one for each call, because tests and shells exchange the stream."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def stderr() -> Console:
     """The console for progress and errors, so that results can be piped without them."""
-    return Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+    width = None if sys.stderr.isatty() else PIPE_WIDTH
+    return Console(highlight=False, emoji=False, stderr=True, width=width)
 
 
 def size(count: int) -> str:

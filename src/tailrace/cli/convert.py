@@ -105,7 +105,7 @@ def _copy(source: Path, target: Path) -> None:
 @contextmanager
 def _progress() -> Iterator[ReportProgress]:
     console = console_output.stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=1.0)
         yield lambda what, part: progress.update(task, description=what, completed=part)

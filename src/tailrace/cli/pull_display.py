@@ -57,7 +57,7 @@ class _BarDisplay:
         free = console.width - _FACTS_WIDTH
         self._name_width = max(_MIN_NAME_WIDTH, min(_NAME_WIDTH, free - _MIN_BAR_WIDTH))
         bar = BarColumn(max(_MIN_BAR_WIDTH, min(_BAR_WIDTH, free - self._name_width)))
-        columns = (TextColumn("{task.description}"), bar, DownloadColumn(), TransferSpeedColumn())
+        columns = (TextColumn("{task.description}", markup=False), bar, DownloadColumn(), TransferSpeedColumn())
         self._bars = Bars(*columns, TimeRemainingColumn(), console=console)
         self._file: tuple[str, str] | None = None  #: the bar's file, and whether it is verified or downloaded
         self._file_bar: TaskID | None = None

@@ -77,7 +77,7 @@ def _write_screens(client: StatsClient, interval: float) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def _print(console: Console, stats: Stats, url: str) -> None:

@@ -160,7 +160,7 @@ def _show(tuned: TuningRecord) -> None:
 @contextmanager
 def _progress() -> Iterator[ReportProgress]:
     console = console_output.stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=1.0)
         yield lambda what, part: progress.update(task, description=f"{what:24}", completed=part)

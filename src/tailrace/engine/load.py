@@ -335,7 +335,9 @@ def _progress(name: str, *, shown: bool) -> Iterator[ReportProgress]:
     if not shown or terminal is None:
         yield lambda _, __: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    # A file's name may look like markup.
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(file=terminal), transient=True) as progress:
         task = progress.add_task(f"loading {name}", total=1.0)
         yield lambda what, part: progress.update(task, description=what, completed=part)
