@@ -11,11 +11,13 @@ from pathlib import Path
 import msgspec
 
 from tailrace.engine.devices.device_list import LOCAL, planned_devices
+from tailrace.engine.devices.open_worker import open_worker
 from tailrace.engine.devices.placement import PlannedModel, place, work_of
 from tailrace.engine.devices.placement_prediction import weights_by_device
 from tailrace.engine.devices.rules import read_rules
 from tailrace.engine.devices.worker_errors import WorkerUnavailableError
 from tailrace.engine.devices.worker_link import WorkerLink
+from tailrace.engine.native_libs.ggml_headers import binding_version
 from tailrace.errors import ConfigurationError
 from tailrace.machine.free_memory import available_memory
 from tailrace.machine.gpu import Gpu
@@ -76,8 +78,9 @@ def placement_facts(
             silent.append(gpu)
         else:
             devices.append(device_of(f"{gpu.backends[0].upper()}{number}", "gpu", free))
-    for endpoint in wanted.workers:
-        devices += _worker(endpoint, header)
+    workers = _workers(wanted.workers)
+    for link in workers:
+        devices += _offered(link, header)
     tokens = settings.kv_tokens or settings.ctx
     plan = place(
         header,
@@ -88,7 +91,7 @@ def placement_facts(
         local=wanted.local,
         gpu_layers=settings.gpu_layers,
     )
-    return _facts(plan, [_silence(gpu) for gpu in silent])
+    return _facts(plan, [*map(_silence, silent), *(_use(link) for link in workers if link.user is not None)])
 
 
 def _facts(plan: PlannedModel, remarks: list[str]) -> PlacementFacts:
@@ -129,12 +132,23 @@ def _local(bandwidth: float | None) -> Device:
     return device_of(LOCAL, "cpu", available_memory(), **measured)
 
 
-def _worker(endpoint: str, header: ModelHeader) -> list[Device]:
-    try:
-        link = WorkerLink(endpoint)
-    except WorkerUnavailableError as error:
-        raise ConfigurationError(str(error)) from error
-    link.close()
+def _workers(endpoints: Sequence[str]) -> list[WorkerLink]:
+    """The workers' last reports, of which ``serve`` could use all. The connections are closed."""
+    links: list[WorkerLink] = []
+    for endpoint in endpoints:
+        try:
+            links.append(open_worker(endpoint, binding_version(), links))
+        except WorkerUnavailableError as error:
+            raise ConfigurationError(str(error)) from error
+        links[-1].close()
+    return links
+
+
+def _use(link: WorkerLink) -> str:
+    return f"The worker at {link.endpoint} is in use by {link.user}: its memory is what that one has left."
+
+
+def _offered(link: WorkerLink, header: ModelHeader) -> list[Device]:
     found = []
     for number, offered in enumerate(link.status.devices):
         measured: dict[str, float] = {}
@@ -146,6 +160,6 @@ def _worker(endpoint: str, header: ModelHeader) -> list[Device]:
                 "layer_seconds": offered.speed.layer_seconds,
             }
         kind: DeviceKind = "worker cpu" if offered.name == "CPU" else "worker gpu"
-        name = endpoint if number == 0 else f"{endpoint}/{number}"
+        name = link.endpoint if number == 0 else f"{link.endpoint}/{number}"
         found.append(device_of(name, kind, offered.free, **measured))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -12,6 +13,8 @@ from tailrace.errors import ConfigurationError
 from tailrace.machine.gpu import Gpu
 from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL, Settings
+from tailrace.worker_protocol.status import PROTOCOL
+from worker_reporter import STATUS, WorkerReporter
 
 _GPU = Gpu(vendor="NVIDIA", name=None, address="0000:01:00.0", memory=24 * 10**9, node=None, backends=("cuda",))
 
@@ -70,3 +73,43 @@ def test_rules_that_cannot_be_followed_are_refused() -> None:
         facts([_GPU], devices="local", placement={"output": "CUDA7"})
     with pytest.raises(ConfigurationError, match=r"no worker answers at 127\.0\.0\.1:1"):
         facts([], devices="local,127.0.0.1:1")
+
+
+@pytest.fixture
+def reporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerReporter]:
+    monkeypatch.setattr("tailrace.worker.status_server.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("tailrace.cli.placement_facts.binding_version", lambda: STATUS.llama_cpp)
+    found = WorkerReporter()
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"protocol": PROTOCOL - 1}, "an older version of tailrace than this machine"),
+        ({"protocol": PROTOCOL + 1}, "a newer version of tailrace than this machine"),
+        ({"llama_cpp": "0.0.1"}, r"llama-cpp-python 0\.0\.1"),
+    ],
+)
+def test_a_worker_of_another_version_is_refused(reporter: WorkerReporter, changes: dict[str, Any], reason: str) -> None:
+    reporter.status = msgspec.structs.replace(STATUS, **changes)
+    with pytest.raises(ConfigurationError, match=f"{reporter.endpoint} has {reason}"):
+        facts([], devices=f"local,{reporter.endpoint}")
+
+
+def test_a_worker_with_two_addresses_is_refused(reporter: WorkerReporter) -> None:
+    reporter.status = msgspec.structs.replace(STATUS, identity="the same")
+    port = reporter.endpoint.partition(":")[2]
+    with pytest.raises(ConfigurationError, match="names one worker twice"):
+        facts([], devices=f"{reporter.endpoint},localhost:{port}")
+
+
+def test_a_worker_that_is_in_use_is_told(reporter: WorkerReporter) -> None:
+    found = facts([], devices=f"local,{reporter.endpoint}")
+    assert found is not None
+    assert not any("in use" in reason for reason in found.reasons)
+    reporter.status = msgspec.structs.replace(STATUS, client="127.0.0.1:9")
+    found = facts([], devices=f"local,{reporter.endpoint}")
+    assert found is not None
+    assert f"The worker at {reporter.endpoint} is in use by 127.0.0.1:9" in found.reasons[0]

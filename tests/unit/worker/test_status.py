@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,68 +18,23 @@ from tailrace.engine.devices.worker_link import WorkerLink
 from tailrace.engine.devices.worker_watch import WorkerWatch
 from tailrace.errors import ConfigurationError
 from tailrace.shared_memory.progress_page import ProgressPage
-from tailrace.worker.address import ListenAddress, free_address
 from tailrace.worker.client import cut_client, find_client
 from tailrace.worker.status_server import StatusServer
-from tailrace.worker_protocol.status import PROTOCOL, STATUS_PORT_OFFSET, OfferedDevice, WorkerStatus, encode_status
+from tailrace.worker_protocol.status import STATUS_PORT_OFFSET, WorkerStatus, encode_status
+from worker_reporter import STATUS, WorkerReporter
 
-STATUS = WorkerStatus(llama_cpp="1.2.3", threads=2, devices=(OfferedDevice("CPU", "a CPU", 10, 20),), protocol=PROTOCOL)
 IN_USE = msgspec.structs.replace(STATUS, client="127.0.0.1:9")
 
 
-class Reporter:
-    """A status server on loopback, in a thread, which reports ``status``. ``greeting`` is what its RPC port says."""
-
-    def __init__(self) -> None:
-        self.status = STATUS
-        self.greeting = struct.pack("<Q28x", 28)
-        self.paused = False
-        self.released = 0  #: claims that have ended
-        self._ended = False
-        self.endpoint = str(free_address(ListenAddress("127.0.0.1", 0, is_loopback=True)))
-        port = int(self.endpoint.partition(":")[2])
-        self._rpc = socket.create_server(("127.0.0.1", port))
-        threading.Thread(target=self._greet, daemon=True).start()
-        self._server = StatusServer("127.0.0.1", port + STATUS_PORT_OFFSET, self._release)
-        self.port = self._server.port
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._ended:
-            if self.paused:
-                time.sleep(0.01)
-            else:
-                self._server.beat(lambda: msgspec.structs.replace(self.status, holder=self._server.holder))
-
-    def _greet(self) -> None:
-        with contextlib.suppress(OSError):  # The listening socket is closed.
-            while True:
-                connection, _ = self._rpc.accept()
-                with connection:
-                    connection.recv(1000)
-                    connection.sendall(self.greeting)
-
-    def _release(self) -> None:
-        self.released += 1
-
-    def close(self) -> None:
-        self._ended = True
-        self._thread.join()
-        self._server.close()
-        self._rpc.shutdown(socket.SHUT_RDWR)
-        self._rpc.close()
-
-
 @pytest.fixture
-def reporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reporter]:
+def reporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerReporter]:
     monkeypatch.setattr("tailrace.worker.status_server.BEAT_SECONDS", 0.02)
-    found = Reporter()
+    found = WorkerReporter()
     yield found
     found.close()
 
 
-def test_each_engine_gets_the_state_at_once_and_then_each_change(reporter: Reporter) -> None:
+def test_each_engine_gets_the_state_at_once_and_then_each_change(reporter: WorkerReporter) -> None:
     links = [WorkerLink(reporter.endpoint) for _ in range(3)]
     assert [link.status for link in links] == [STATUS] * 3
     reporter.status = IN_USE
@@ -90,7 +44,7 @@ def test_each_engine_gets_the_state_at_once_and_then_each_change(reporter: Repor
         link.close()
 
 
-def test_silence_is_noticed(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_noticed(reporter: WorkerReporter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_link, "SILENCE_SECONDS", 0.2)
     link = WorkerLink(reporter.endpoint)
     reporter.paused = True
@@ -164,7 +118,9 @@ def test_reports_that_came_while_the_engine_was_suspended_are_read() -> None:
         link.close()
 
 
-def test_a_first_engine_gives_up_and_a_later_one_waits(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_engine_gives_up_and_a_later_one_waits(
+    reporter: WorkerReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(worker_watch, "_FIRST_SECONDS", 0.1)
     monkeypatch.setattr(worker_watch, "_RETRY_SECONDS", 0.02)
     reporter.status = IN_USE
@@ -185,7 +141,7 @@ def test_a_first_engine_gives_up_and_a_later_one_waits(reporter: Reporter, monke
     watch.close()
 
 
-def test_one_engine_at_a_time_gets_a_worker(reporter: Reporter) -> None:
+def test_one_engine_at_a_time_gets_a_worker(reporter: WorkerReporter) -> None:
     links = [WorkerLink(reporter.endpoint) for _ in range(4)]
     granted: list[WorkerLink] = []
     refused: list[str] = []
@@ -216,7 +172,7 @@ def test_one_engine_at_a_time_gets_a_worker(reporter: Reporter) -> None:
         link.close()
 
 
-def test_a_claim_ends_in_silence(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_ends_in_silence(reporter: WorkerReporter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tailrace.worker.status_server.CLAIM_SECONDS", 0.1)
     silent, other = WorkerLink(reporter.endpoint), WorkerLink(reporter.endpoint)
     silent.claim("a silent engine")
@@ -229,9 +185,9 @@ def test_a_claim_ends_in_silence(reporter: Reporter, monkeypatch: pytest.MonkeyP
         link.close()
 
 
-def test_of_two_workers_an_engine_gets_both_or_none(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_workers_an_engine_gets_both_or_none(reporter: WorkerReporter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_watch, "_FIRST_SECONDS", 0.0)
-    second = Reporter()
+    second = WorkerReporter()
     second.status = IN_USE
     with pytest.raises(ConfigurationError, match=second.endpoint):
         WorkerWatch("1.2.3").connect([reporter.endpoint, second.endpoint], ProgressPage(), first=True)
@@ -252,7 +208,7 @@ def test_of_two_workers_an_engine_gets_both_or_none(reporter: Reporter, monkeypa
         b'{"x":' + b"[" * 1900 + b"\n",
     ],
 )
-def test_what_is_no_claim_ends_its_connection_alone(reporter: Reporter, sent: bytes) -> None:
+def test_what_is_no_claim_ends_its_connection_alone(reporter: WorkerReporter, sent: bytes) -> None:
     link = WorkerLink(reporter.endpoint)
     link.claim("an engine")
     with socket.create_connection(("127.0.0.1", reporter.port)) as stranger:
@@ -273,7 +229,7 @@ def test_what_is_no_claim_ends_its_connection_alone(reporter: Reporter, sent: by
     ],
 )
 def test_a_worker_of_which_a_tunnel_brings_one_port_is_refused(
-    reporter: Reporter, monkeypatch: pytest.MonkeyPatch, greeting: bytes, reason: str
+    reporter: WorkerReporter, monkeypatch: pytest.MonkeyPatch, greeting: bytes, reason: str
 ) -> None:
     monkeypatch.setattr(worker_watch, "_FIRST_SECONDS", 0.0)
     reporter.greeting = greeting
@@ -282,7 +238,7 @@ def test_a_worker_of_which_a_tunnel_brings_one_port_is_refused(
 
 
 def test_a_port_of_a_worker_that_is_silent_or_closed_is_refused(
-    reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+    reporter: WorkerReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rpc_greeting, "_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -293,7 +249,7 @@ def test_a_port_of_a_worker_that_is_silent_or_closed_is_refused(
         check_rpc_port("127.0.0.1", port)
 
 
-def test_a_worker_with_two_addresses_is_named_once(reporter: Reporter) -> None:
+def test_a_worker_with_two_addresses_is_named_once(reporter: WorkerReporter) -> None:
     reporter.status = msgspec.structs.replace(STATUS, identity="a")
     other = reporter.endpoint.replace("127.0.0.1", "localhost")
     watch = WorkerWatch("1.2.3")
@@ -301,7 +257,9 @@ def test_a_worker_with_two_addresses_is_named_once(reporter: Reporter) -> None:
         watch.connect([reporter.endpoint, other], ProgressPage(), first=True)
 
 
-def test_clients_that_keep_connections_keep_no_engine_out(reporter: Reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_that_keep_connections_keep_no_engine_out(
+    reporter: WorkerReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tailrace.worker.status_server._MAX_LISTENERS", 8)
     holder = WorkerLink(reporter.endpoint)
     holder.claim("an engine")
@@ -318,7 +276,7 @@ def test_clients_that_keep_connections_keep_no_engine_out(reporter: Reporter, mo
     holder.close()
 
 
-def test_another_version_of_llama_cpp_is_refused(reporter: Reporter) -> None:
+def test_another_version_of_llama_cpp_is_refused(reporter: WorkerReporter) -> None:
     with pytest.raises(ConfigurationError, match=r"1\.2\.3.*1\.2\.4.*both must have the same"):
         WorkerWatch("1.2.4").connect([reporter.endpoint], ProgressPage(), first=False)
 

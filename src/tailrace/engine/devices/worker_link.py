@@ -75,11 +75,15 @@ class WorkerLink:
 
     def _refuse_other(self) -> None:
         """Raise WorkerUnavailableError where another engine has the worker."""
-        other = self.status.holder or self.status.client
-        if other is not None and self.status.holder != self._engine:
+        if self.user is not None and self.status.holder != self._engine:
             raise WorkerUnavailableError(
-                f"the worker at {self.endpoint} is in use by {other}, and it has one engine at a time"
+                f"the worker at {self.endpoint} is in use by {self.user}, and it has one engine at a time"
             )
+
+    @property
+    def user(self) -> str | None:
+        """The engine that has the worker, as of the last report: its name, or its address."""
+        return self.status.holder or self.status.client
 
     def next_status(self) -> WorkerStatus:
         """The next report, for which it waits. Raises WorkerUnavailableError where none comes, and

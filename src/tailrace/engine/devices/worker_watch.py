@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from tailrace.engine.devices.device_list import parse_devices
+from tailrace.engine.devices.open_worker import open_worker
 from tailrace.engine.devices.rpc_greeting import check_rpc_port
 from tailrace.engine.devices.worker_errors import WorkerUnavailableError, WorkerVersionError
 from tailrace.engine.devices.worker_link import WorkerLink
@@ -84,8 +85,7 @@ class WorkerWatch:
         links: list[WorkerLink] = []
         try:
             for endpoint in endpoints:
-                link = self._open(endpoint)
-                self._refuse_known(link, (*self.links, *links))
+                link = open_worker(endpoint, self._version, (*self.links, *links))
                 links.append(link)
                 link.claim(self._engine)
                 check_rpc_port(link.address, link.port)
@@ -94,28 +94,6 @@ class WorkerWatch:
                 link.close()
             raise
         return links
-
-    def _open(self, endpoint: str) -> WorkerLink:
-        try:
-            link = WorkerLink(endpoint)
-        except WorkerVersionError as error:
-            raise ConfigurationError(str(error)) from error
-        if link.status.llama_cpp != self._version:
-            link.close()
-            raise ConfigurationError(
-                f"the worker at {endpoint} has llama-cpp-python {link.status.llama_cpp} and this machine "
-                f"{self._version}: both must have the same; install the same tailrace on both"
-            )
-        return link
-
-    def _refuse_known(self, link: WorkerLink, others: Sequence[WorkerLink]) -> None:
-        """Raise ConfigurationError where this is the worker of another link: llama.cpp would wait for itself."""
-        for other in others:
-            if link.status.identity and link.status.identity == other.status.identity:
-                link.close()
-                raise ConfigurationError(
-                    f"devices names one worker twice: {other.endpoint} and {link.endpoint} are the same. Leave one out"
-                )
 
     def close(self) -> None:
         """Let go of workers that aren't listened to."""
