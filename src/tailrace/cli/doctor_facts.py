@@ -6,6 +6,7 @@ Gathers and compares; ``doctor`` shows it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -191,7 +192,7 @@ def _logits_ops(settings: Settings, *, prove: bool) -> list[LibraryReport]:
         logits_build.LOGITS_TIERS,
         logits_build.TIERS_OF_CHOICE,
         settings.kernels,
-        logits_build.build_logits_ops,
+        partial(logits_build.build_logits_ops, again=prove),
         logits_build.prove_logits_ops,
         prove=prove,
     )

@@ -30,9 +30,9 @@ def cpu_tiers() -> list[TierName]:
     return [name for name in KERNEL_TIERS if TIERS[name].supported]
 
 
-def build_kernels(tier: TierName, cache: Path | None = None) -> Path:
+def build_kernels(tier: TierName, cache: Path | None = None, *, again: bool = False) -> Path:
     """The proved library of ``tier``, see ``ensure_built``. Raises NativeUnavailable."""
-    return ensure_built(source(), TIERS[tier], cache)
+    return ensure_built(source(), TIERS[tier], cache, again=again)
 
 
 def source() -> Source:

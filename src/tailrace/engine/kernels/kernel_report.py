@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 
 import msgspec
 
@@ -27,9 +28,8 @@ def report_kernels(choice: str, *, prove: bool = False) -> KernelReport:
     """What an engine computes here with the setting ``kernels`` at ``choice``. ``prove`` repeats the proof of each tier
     that this CPU has, also where it isn't used.
     """
-    libraries = report_tiers(
-        "kernels", KERNEL_TIERS, TIERS_OF_CHOICE, choice, build_kernels, prove_kernels, prove=prove
-    )
+    build = partial(build_kernels, again=prove)
+    libraries = report_tiers("kernels", KERNEL_TIERS, TIERS_OF_CHOICE, choice, build, prove_kernels, prove=prove)
     path = next((report.path for report in libraries if report.state == "used"), None)
     used = ctypes.CDLL(path) if path is not None else None
     formats = formats_of(used) if used is not None else []

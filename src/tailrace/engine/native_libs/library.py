@@ -26,6 +26,7 @@ import structlog
 from tailrace import bundle
 from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.compiler import COMPILE_FLAGS, LINK_FLAGS, Compiler, find_compiler
+from tailrace.engine.native_libs.refusals import find_refusal, note_refusal
 from tailrace.engine.native_libs.tiers import Tier
 from tailrace.folders import cache_folder
 
@@ -132,7 +133,9 @@ class Build:
         except OSError as error:
             raise NativeUnavailable(f"what {self.compiler.path} makes can't be loaded: {error}") from error
         if wrong := self.source.proof(loaded):
-            raise NativeUnavailable(f"{self.compiler.path} makes code that computes {', '.join(wrong)} wrongly")
+            reason = f"{self.compiler.path} makes code that computes {', '.join(wrong)} wrongly"
+            note_refusal(self.path, self.source.folder, reason)
+            raise NativeUnavailable(reason)
 
     def _objects(self) -> list[tuple[str, Path]]:
         folder = self.source.folder
@@ -174,10 +177,10 @@ def _describe(source: Source, tier: Tier, cache: Path) -> Build:
     return BundledBuild(source, tier, Compiler(str(file), version), cache, file)
 
 
-def ensure_built(source: Source, tier: Tier, cache: Path | None = None) -> Path:
+def ensure_built(source: Source, tier: Tier, cache: Path | None = None, *, again: bool = False) -> Path:
     """The proved library of ``source`` for ``tier``. Where the cache hasn't got it, it is compiled, or copied out of
     the wheel that tailrace was installed from. ``cache`` is by default ``$XDG_CACHE_HOME/tailrace/kernels``, or the
-    same under ``~/.cache``. Raises NativeUnavailable.
+    same under ``~/.cache``. ``again``: also where it failed its proof before. Raises NativeUnavailable.
     """
     tier.require()
     build = _describe(source, tier, cache or cache_folder() / "kernels")
@@ -193,6 +196,8 @@ def ensure_built(source: Source, tier: Tier, cache: Path | None = None) -> Path:
             structlog.get_logger().warning("a native library is built again", reason=defect)
     except OSError as error:
         structlog.get_logger().warning("a native library is built again", reason=str(error))
+    if not again and (reason := find_refusal(path, source.folder)) is not None:
+        raise NativeUnavailable(reason)
     build.make()
     prune(build.cache)
     return path
@@ -253,13 +258,14 @@ def prune(cache: Path) -> None:
                     part.unlink()
                 path.rmdir()
             else:
-                path.with_suffix(".json").unlink(missing_ok=True)
+                if path.suffix == ".so":
+                    path.with_suffix(".json").unlink(missing_ok=True)
                 path.unlink()
 
 
 def _unused(cache: Path) -> Iterator[Path]:
     limit = time.time() - PRUNE_AFTER_SECONDS
-    for pattern in ("*.so", "building-*"):
+    for pattern in ("*.so", "*.wrong", "building-*"):
         for path in cache.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < limit:

@@ -106,7 +106,34 @@ def test_a_library_with_wrong_results_is_not_cached(source: Source, tmp_path: Pa
     wrong = Source(source.name, source.folder, lambda library: ["this", "that"], source.include)
     with pytest.raises(NativeUnavailable, match="computes this, that wrongly"):
         ensure_built(wrong, LOW, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert not list((tmp_path / "cache").glob("*.so"))
+
+
+def test_a_failed_proof_is_remembered_until_code_or_proof_change(source: Source, tmp_path: Path) -> None:
+    cache, proof = tmp_path / "cache", source.folder / "proof.py"
+    proof.write_text("# Computes sums.", encoding="utf-8")
+    proved: list[str] = []
+
+    def prove(library: ctypes.CDLL) -> list[str]:
+        proved.append("once")
+        return ["sums"]
+
+    wrong = Source(source.name, source.folder, prove, source.include)
+
+    def refused(*, again: bool = False) -> int:
+        with pytest.raises(NativeUnavailable, match="computes sums wrongly"):
+            ensure_built(wrong, LOW, cache, again=again)
+        return len(proved)
+
+    assert (refused(), refused()) == (1, 1), "it takes a minute, at each start of each process"
+    assert refused(again=True) == 2
+    proof.write_text("# Computes sums in another way.", encoding="utf-8")
+    assert (refused(), refused()) == (3, 3)
+    (source.folder / "deep" / "one.c").write_text("int deep(void) { return 8; }\n", encoding="utf-8")
+    assert refused() == 4
+    (note, *_) = cache.glob("*.wrong")
+    note.write_bytes(b"{")
+    assert ensure_built(source, HIGH, cache).is_file(), "another tier has failed nothing"
 
 
 @pytest.mark.parametrize(
@@ -221,6 +248,7 @@ def test_builds_that_no_process_has_loaded_for_long_are_pruned(source: Source, t
     (cache / "building-x").mkdir()
     (cache / "building-x" / "one.o").write_text("", encoding="utf-8")
     (cache / "0123456789abcdef.so").write_text("", encoding="utf-8")  # As earlier versions named them.
+    (cache / "0123456789abcdef.wrong").write_text("", encoding="utf-8")
     long_ago = time.time() - PRUNE_AFTER_SECONDS - 60
     for path in list(cache.iterdir()):
         os.utime(path, (long_ago, long_ago))

@@ -35,9 +35,9 @@ def build_fastest(choice: str) -> Path:
     return build_logits_ops(last)
 
 
-def build_logits_ops(tier: TierName, cache: Path | None = None) -> Path:
+def build_logits_ops(tier: TierName, cache: Path | None = None, *, again: bool = False) -> Path:
     """The proved library of ``tier``, see ``ensure_built``. Raises NativeUnavailable."""
-    return ensure_built(source(), TIERS[tier], cache)
+    return ensure_built(source(), TIERS[tier], cache, again=again)
 
 
 def source() -> Source:
