@@ -160,7 +160,7 @@ def make_loop(
     )
     for each in (backend, draft):
         if each is not None:
-            loop.include_counters(each.counters)
+            loop.heartbeats.include(each.counters)
     return loop
 
 

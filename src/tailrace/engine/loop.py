@@ -17,7 +17,8 @@ from tailrace.engine.devices.speed_watch import SpeedWatch
 from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.embedding_queue import EmbeddingQueue
 from tailrace.engine.file_waits import FileWaits
-from tailrace.engine.helper_thread import HelperThread, report_longest
+from tailrace.engine.heartbeats import Heartbeats
+from tailrace.engine.helper_thread import HelperThread
 from tailrace.engine.inbox import Inbox, InboxItem
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, Fetched
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
@@ -36,7 +37,7 @@ from tailrace.engine.step_accounting import StepAccounting
 from tailrace.engine.step_masks import StepMasks
 from tailrace.engine.step_planner import StepPlanner
 from tailrace.engine.structured.mask_threads import MaskReady
-from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, PrefixReport, Step
+from tailrace.protocol import EmbeddingAnswer, Failed, Heartbeat, PrefixReport, Step
 from tailrace.shared_memory.progress_page import ProgressPage
 
 #: Seconds between heartbeats.
@@ -87,7 +88,6 @@ class EngineLoop:
         self._page = page or ProgressPage()
         self._core_share = core_share
         self._worker_links = worker_links
-        self._speed_watch = speed_watch
         self._longest = LongestStep(self._page, backend, prefill_chunk)
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
@@ -107,10 +107,11 @@ class EngineLoop:
         self._gaps = LongGaps(long_gap_seconds)
         self._planner = StepPlanner(self._scheduler, cache, self._prefill_budget, self._gaps)
         self._batch = StepBatch([])  #: the last step's
-        self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
         draft_rollback = DraftRollback(backend)
         self._drafts = None if speculator is None else StepDrafts(speculator, backend, self._cache, draft_rollback)
-        self._accounting = StepAccounting(cache, self._prefill_budget, speculator, draft_rollback)
+        self._accounting = StepAccounting(
+            cache, self._prefill_budget, speculator, draft_rollback, worker_links, speed_watch
+        )
         self._counters = self._accounting.counters  #: those of steps
         self._masks = StepMasks(
             self._sequences,
@@ -126,8 +127,18 @@ class EngineLoop:
                 prefix_identity, cache, self._scheduler, self._prefill_budget, backend.bytes_per_cell
             )
         self._moving = False  #: whether states move in pieces, beside steps or while nothing runs
-        self._page.growth = cache.growth_bytes(backend.bytes_per_cell)
-        self._other_counters: list[EngineCounters] = []  #: of parts beside the loop
+        self.heartbeats = Heartbeats(
+            self._scheduler,
+            cache,
+            self._accounting,
+            self._page,
+            bytes_per_cell=backend.bytes_per_cell,
+            helpers=self.helpers,
+            worker_links=worker_links,
+            speed_watch=speed_watch,
+        )
+        if speculator is not None:
+            self.heartbeats.include(speculator.counters)
 
     @property
     def has_work(self) -> bool:
@@ -181,7 +192,7 @@ class EngineLoop:
                 prefixes.report(now, publish)
             # The change to idle is published at once: no step would do it.
             if now >= next_heartbeat or (idle and not was_idle):
-                self._publish_heartbeat(publish)
+                self.heartbeats.publish(publish)
                 next_heartbeat = now + HEARTBEAT_SECONDS
                 quiet = quiet + 1 if idle and was_idle else 0
                 if quiet > 1 and self.when_quiet is not None:
@@ -230,10 +241,10 @@ class EngineLoop:
                 return self._fail(failed, publish)
             if not self._batch.scheduled:
                 return None
-        batch, gaps, links = self._batch, self._gaps, self._worker_links
+        batch, gaps = self._batch, self._gaps
         gaps.mark("schedule")
-        if links is not None:
-            links.begin_step()
+        if self._worker_links is not None:
+            self._worker_links.begin_step()
         begun = time.perf_counter()
         if batch.constrained:
             self._masks.start(batch)
@@ -262,17 +273,7 @@ class EngineLoop:
             gaps.end(batch.sampled, batch.n_prompt_tokens, quiet)
         finally:
             # Also where the HTTP process has gone: what the cache holds is kept for the next one.
-            if links is not None:
-                links.end_step(with_prompt=batch.n_prompt_tokens > 0)
-            if self._speed_watch is not None:
-                self._speed_watch.observe(
-                    decoding=batch.n_decoding,
-                    prompt_tokens=batch.n_prompt_tokens,
-                    drafted=batch.n_beyond_one > 0,
-                    depth=sum(sequence.computed for sequence, _ in batch.scheduled),
-                    seconds=decoded - begun,
-                )
-            self._accounting.add(batch, lengths, masked - begun)
+            self._accounting.add(batch, lengths, pass_seconds=decoded - begun, seconds=masked - begun)
             for failure in step.failed:
                 sequence = self._sequences[failure.id]
                 self._executor.discard(sequence.slot, sequence.tokens)
@@ -285,26 +286,9 @@ class EngineLoop:
         gaps.mark("accounting")
         return step
 
-    def include_counters(self, counters: EngineCounters) -> None:
-        """Have heartbeats include the counters of a part beside the loop, which goes on counting in them."""
-        self._other_counters.append(counters)
-
     def heartbeat(self) -> Heartbeat:
         """The gauges now, and the counters since the start."""
-        counters = sum(self._other_counters, self._counters + self._scheduler.counters)
-        if self._speculator is not None:
-            counters += self._speculator.counters
-        return Heartbeat(
-            running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting),
-            kv_cells_used=self._cache.used_cells,
-            counters=counters,
-            step_tokens=self._accounting.step_tokens,
-            longest_step=self._page.longest,
-            stuck=report_longest(self.helpers, self._page),
-            workers=() if self._worker_links is None else self._worker_links.figures(),
-            speed=None if self._speed_watch is None else self._speed_watch.figures,
-        )
+        return self.heartbeats.now()
 
     def close(self) -> None:
         """Finish writing to the disk tier."""
@@ -374,9 +358,7 @@ class EngineLoop:
         self._begin(plan.admitted, publish)
         self._batch = StepBatch(plan.scheduled)
         if publish is not None and plan.scheduled:
-            running = (len(self._scheduler.running), len(self._scheduler.waiting))
-            if running != self._published_queue:
-                self._publish_heartbeat(publish)  # The coming step may take long.
+            self.heartbeats.publish_change(publish)  # The coming step may take long.
         return None
 
     def _fail(self, sequence: Sequence, publish: Publish | None) -> Step:
@@ -416,8 +398,3 @@ class EngineLoop:
         for answer in self._embeddings.step(beside=self._scheduler.has_work, step_seconds=quiet):
             publish(Step([], [], [], [], {}, [answer]) if isinstance(answer, Failed) else answer)
         self._counters.embedding_seconds += time.perf_counter() - begun
-
-    def _publish_heartbeat(self, publish: Publish) -> None:
-        self._page.growth = self.cache.growth_bytes(self._backend.bytes_per_cell)
-        self._published_queue = (len(self._scheduler.running), len(self._scheduler.waiting))
-        publish(self.heartbeat())

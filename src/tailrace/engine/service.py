@@ -185,7 +185,7 @@ class EngineService:
             self._core_share,
         )
         self._loop, self._cache = loop, loop.cache
-        loop.include_counters(self._compiler.counters)
+        loop.heartbeats.include(self._compiler.counters)
         if backend.info.generates:
             loop.when_quiet = self._compiler.prepare
         intake = Intake(channel, backend, loop.inbox, self._compiler, self._tokenizer)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from tailrace.engine.devices.speed_watch import SpeedWatch
+from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.kv_cache.prefix_cache import PrefixCache
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.sequence import Sequence
@@ -26,6 +28,8 @@ class StepAccounting:
         prefill_budget: PrefillBudget,
         speculator: Speculator | None,
         draft_rollback: DraftRollback,
+        worker_links: WorkerLinks | None = None,
+        speed_watch: SpeedWatch | None = None,
     ) -> None:
         self.counters = EngineCounters()
         self.step_tokens = [0] * (len(STEP_TOKENS) + 1)
@@ -33,9 +37,13 @@ class StepAccounting:
         self._cache, self._executor = cache
         self._prefill_budget = prefill_budget
         self._speculator = speculator
+        self._worker_links = worker_links
+        self._speed_watch = speed_watch
 
-    def add(self, batch: StepBatch, lengths: list[int], seconds: float) -> None:
-        """A step has computed ``batch`` in ``seconds``. ``lengths``: the sampled sequences' tokens before it."""
+    def add(self, batch: StepBatch, lengths: list[int], *, pass_seconds: float, seconds: float) -> None:
+        """A step has computed ``batch``. ``lengths``: the sampled sequences' tokens before it. ``pass_seconds``: the
+        model's pass, ``seconds``: with the wait for masks after it.
+        """
         tokens = len(batch.tokens)
         if not batch.n_beyond_one:
             self._prefill_budget.observe(batch.n_decoding, tokens - batch.n_decoding, seconds)
@@ -53,6 +61,16 @@ class StepAccounting:
             cells_read += sequence.computed
             self._account_sequence(sequence, count)
         counters.kv_cells_read += cells_read
+        if self._worker_links is not None:
+            self._worker_links.end_step(with_prompt=batch.n_prompt_tokens > 0)
+        if self._speed_watch is not None:
+            self._speed_watch.observe(
+                decoding=batch.n_decoding,
+                prompt_tokens=batch.n_prompt_tokens,
+                drafted=batch.n_beyond_one > 0,
+                depth=cells_read - tokens,
+                seconds=pass_seconds,
+            )
         if self._speculator is not None:
             self._speculator.observe(batch.token_counts, batch.n_decoding, seconds)
             for sequence, length in zip(batch.sampled, lengths, strict=True):

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from recorded_machines import machine
-from tailrace.cli.doctor import _processes
 from tailrace.cli.doctor_facts import check, diagnose
+from tailrace.cli.doctor_report import _processes
 from tailrace.cli.stats_client import read_stats
 from tailrace.engine.kernels.build import KERNEL_TIERS
 from tailrace.engine.native_libs import tiers

@@ -14,6 +14,7 @@ from tailrace.engine.backends.llama import memory_budget
 from tailrace.engine.backends.llama.context import LlamaContext
 from tailrace.engine.backends.llama.embedding_context import LlamaEmbeddingContext
 from tailrace.engine.backends.llama.forward_pass import ForwardPass
+from tailrace.engine.backends.llama.layout_plan import plan_layouts
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab
 from tailrace.engine.backends.llama.model_loader import LogSink, Progress, load_model, redirect_log
 from tailrace.engine.backends.llama.model_metadata import (
@@ -35,11 +36,11 @@ from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.build import TIERS_OF_CHOICE, cpu_tiers
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
-from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout, LayoutPolicy
+from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.vocab import tokens_of
-from tailrace.errors import ConfigurationError, ModelError
+from tailrace.errors import ModelError
 from tailrace.models.kv_shape import F16_CACHE
 from tailrace.models.model_header import read_header
 from tailrace.protocol import EngineCounters, ModelInfo, RankScore
@@ -85,7 +86,14 @@ class LlamaBackend:
         self.bytes_per_cell = max(1, shape.token_bytes(self.cache_types))
         self.max_batch = max(options.batch, options.parallel)
         max_context = options.ctx or llama.llama_model_n_ctx_train(self._model)
-        self.layout_policy = self._plan_layouts(options, max_context)
+        self.layout_policy = plan_layouts(
+            options,
+            max_context,
+            self.bytes_per_cell,
+            repacked_bytes=self._repacked.budget,
+            # LongRoPE models choose between two sets of factors by the context's size, which must not change then.
+            fixed=self._metadata.of_architecture("rope.scaling.original_context_length") is not None,
+        )
         try:
             self._context = self._open_context(options)
         except ModelError:
@@ -133,32 +141,7 @@ class LlamaBackend:
             reserved_cells=self.layout_policy.reserved_cells,
             snapshots=memory_budget.snapshots(recurrent_state(self._metadata), self._pass_bytes(), options),
             is_local=options.placed is not None and options.placed.placement.kv_is_local,
-            on_devices=_is_on_devices(options),
-        )
-
-    def _plan_layouts(self, options: LlamaOptions, max_context: int) -> LayoutPolicy:
-        """The layouts that model, options and memory allow. Raises ConfigurationError."""
-        limit = options.kv_tokens or memory_budget.kv_cells(
-            max_context, self.bytes_per_cell, options, repacked_bytes=self._repacked.budget
-        )
-        if limit < max_context:
-            raise ConfigurationError(
-                f"kv_tokens is {limit} but one request may have ctx {max_context} tokens: "
-                "raise --kv-tokens or lower --ctx"
-            )
-        on_devices = _is_on_devices(options)
-        own_attention = loader.status() == "on" and memory_budget.attends_on_cpu(options)
-        max_cells = -(-limit // CELL_PADDING) * CELL_PADDING
-        return LayoutPolicy(
-            slots=min(llama.llama_max_parallel_sequences(), options.parallel),
-            max_cells=max_cells,
-            context=max_context,
-            always_shared=own_attention or on_devices,
-            # LongRoPE models choose between two sets of factors by the context's size, which must not change then.
-            # Another layout would bring all states from the devices and back.
-            fixed=on_devices or self._metadata.of_architecture("rope.scaling.original_context_length") is not None,
-            initial_cells=memory_budget.initial_cells(self.bytes_per_cell),
-            reserved_cells=memory_budget.reserved_cells(max_cells) if own_attention else 0,
+            on_devices=memory_budget.kv_on_devices(options),
         )
 
     def _measure(self) -> Rollback:
@@ -413,8 +396,3 @@ class LlamaBackend:
         self._repacked.free()
         llama.llama_model_free(self._model)
         self._pools.close()
-
-
-def _is_on_devices(options: LlamaOptions) -> bool:
-    """Whether a part of the KV cache is on devices, as a placement wants it."""
-    return options.placed is not None and not options.placed.placement.attends_on_cpu

@@ -49,6 +49,11 @@ def attends_on_cpu(options: LlamaOptions) -> bool:
     return options.placed.placement.attends_on_cpu if options.placed is not None else not offloads(options)
 
 
+def kv_on_devices(options: LlamaOptions) -> bool:
+    """Whether a placement puts a part of the KV cache on devices."""
+    return options.placed is not None and not options.placed.placement.attends_on_cpu
+
+
 def repacked_weights(path: Path, options: LlamaOptions) -> int:
     """Bytes that repacked weights may take: enough for all of them, or 0 where they are useless or too large.
 
