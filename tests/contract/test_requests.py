@@ -1,21 +1,16 @@
-"""What requests may say: every field's right and wrong values, and bodies that are no requests."""
+"""What requests may say: every field's right and wrong values."""
 
 from __future__ import annotations
-
-import json
-from typing import Any
 
 import msgspec
 import pytest
 
-from openai_wire import Connection, Reply, ask, chat, chat_stream, say, text_stream
+from openai_requests import USER, ask_chat, ask_completion
+from openai_wire import Reply
 from servers import ServerProcess
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
 
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
-USER = {"role": "user", "content": "<say>ok</say>"}
 HUGE = 10**30
 
 #: Wrong types and values out of range, for each field that both requests know.
@@ -239,14 +234,6 @@ OF_CHAT |= {"add_special_tokens": [1, True]}
 OF_COMPLETIONS |= {"add_special_tokens": [1]}
 
 
-def ask_chat(server: ServerProcess, **fields: object) -> Reply:
-    return ask(server.port, "POST", CHAT, {"messages": [USER], **fields})
-
-
-def ask_completion(server: ServerProcess, **fields: object) -> Reply:
-    return ask(server.port, "POST", COMPLETIONS, {"prompt": "<say>ok</say>", **fields})
-
-
 def test_no_field_is_left_out_here() -> None:
     assert set(SHARED) | set(OF_CHAT) == {field.name for field in msgspec.structs.fields(ChatRequest)}
     assert set(SHARED) | set(OF_COMPLETIONS) == {field.name for field in msgspec.structs.fields(CompletionRequest)}
@@ -386,220 +373,3 @@ def test_sampling_fields_do_something(scripted: ServerProcess) -> None:
     endless = ask_completion(scripted, ignore_eos=True, max_tokens=9).json()
     assert endless["choices"][0]["finish_reason"] == "length"
     assert endless["usage"]["completion_tokens"] == 9
-
-
-# Messages
-
-
-@pytest.mark.parametrize(
-    ("content", "prompt"),
-    [
-        ("plain", "[user]plain\n"),
-        (None, "[user]\n"),
-        ("", "[user]\n"),
-        ([], "[user]\n"),
-        ([{"type": "text", "text": "one"}], "[user]one\n"),
-        ([{"type": "text", "text": "one", "cache_control": {}}, {"type": "text", "text": "two"}], "[user]one\ntwo\n"),
-        ([{"type": "refusal", "refusal": "no"}], "[user]no\n"),
-    ],
-)
-def test_forms_of_content(scripted: ServerProcess, content: object, prompt: str) -> None:
-    """A prompt without a script is echoed."""
-    reply = ask_chat(scripted, messages=[{"role": "user", "content": content}], max_tokens=100)
-    assert reply.json()["choices"][0]["message"]["content"] == prompt
-
-
-def test_an_earlier_refusal_becomes_the_content(scripted: ServerProcess) -> None:
-    messages = [{"role": "assistant", "content": None, "refusal": "no"}, {"role": "user", "content": "why"}]
-    said = ask_chat(scripted, messages=messages).json()["choices"][0]["message"]["content"]
-    assert said == "[assistant]no\n[user]why\n"
-
-
-def test_roles(scripted: ServerProcess) -> None:
-    """Developer is system for a template that doesn't know it; system messages may stand anywhere. Where it knows no
-    tools, calls and results are told as text.
-    """
-    messages = [
-        {"role": "system", "content": "a"},
-        {"role": "user", "content": "b"},
-        {"role": "developer", "content": "c"},
-        {
-            "role": "assistant",
-            "content": "d",
-            "unknown": 1,
-            "tool_calls": [{"id": "call_1", "function": {"name": "f"}}],
-        },
-        {"role": "system", "content": "e"},
-        {"role": "tool", "content": "f", "tool_call_id": "call_1"},
-        {"role": "function", "content": "g", "name": "f"},
-    ]
-    said = ask_chat(scripted, messages=messages).json()["choices"][0]["message"]["content"]
-    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
-    results = "<tool_response>\nf\n</tool_response>\n<tool_response>\ng\n</tool_response>"
-    assert said == f"[system]a\n[user]b\n[system]c\n[assistant]d\n{call}\n[system]e\n[user]{results}\n"
-
-
-def test_roles_with_the_real_model(real: ServerProcess) -> None:
-    messages = [
-        {"role": "developer", "content": "Be brief."},
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
-        {"role": "system", "content": "Be honest."},
-    ]
-    reply = ask(real.port, "POST", CHAT, {"messages": messages, "max_tokens": 2, "tools": [], "stream": True})
-    assert chat_stream(reply).finish == ["length"]
-
-
-@pytest.mark.parametrize(
-    ("message", "param"),
-    [
-        ({"content": "x"}, "messages[0].role"),
-        ({"role": "robot", "content": "x"}, "messages[0].role"),
-        ({"role": None, "content": "x"}, "messages[0].role"),
-        ({"role": "user", "content": 1}, "messages[0].content"),
-        ({"role": "user", "content": ["x"]}, "messages[0].content[0]"),
-        ({"role": "user", "content": [{"text": "x"}]}, "messages[0].content[0].type"),
-        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
-        ({"role": "user", "content": [{"type": "video"}]}, "messages[0].content[0].type"),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "messages[0].content[0]"),
-        ({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}, "messages[0].content[0]"),
-        ({"role": "assistant", "audio": {"id": "a"}}, "messages[0].audio"),
-        ({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls[0].function"),
-        ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages[0].tool_calls[0].function.name"),
-    ],
-)
-def test_a_wrong_message_is_named_to_the_field(scripted: ServerProcess, message: object, param: str) -> None:
-    reply = ask_chat(scripted, messages=[message])
-    assert reply.status == 400
-    assert reply.error()["param"] == param
-
-
-# Bodies that are no requests
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b" ",
-        b"{",
-        b'{"messages": [{"role": "user", "content": "x"}]',
-        b'{"messages": [{"role": "user", "content": "x"}]} x',
-        b"{'messages': []}",
-        b'{"messages": [], }',
-        b'{"temperature": NaN}',
-        b'{"temperature": Infinity}',
-        b'{"temperature": 1e999}',
-        b'{"temperature": 01}',
-        b'{"model": "\xff\xfe"}',
-        b'{"model": "\\ud800"}',
-        b'{"model": "\\x"}',
-        b'{"model": "a\nb"}',
-        b"\xef\xbb\xbf{}",
-        b"\x1f\x8b\x08\x00",
-        b"[" * 100_000,
-        b'{"messages": ' + b"[" * 100_000,
-        b'{"metadata": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
-        b'{"a":' * 100_000,
-        b"messages=hi",
-    ],
-)
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
-def test_what_is_no_json_is_a_400(scripted: ServerProcess, path: str, body: bytes) -> None:
-    reply = ask(scripted.port, "POST", path, body, {"content-length": str(len(body))})
-    assert reply.status == 400
-    assert reply.error()["type"] == "invalid_request_error"
-
-
-@pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"x"', b"true"])
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
-def test_what_is_no_object_is_a_400(scripted: ServerProcess, path: str, body: bytes) -> None:
-    reply = ask(scripted.port, "POST", path, body)
-    assert reply.status == 400
-    assert "object" in reply.error()["message"]
-
-
-def test_required_fields(scripted: ServerProcess) -> None:
-    assert ask(scripted.port, "POST", CHAT, {}).error()["param"] == "messages"
-    assert ask(scripted.port, "POST", COMPLETIONS, {}).error()["param"] == "prompt"
-
-
-def test_a_model_that_is_not_served(scripted: ServerProcess) -> None:
-    for reply in (ask_chat(scripted, model="gpt-4o"), ask_completion(scripted, model="gpt-4o", stream=True)):
-        assert reply.status == 404
-        error = reply.error()
-        assert (error["param"], error["code"]) == ("model", "model_not_found")
-        assert "gpt-4o" in error["message"]
-        assert "'fake'" in error["message"]
-    assert ask_chat(scripted, model="fake").status == 200
-    assert len(ask_chat(scripted, model="m" * 500_000).error()["message"]) < 1000
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_that_does_not_fit_names_both_numbers(real: ServerProcess, stream: bool) -> None:
-    reply = ask(real.port, "POST", CHAT, chat("word " * 3000, stream=stream))
-    assert reply.status == 400
-    error = reply.error()
-    assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")
-    numbers = [int(word) for word in error["message"].replace(",", " ").split() if word.isdigit()]
-    assert 2048 in numbers
-    assert any(3000 <= number < 3100 for number in numbers)
-    reply = ask(real.port, "POST", COMPLETIONS, {"prompt": "word " * 3000, "stream": stream})
-    assert (reply.status, reply.error()["param"]) == (400, "prompt")
-
-
-def test_an_empty_prompt_is_answered_or_refused_but_no_defect(scripted: ServerProcess, real: ServerProcess) -> None:
-    for server in (scripted, real):
-        assert ask(server.port, "POST", COMPLETIONS, {"prompt": "", "max_tokens": 1}).status in (200, 400)
-        assert ask(server.port, "POST", CHAT, chat("", max_tokens=1)).status == 200
-
-
-@pytest.mark.parametrize("chunked", [0, 65536])
-def test_a_body_of_100_mb_is_refused_and_the_client_can_read_it(scripted: ServerProcess, chunked: int) -> None:
-    """The limit is 1 MB here. The client writes everything before it reads, as most do."""
-    with Connection(scripted.port) as connection:
-        connection.request("POST", CHAT, bytes(100_000_000), chunked=chunked)
-        reply = connection.read()
-        assert reply.status == 413
-        assert reply.error()["code"] == "body_too_large"
-        assert "1000000" in reply.error()["message"]
-    assert ask_chat(scripted).status == 200
-
-
-def test_tools_that_no_template_can_print(scripted: ServerProcess, real: ServerProcess) -> None:
-    """As deep as the JSON reader goes."""
-    deep: Any = {}
-    for _ in range(450):
-        deep = {"a": deep}
-    tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
-    for server in (scripted, real):
-        assert ask(server.port, "POST", CHAT, chat("hi", tools=[tool], max_tokens=1)).status in (200, 400)
-
-
-def test_no_request_so_far_has_hit_a_defect(scripted: ServerProcess, real: ServerProcess) -> None:
-    """Each test above has looked at its own reply; this looks at what the processes said of it."""
-    for server in (scripted, real):
-        assert "Traceback" not in server.log
-        assert "defect" not in server.log
-
-
-def test_both_dialects_still_work(scripted: ServerProcess) -> None:
-    assert chat_stream(ask_chat(scripted, stream=True)).text == ["ok"]
-    assert text_stream(ask_completion(scripted, stream=True)).text == ["ok"]
-    assert json.loads(ask_chat(scripted, messages=[{"role": "user", "content": say("é")}]).body)["usage"]
-
-
-def test_usage_has_cached_tokens_after_a_stop_string(scripted: ServerProcess) -> None:
-    body = chat(say("one two three"), stop="two")
-    first, second = (ask(scripted.port, "POST", "/v1/chat/completions", body).json() for _ in range(2))
-    assert second["choices"][0]["message"]["content"] == "one "
-    cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
-    assert cached == first["usage"]["prompt_tokens"] - 1, "all but the last token, which is always computed"
-
-
-def test_a_hopeless_prompt_is_refused_without_being_tokenised(real: ServerProcess) -> None:
-    reply = ask(real.port, "POST", "/v1/completions", {"prompt": "word " * 4_000_000})
-    assert reply.status == 400
-    assert reply.error()["code"] == "context_length_exceeded"
-    assert "the prompt has at least" in reply.error()["message"]
-    assert "2048" in reply.error()["message"]

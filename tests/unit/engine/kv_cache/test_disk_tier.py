@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import queue
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from disk_states import Tier, random_state, savable, tokens_from
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.engine.kv_cache.disk_tier import DiskOptions, DiskTier, Fetched, Savable
-from tailrace.engine.kv_cache.rollback import ANY_LENGTH, Rollback
-from tailrace.engine.kv_cache.state_file import PART, read_head, write_state
+from tailrace.engine.kv_cache.disk_tier import DiskOptions
+from tailrace.engine.kv_cache.rollback import Rollback
+from tailrace.engine.kv_cache.state_file import PART
 from tailrace.engine.kv_cache.state_index import MIN_PREFIX, StateIndex, pack
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
@@ -26,59 +23,37 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import Submit
 
 
-class Tier:
-    """A tier and the states that it delivers."""
-
-    def __init__(self, folder: Path, limit: int = 10_000, rollback: Rollback = ANY_LENGTH) -> None:
-        self.delivered: queue.SimpleQueue[Fetched] = queue.SimpleQueue()
-        self.tier = DiskTier(DiskOptions(folder, limit, rollback), self.delivered.put)
-
-    def fetch(self, tokens: list[int]) -> Fetched:
-        found = self.tier.find(tokens)
-        assert found is not None
-        self.tier.fetch(found, 7)
-        return self.delivered.get(timeout=10)
-
-
-def _state(seed: int, size: int = 3000) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
-
-
-def _tokens(start: int, length: int = 100) -> list[int]:
-    return list(range(start, start + length))
-
-
 def test_a_written_state_is_found_by_its_prefix_also_by_a_later_run(tmp_path: Path) -> None:
     first = Tier(tmp_path)
-    first.tier.write(_tokens(0), _state(1))
-    first.tier.write(_tokens(500), _state(2))
+    first.tier.write(tokens_from(0), random_state(1))
+    first.tier.write(tokens_from(500), random_state(2))
     first.tier.close()
     again = Tier(tmp_path)
-    assert again.tier.find(_tokens(900)) is None
-    assert again.tier.find([*_tokens(0, 80), 9, 9]) is not None
-    fetched = again.fetch([*_tokens(500), 3])
-    assert (fetched.id, fetched.tokens) == (7, _tokens(500))
+    assert again.tier.find(tokens_from(900)) is None
+    assert again.tier.find([*tokens_from(0, 80), 9, 9]) is not None
+    fetched = again.fetch([*tokens_from(500), 3])
+    assert (fetched.id, fetched.tokens) == (7, tokens_from(500))
     assert fetched.state is not None
-    assert np.array_equal(fetched.state, _state(2))
+    assert np.array_equal(fetched.state, random_state(2))
     again.tier.close()
 
 
 def test_the_least_recently_used_file_is_deleted_first(tmp_path: Path) -> None:
     tier = Tier(tmp_path, limit=7000)
     for number in (0, 1):
-        tier.tier.write(_tokens(1000 * number), _state(number))
-    tier.fetch(_tokens(0))
-    tier.tier.write(_tokens(2000), _state(2))
+        tier.tier.write(tokens_from(1000 * number), random_state(number))
+    tier.fetch(tokens_from(0))
+    tier.tier.write(tokens_from(2000), random_state(2))
     assert tier.tier.used_bytes <= 7000
-    assert [tier.tier.find(_tokens(1000 * number)) is not None for number in range(3)] == [True, False, True]
+    assert [tier.tier.find(tokens_from(1000 * number)) is not None for number in range(3)] == [True, False, True]
     tier.tier.close()
     assert len(list(tmp_path.glob("*.kv"))) == 2
 
 
 def test_a_state_that_is_too_short_or_too_large_is_not_written(tmp_path: Path) -> None:
     tier = Tier(tmp_path, limit=1000)
-    tier.tier.write(_tokens(0, MIN_PREFIX - 1), _state(1, 10))
-    tier.tier.write(_tokens(0), _state(1, 1001))
+    tier.tier.write(tokens_from(0, MIN_PREFIX - 1), random_state(1, 10))
+    tier.tier.write(tokens_from(0), random_state(1, 1001))
     tier.tier.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -86,22 +61,22 @@ def test_a_state_that_is_too_short_or_too_large_is_not_written(tmp_path: Path) -
 @pytest.mark.parametrize("damage", ["flipped", "cut", "other"])
 def test_a_damaged_file_counts_as_missing_and_is_deleted(tmp_path: Path, damage: str) -> None:
     tier = Tier(tmp_path)
-    tier.tier.write(_tokens(0), _state(1))
+    tier.tier.write(tokens_from(0), random_state(1))
     tier.tier.close()
     (path,) = tmp_path.glob("*.kv")
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes({"flipped": bytes(data), "cut": bytes(data[:-9]), "other": b"nothing of the sort"}[damage])
     again = Tier(tmp_path)
-    if again.tier.find(_tokens(0)) is not None:
-        assert again.fetch(_tokens(0)).state is None
+    if again.tier.find(tokens_from(0)) is not None:
+        assert again.fetch(tokens_from(0)).state is None
     again.tier.close()
     assert not path.exists()
 
 
 def test_only_this_user_can_read_the_files(tmp_path: Path) -> None:
     tier = Tier(tmp_path / "kv")
-    tier.tier.write(_tokens(0), _state(1))
+    tier.tier.write(tokens_from(0), random_state(1))
     tier.tier.close()
     (path,) = (tmp_path / "kv").glob("*.kv")
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
@@ -117,9 +92,9 @@ def test_a_file_that_can_not_be_deleted_keeps_no_sequence_waiting(
 
     monkeypatch.setattr(Path, "unlink", fail)
     for number in range(3):
-        tier.tier.write(_tokens(1000 * number), _state(number))
-    assert tier.tier.find(_tokens(0)) is None, "it was evicted, whatever became of its file"
-    assert tier.fetch(_tokens(2000)).state is not None
+        tier.tier.write(tokens_from(1000 * number), random_state(number))
+    assert tier.tier.find(tokens_from(0)) is None, "it was evicted, whatever became of its file"
+    assert tier.fetch(tokens_from(2000)).state is not None
     tier.tier.close()
 
 
@@ -127,15 +102,15 @@ def test_a_sequence_gets_its_answer_whatever_goes_wrong_while_its_file_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tier = Tier(tmp_path)
-    tier.tier.write(_tokens(0), _state(1))
+    tier.tier.write(tokens_from(0), random_state(1))
 
     def fail(*args: object, **kwargs: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patched:
         patched.setattr("tailrace.engine.kv_cache.state_file.allocate_state", fail)
-        assert tier.fetch(_tokens(0)).state is None
-    assert tier.fetch(_tokens(0)).state is not None, "the thread lives"
+        assert tier.fetch(tokens_from(0)).state is None
+    assert tier.fetch(tokens_from(0)).state is not None, "the thread lives"
     tier.tier.close()
 
 
@@ -197,111 +172,16 @@ def test_a_conversation_comes_back_from_the_disk_also_after_a_restart(tmp_path: 
     again.loop.close()
 
 
-def savable(start: int, length: int = 100, size: int = 3000) -> Savable:
-    return Savable(_tokens(start, length), size, lambda: _state(start, size))
-
-
-def test_a_save_keeps_the_most_recently_used_states_that_the_limit_allows(tmp_path: Path) -> None:
-    tier = Tier(tmp_path, limit=7000)
-    tier.tier.write(_tokens(5000), _state(5))
-    assert tier.tier.close()
-    saved = tier.tier.save([savable(1000), savable(2000), savable(3000)], deadline=time.monotonic() + 60)
-    assert saved == (2, 2 * 3480)
-    again = Tier(tmp_path, limit=7000)
-    found = [again.tier.find(_tokens(start)) is not None for start in (1000, 2000, 3000, 5000)]
-    assert found == [True, True, False, False]
-    # The most recently used one is the last to leave.
-    again.tier.write(_tokens(6000), _state(6))
-    assert again.tier.find(_tokens(1000)) is not None
-    assert again.tier.find(_tokens(2000)) is None
-    again.tier.close()
-
-
-def test_a_save_writes_no_state_that_another_one_covers(tmp_path: Path) -> None:
-    tier = Tier(tmp_path)
-    tier.tier.write(_tokens(0, 50), _state(1))
-    tier.tier.write(_tokens(1000, 100), _state(2))
-    tier.tier.close()
-    states = [savable(0, 80), savable(0, 60), savable(1000, 90)]
-    assert tier.tier.save(states, deadline=time.monotonic() + 60) == (1, 3000 + 4 * 80 + 80)
-    heads = [read_head(path) for path in tmp_path.glob("*.kv")]
-    assert sorted(len(head.tokens) // 4 for head in heads if head is not None) == [80, 100]
-
-
-def test_a_save_without_time_writes_nothing(tmp_path: Path) -> None:
-    tier = Tier(tmp_path)
-    tier.tier.close()
-    assert tier.tier.save([savable(0)], deadline=time.monotonic()) == (0, 0)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_write_that_time_runs_out_for_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(TimeoutError):
-        write_state(tmp_path / "a.kv", pack(_tokens(0)), _state(1), deadline=time.monotonic())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_ends_a_save_and_leaves_what_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tier = Tier(tmp_path, limit=100_000)
-    tier.tier.close()
-    real, written = os.write, 0
-
-    def write(fd: int, data: memoryview) -> int:
-        nonlocal written
-        if written > 3500:
-            raise OSError(errno.ENOSPC, "no space left on the device")
-        written += len(data)
-        return real(fd, data)
-
-    monkeypatch.setattr(os, "write", write)
-    states = [savable(1000 * number) for number in range(5)]
-    assert tier.tier.save(states, deadline=time.monotonic() + 60) == (1, 3000 + 4 * 100 + 80)
-    monkeypatch.undo()
-    assert [path.suffix for path in tmp_path.iterdir()] == [".kv"]
-    again = Tier(tmp_path)
-    assert again.fetch(_tokens(0)).state is not None
-    again.tier.close()
-
-
-def test_what_a_killed_save_has_left_is_deleted_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    (tmp_path / f"a.kv.{ended.pid}{PART}").write_bytes(b"half")
-    (tmp_path / f"b.kv.{os.getpid()}{PART}").write_bytes(b"half")
-    tier = Tier(tmp_path)
-    tier.tier.close()
-    assert [path.name[0] for path in tmp_path.iterdir()] == ["b"]
-
-
-def test_engines_that_share_a_folder_keep_its_limit_together(tmp_path: Path) -> None:
-    tiers = [Tier(tmp_path, limit=7000), Tier(tmp_path, limit=7000)]
-    for number in range(4):
-        tiers[number % 2].tier.write(_tokens(1000 * number), _state(number))
-    for tier in tiers:
-        tier.tier.close()
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 7000
-    # A file that the other engine has deleted is a miss.
-    again = [Tier(tmp_path), Tier(tmp_path)]
-    (start,) = [start for start in range(0, 4000, 1000) if again[0].tier.find(_tokens(start))][:1]
-    for path in tmp_path.iterdir():
-        path.unlink()
-    assert again[1].fetch(_tokens(start)).state is None
-    again[1].tier.forget(_tokens(start))
-    assert again[1].tier.find(_tokens(start)) is None
-    for tier in again:
-        tier.tier.close()
-
-
 def test_states_of_any_model_are_deleted_after_a_month_without_use(tmp_path: Path) -> None:
     old, mine = tmp_path / ("a" * 20), tmp_path / ("b" * 20)
     for folder in (old, mine, tmp_path / "other"):
         tier = Tier(folder)
-        tier.tier.write(_tokens(0), _state(1))
+        tier.tier.write(tokens_from(0), random_state(1))
         tier.tier.close()
         for path in folder.iterdir():
             os.utime(path, (0, 0))
     tier = Tier(mine)
-    tier.tier.write(_tokens(500), _state(2))
+    tier.tier.write(tokens_from(500), random_state(2))
     tier.tier.close()
     assert not old.exists()
     assert len(list(mine.iterdir())) == 1
@@ -311,15 +191,15 @@ def test_states_of_any_model_are_deleted_after_a_month_without_use(tmp_path: Pat
 def test_the_file_that_saves_most_is_read_and_none_that_saves_little(tmp_path: Path) -> None:
     index = StateIndex()
     for name, length in (("long", 9000), ("short", 500)):
-        index.add(name, pack([*_tokens(0, 400), *_tokens(10_000 * len(name), length - 400)]), 1)
-    assert index.find([*_tokens(0, 400), 7], known=0) == "short", "of equal prefixes the smaller file"
-    assert index.find([*_tokens(0, 400), 7], known=390) is None, "the rest is computed sooner"
-    assert index.find([*_tokens(0, 400), *_tokens(40_000, 8600), 7], known=0) == "long"
-    assert index.find([*_tokens(0, 20), 7], known=0) is None, "20 tokens are computed sooner than 500 are read"
+        index.add(name, pack([*tokens_from(0, 400), *tokens_from(10_000 * len(name), length - 400)]), 1)
+    assert index.find([*tokens_from(0, 400), 7], known=0) == "short", "of equal prefixes the smaller file"
+    assert index.find([*tokens_from(0, 400), 7], known=390) is None, "the rest is computed sooner"
+    assert index.find([*tokens_from(0, 400), *tokens_from(40_000, 8600), 7], known=0) == "long"
+    assert index.find([*tokens_from(0, 20), 7], known=0) is None, "20 tokens are computed sooner than 500 are read"
     whole_only = StateIndex(Rollback(checkpoint_bytes=1))
-    whole_only.add("short", pack(_tokens(0, 500)), 1)
-    assert whole_only.find(_tokens(0, 499), known=0) is None
-    assert whole_only.find(_tokens(0, 501), known=0) == "short"
+    whole_only.add("short", pack(tokens_from(0, 500)), 1)
+    assert whole_only.find(tokens_from(0, 499), known=0) is None
+    assert whole_only.find(tokens_from(0, 501), known=0) == "short"
 
 
 def test_a_state_larger_than_host_memory_comes_back_for_its_sequence_and_goes(tmp_path: Path) -> None:
@@ -341,7 +221,7 @@ def test_a_folder_that_is_deleted_while_its_model_is_loaded_is_made_again(tmp_pa
     Tier(other).tier.close()
     assert mine.exists(), "another model's engine deletes no folder that is in use"
     mine.rmdir()
-    tier.tier.write(_tokens(0), _state(1))
+    tier.tier.write(tokens_from(0), random_state(1))
     tier.tier.close()
     for path in mine.iterdir():
         path.unlink()
@@ -372,8 +252,8 @@ def test_a_folder_that_another_process_deletes_while_a_file_is_written_is_made_a
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", delete_first)
-    tier.tier.write(_tokens(0), _state(1))
-    assert tier.fetch(_tokens(0)).state is not None
+    tier.tier.write(tokens_from(0), random_state(1))
+    assert tier.fetch(tokens_from(0)).state is not None
     tier.tier.close()
 
 
@@ -390,36 +270,36 @@ def test_a_folder_whose_file_is_renamed_while_it_is_looked_at_is_in_use(
 def test_a_state_brings_its_checkpoints_and_is_found_by_them(tmp_path: Path) -> None:
     needs_checkpoints = Rollback(checkpoint_bytes=50)
     first = Tier(tmp_path, rollback=needs_checkpoints)
-    carried = ((40, _state(2, 50)), (70, _state(3, 50)))
-    first.tier.write(_tokens(0), _state(1), carried)
+    carried = ((40, random_state(2, 50)), (70, random_state(3, 50)))
+    first.tier.write(tokens_from(0), random_state(1), carried)
     first.tier.close()
     again = Tier(tmp_path, rollback=needs_checkpoints)
-    assert again.tier.find([*_tokens(0, 39), 9]) is None
-    assert again.tier.find([*_tokens(0, 50), 9], known=30) is None, "the checkpoint saves 10 tokens"
-    fetched = again.fetch([*_tokens(0, 80), 9])
+    assert again.tier.find([*tokens_from(0, 39), 9]) is None
+    assert again.tier.find([*tokens_from(0, 50), 9], known=30) is None, "the checkpoint saves 10 tokens"
+    fetched = again.fetch([*tokens_from(0, 80), 9])
     again.tier.close()
     assert fetched.state is not None
-    assert np.array_equal(fetched.state, _state(1))
+    assert np.array_equal(fetched.state, random_state(1))
     assert [length for length, _ in fetched.carried] == [40, 70]
     assert all(np.array_equal(one, other) for (_, one), (_, other) in zip(fetched.carried, carried, strict=True))
 
 
 def test_a_checkpoint_that_was_changed_damages_its_state(tmp_path: Path) -> None:
     tier = Tier(tmp_path, rollback=Rollback(checkpoint_bytes=50))
-    tier.tier.write(_tokens(0), _state(1), ((40, _state(2, 50)),))
+    tier.tier.write(tokens_from(0), random_state(1), ((40, random_state(2, 50)),))
     tier.tier.close()
     (path,) = tmp_path.glob("*.kv")
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
     path.write_bytes(content)
     again = Tier(tmp_path, rollback=Rollback(checkpoint_bytes=50))
-    assert again.fetch(_tokens(0, 101)).state is None
+    assert again.fetch(tokens_from(0, 101)).state is None
     again.tier.close()
 
 
 def test_the_state_of_a_window_is_found_by_what_goes_on_alone(tmp_path: Path) -> None:
     index = StateIndex(Rollback(window=50))
-    index.add("whole", pack(_tokens(0, 100)), 1)
-    assert index.find([*_tokens(0, 80), 7], known=0) is None
-    assert index.find(_tokens(0, 101), known=0) == "whole"
-    assert index.covers(pack(_tokens(0, 80))) is None
+    index.add("whole", pack(tokens_from(0, 100)), 1)
+    assert index.find([*tokens_from(0, 80), 7], known=0) is None
+    assert index.find(tokens_from(0, 101), known=0) == "whole"
+    assert index.covers(pack(tokens_from(0, 80))) is None
