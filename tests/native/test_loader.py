@@ -12,45 +12,10 @@ import pytest
 
 from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.native_libs.compiler import find_compiler
+from upstream_functions import NEEDED
 
 pytestmark = pytest.mark.skipif(not cpu_tiers(), reason="this CPU can't run the kernels")
 
-#: llama.cpp's functions that the kernels replace or call.
-UPSTREAM = [
-    "llamafile_sgemm",
-    "ggml_compute_forward_mul_mat_tiled",
-    "ggml_compute_forward_flash_attn_ext",
-    "ggml_cpu_extra_compute_forward",
-    "ggml_graph_compute",
-    "ggml_get_type_traits_cpu",
-    "ggml_threadpool_chunk_set",
-    "ggml_threadpool_chunk_add",
-    "ggml_barrier",
-    "ggml_tiled_wdata_size",
-    "ggml_backend_buffer_get_usage",
-    "ggml_backend_buffer_clear",
-    "ggml_backend_buffer_get_base",
-    "ggml_backend_buffer_get_size",
-    "ggml_backend_buffer_is_host",
-    "ggml_backend_alloc_ctx_tensors_from_buft",
-    "ggml_backend_tensor_get",
-    "ggml_backend_tensor_set",
-    "ggml_get_first_tensor",
-    "ggml_get_next_tensor",
-    "ggml_backend_tensor_memset",
-    "ggml_backend_buffer_free",
-    "ggml_backend_graph_compute_async",
-    "ggml_backend_sched_graph_compute_async",
-    "ggml_backend_sched_split_graph",
-    "ggml_backend_sched_get_n_backends",
-    "ggml_backend_sched_get_n_copies",
-    "ggml_backend_sched_get_backend",
-    "ggml_backend_sched_get_tensor_backend",
-    "ggml_backend_sched_set_tensor_backend",
-    "ggml_backend_offload_op",
-    "ggml_backend_name",
-    "ggml_graph_view",
-]
 
 #: Loads the kernels beside a library that stands for llama.cpp's, then has that library call its own functions.
 _PROGRAM = """
@@ -72,7 +37,7 @@ def stand_in(folder: Path, missing: str = "") -> Path:
     """A library with llama.cpp's functions except ``missing``: each counts its calls. As in llama.cpp, calls between
     them go through the dynamic linker.
     """
-    names = [name for name in UPSTREAM if name != missing]
+    names = [name for name in NEEDED if name != missing]
     source = folder / "ggml.c"
     source.write_text(
         "static int calls;\nvoid *ggml_aligned_malloc(unsigned long size) { return 0; }\n"
@@ -101,17 +66,17 @@ def test_a_whole_llama_cpp_calls_the_kernels(tmp_path: Path) -> None:
     assert loaded_beside(stand_in(tmp_path)) == {"status": "on", "memory": 1}
 
 
-@pytest.mark.parametrize("missing", UPSTREAM)
+@pytest.mark.parametrize("missing", NEEDED)
 def test_a_missing_function_leaves_llama_cpp_its_own(tmp_path: Path, missing: str) -> None:
     found = loaded_beside(stand_in(tmp_path, missing))
     assert missing in found["status"]
     assert found["memory"] == 0
-    assert found["calls"] == len(UPSTREAM) - 1
+    assert found["calls"] == len(NEEDED) - 1
 
 
 def test_an_optional_function_may_be_missing(tmp_path: Path) -> None:
     """``stand_in`` has no OpenMP: threads then wait in llama.cpp's own barrier."""
-    assert "omp_get_num_threads" not in UPSTREAM
+    assert "omp_get_num_threads" not in NEEDED
     assert loaded_beside(stand_in(tmp_path))["status"] == "on"
 
 

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from tailrace.engine.kernels.proofs.stand_in import upstream_names
+from upstream_functions import NEEDED, OPTIONAL
 
 #: What one process does: all operations of the kernels by two threads, without the function that it is told.
 #: It prints which operations were computed here, and which of llama.cpp's functions were called in their place.
@@ -133,68 +134,14 @@ LOST = {
 }
 #: Upstream's functions that are called in the place of what is lost.
 DELEGATED = {"repacked": "tiled", "experts": "extra", "attention": "attention", "prompt's attention": "attention"}
-NAMES = [
-    "llamafile_sgemm",
-    "ggml_compute_forward_mul_mat_tiled",
-    "ggml_compute_forward_flash_attn_ext",
-    "ggml_cpu_extra_compute_forward",
-    "ggml_graph_compute",
-    "ggml_get_type_traits_cpu",
-    "ggml_threadpool_chunk_set",
-    "ggml_threadpool_chunk_add",
-    "ggml_barrier",
-    "ggml_tiled_wdata_size",
-    "ggml_backend_buffer_get_usage",
-    "ggml_backend_buffer_clear",
-    "ggml_backend_buffer_get_base",
-    "ggml_backend_buffer_get_size",
-    "ggml_backend_buffer_is_host",
-    "ggml_backend_alloc_ctx_tensors_from_buft",
-    "ggml_backend_tensor_get",
-    "ggml_backend_tensor_memset",
-    "ggml_backend_buffer_free",
-    "ggml_backend_tensor_set",
-    "ggml_get_first_tensor",
-    "ggml_get_next_tensor",
-    "ggml_init",
-    "ggml_free",
-    "ggml_tensor_overhead",
-    "ggml_graph_overhead_custom",
-    "ggml_new_tensor_1d",
-    "ggml_cpy",
-    "ggml_new_graph_custom",
-    "ggml_build_forward_expand",
-    "ggml_backend_buffer_get_type",
-    "ggml_backend_buft_get_device",
-    "ggml_backend_dev_init",
-    "ggml_backend_graph_compute",
-    "ggml_backend_free",
-    "ggml_backend_graph_compute_async",
-    "ggml_backend_sched_graph_compute_async",
-    "ggml_backend_sched_split_graph",
-    "ggml_backend_sched_get_n_backends",
-    "ggml_backend_sched_get_n_copies",
-    "ggml_backend_sched_get_backend",
-    "ggml_backend_sched_get_tensor_backend",
-    "ggml_backend_sched_set_tensor_backend",
-    "ggml_backend_offload_op",
-    "ggml_backend_name",
-    "ggml_graph_view",
-    "omp_get_num_threads",
-    "ggml_compute_forward_gated_delta_net",
-    "ggml_compute_forward_ssm_scan",
-    "ggml_compute_forward_ssm_conv",
-    "ggml_compute_forward_concat",
-    "ggml_compute_forward_mul",
-]
 
 
 def test_every_function_has_a_case(library: ctypes.CDLL) -> None:
-    assert upstream_names(library) == NAMES
+    assert set(upstream_names(library)) == {*NEEDED, *OPTIONAL}
 
 
 #: Functions of graphs that are divided between devices: no operation needs them.
-_OF_DEVICES = {name for name in NAMES if "_sched_" in name} | {
+_OF_DEVICES = {name for name in NEEDED if "_sched_" in name} | {
     "ggml_backend_graph_compute_async",
     "ggml_backend_offload_op",
     "ggml_backend_name",
@@ -202,7 +149,7 @@ _OF_DEVICES = {name for name in NAMES if "_sched_" in name} | {
 }
 
 
-@pytest.mark.parametrize("missing", ["nothing", *(name for name in NAMES if name not in _OF_DEVICES)])
+@pytest.mark.parametrize("missing", ["nothing", *(name for name in (*NEEDED, *OPTIONAL) if name not in _OF_DEVICES)])
 def test_what_needs_a_missing_function_is_delegated(library: ctypes.CDLL, missing: str) -> None:
     command = [sys.executable, "-c", _OPERATIONS, library._name, missing]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
