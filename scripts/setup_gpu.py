@@ -15,7 +15,7 @@ from pathlib import Path
 
 from setup_pip import SetupError
 
-#: By it setup tells the wheel's key which toolkit compiles.
+#: It brings the toolkit that compiles into the wheel's key.
 TOOLKIT_VARIABLE = "TAILRACE_GPU_TOOLKIT"
 CHOICES = ("auto", "cuda", "hip", "vulkan", "none")
 #: PCI display classes: VGA, 3D and other controllers.
@@ -195,11 +195,11 @@ def _version_of(toolkit: Toolkit, program: str, headers: Mapping[str, Path | Non
         version = (int(major[1]), int(major[2]), int(patch[1])) if major and patch else ()
         return f"{toolkit.name} {version}", version
     try:
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+        output = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         return "", ()
-    found = _VERSION.search(told)
-    return told, (int(found[1]), int(found[2])) if found else ()
+    found = _VERSION.search(output)
+    return output, (int(found[1]), int(found[2])) if found else ()
 
 
 def _vendors(root: Path) -> list[str]:

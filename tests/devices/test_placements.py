@@ -218,5 +218,5 @@ def test_a_worker_that_refuses_memory_gets_fewer_layers(
         backend.close()
     told = [line for level, line in lines if level in ("warning", "error")]
     assert len(told) == 1
-    assert told[0].startswith(f"a device had less memory than it told: local has {here} layers")
+    assert told[0].startswith(f"a device had less memory than it reported: local has {here} layers")
     assert f"{endpoint} has {there} layers" in told[0]

@@ -26,7 +26,7 @@ from tailrace.serving.model_memory import model_needs
 
 #: Exit status when a running server differs from its plan.
 _DIFFERS = 1
-#: Seconds that a GPU's driver has to tell its memory.
+#: Seconds that a GPU's driver has to report its memory.
 _DRIVER_SECONDS = 3.0
 _AS_SERVE = "Plan as serve would with it."
 
@@ -109,7 +109,7 @@ def _is_here(model: str) -> bool:
 
 
 def _free_memory() -> dict[str, int]:
-    """Bytes by the PCI address of each GPU that tells them."""
+    """Bytes by the PCI address of each GPU whose driver reports them."""
     watch = DeviceWatch()
     watch.ask()
     watch.wait(_DRIVER_SECONDS)

@@ -307,7 +307,7 @@ def _log_matmul_kernels(log: Any, backend: llama.LlamaBackend) -> None:
 
 
 def _log_placement(log: Any, backend: llama.LlamaBackend) -> None:
-    """Log what each device has of the model, as llama.cpp tells it."""
+    """Log what each device has of the model, as llama.cpp reports it."""
     report = backend.placement
     if report is None:
         return

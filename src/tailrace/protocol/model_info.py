@@ -18,8 +18,8 @@ class DeviceShare(msgspec.Struct, frozen=True, kw_only=True):
     tensors: int
     weights_bytes: int
     kv_bytes: int  #: planned: for one context
-    cache_bytes: int | None = None  #: of the KV cache and recurrent states, as llama.cpp tells; None: it doesn't
-    compute_bytes: int | None = None  #: what passes need beside them, as llama.cpp tells
+    cache_bytes: int | None = None  #: of the KV cache and recurrent states, as llama.cpp reports; None: it doesn't
+    compute_bytes: int | None = None  #: what passes need beside them, as llama.cpp reports
     free_bytes: int  #: after loading
     total_bytes: int
 
@@ -53,6 +53,6 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     kernels: str = ""  #: instruction tier of the kernels in use; empty: llama.cpp's own kernels
     fastest_kernels: str = ""  #: the fastest tier that this CPU has; empty: none
     kernels_reason: str = ""  #: why no kernels are in use
-    devices: tuple[DeviceShare, ...] = ()  #: of a model that is placed on several, as llama.cpp tells after loading
+    devices: tuple[DeviceShare, ...] = ()  #: of a model that is placed on several, as llama.cpp reports after loading
     placement_differences: tuple[str, ...] = ()  #: from the plan
     prefix_identity: str = ""  #: of its prefixes in a cluster (``prefix_chain``); empty: they aren't reported

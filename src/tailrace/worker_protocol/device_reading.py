@@ -1,7 +1,7 @@
 """The figures of one device at one moment: a CPU or a GPU of this machine or of a worker.
 
 A worker reports them in its status, an engine in its heartbeats, the HTTP process in its metrics. A figure that the
-system doesn't tell is None, and never 0.
+system doesn't show is None, and never 0.
 """
 
 from __future__ import annotations

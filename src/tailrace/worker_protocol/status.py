@@ -1,4 +1,4 @@
-"""What a worker reports of itself, to each engine that listens, and how an engine claims it: lines of JSON over TCP.
+"""A worker's reports to each engine that listens, and an engine's claim on the worker: lines of JSON over TCP.
 
 llama.cpp's RPC protocol has no sign of life: a worker that hangs looks like one that computes. So a worker has a second
 port, one above its own, where each connection gets a ``WorkerStatus`` at once and then one every ``BEAT_SECONDS``.
@@ -69,7 +69,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: In the order in which llama.cpp's protocol numbers them.
     devices: Annotated[tuple[OfferedDevice, ...], msgspec.Meta(max_length=64)]
     identity: _Text = ""  #: a random name of the process, by which a worker that has two addresses is known
-    client: _Text | None = None  #: the address of the engine that uses it, where the system tells it
+    client: _Text | None = None  #: the address of the engine that uses it, where the system lists it
     #: The figures of its CPU and its GPUs.
     hardware: Annotated[tuple[DeviceReading, ...], msgspec.Meta(max_length=64)] = ()
     #: In which bytes to that engine were on their way; None: not counted.

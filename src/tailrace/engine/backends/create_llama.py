@@ -162,7 +162,7 @@ def _speed_watch(
 def _load(
     path: Path, options: llama.LlamaOptions, log: llama.LogSink | None, progress: llama.Progress | None
 ) -> llama.LlamaBackend:
-    """The warmed-up backend, with fewer layers on devices where one of them hasn't the memory. It is told once."""
+    """The warmed-up backend, with fewer layers on devices where one of them hasn't the memory. That is logged once."""
     planned = placed = options.placed
     errors: list[str] = []
     loading = placed is not None
@@ -186,7 +186,7 @@ def _load(
             continue
         loading = False
         if planned is not None and placed is not None and placed is not planned and log is not None:
-            log("warning", f"a device had less memory than it told: {_changes(planned, placed)}")
+            log("warning", f"a device had less memory than it reported: {_changes(planned, placed)}")
         backend.warm_up()
         return backend
 

@@ -30,7 +30,7 @@ from tailrace.worker_protocol.status import WorkerStatus
 
 #: Exit status of an engine whose worker is lost: the next one waits for it.
 EXIT_WORKER_LOST = 71
-#: Seconds for which the first engine of a server waits. A wrong address should be told soon.
+#: Seconds for which the first engine of a server waits. A wrong address should be reported soon.
 _FIRST_SECONDS = 10.0
 #: Seconds between two tries, and between two lines in the log.
 _RETRY_SECONDS, _LOG_SECONDS = 0.5, 30.0
@@ -52,12 +52,12 @@ class WorkerWatch:
 
     def connect(self, endpoints: Sequence[str], page: ProgressPage, *, first: bool) -> list[WorkerLink]:
         """Wait until all workers are free, and claim them. Returns those that weren't claimed before. ``first``: the
-        server has had no engine yet, so it waits not for long.
+        server has had no engine yet, so the wait is short.
 
         Raises ConfigurationError for a worker that can't be used, and where the wait is over.
         """
         fresh = [endpoint for endpoint in endpoints if endpoint not in self.statuses]
-        begun, told = time.monotonic(), -_LOG_SECONDS
+        begun, logged_at = time.monotonic(), -_LOG_SECONDS
         while True:
             try:
                 links = self._claim_all(fresh)
@@ -70,8 +70,8 @@ class WorkerWatch:
                 page.message = f"waits for a worker: {error}"
                 page.waits_for_worker = True
                 page.beat(now)
-                if now - told >= _LOG_SECONDS:
-                    told = now
+                if now - logged_at >= _LOG_SECONDS:
+                    logged_at = now
                     structlog.get_logger().warning("the engine waits for a worker", reason=str(error))
                 # Two engines that want the same workers come one after the other in time.
                 time.sleep(_RETRY_SECONDS * random.uniform(1.0, 2.0))
@@ -96,7 +96,7 @@ class WorkerWatch:
         return links
 
     def close(self) -> None:
-        """Let go of workers that aren't listened to."""
+        """End the claims. Only for workers to which no thread listens."""
         for link in self.links:
             link.close()
         self.links.clear()

@@ -1,4 +1,4 @@
-"""What a context takes of each device's memory, as llama.cpp tells it.
+"""What a context takes of each device's memory, as llama.cpp reports it.
 
 The function is llama.cpp's own C++ (``llama_get_memory_breakdown``, llama-ext.h). It returns a ``std::map`` of types
 of buffers, which is read here as libstdc++ has it: a tree whose nodes have their value behind four words.

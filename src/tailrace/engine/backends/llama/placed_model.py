@@ -74,14 +74,14 @@ class PlacedModel:
                 found.append(planned + int(_KV_PART * left * planned / caches[device]))
         return min(found, default=None)
 
-    def smaller(self, told: str) -> PlacedModel | None:
-        """The next smaller placement on the devices that ``told``, llama.cpp's errors, names; on all, where it names
+    def smaller(self, errors: str) -> PlacedModel | None:
+        """The next smaller placement on the devices that ``errors``, llama.cpp's own, names; on all, where it names
         none. None: there is no smaller placement.
         """
         named = [
             device
             for device in self.used
-            if devices.buffer_type_name(devices.buffer_type(self.handles[device])) in told
+            if devices.buffer_type_name(devices.buffer_type(self.handles[device])) in errors
         ]
         plan = self.plan.smaller(named or self.used)
         return None if plan is None else replace(self, plan=plan)

@@ -27,16 +27,16 @@ _GET_TENSOR = "_ZNK11llama_model10get_tensorEPKc"
 _DEV_LAYER = "_ZNK11llama_model9dev_layerEi"
 #: How much larger than planned a device's cache may be: recurrent states and padding aren't planned.
 _CACHE_EXCESS, _CACHE_SPARE = 1.25, 64 << 20
-#: Differences that are told one by one.
-_MAX_TOLD = 10
+#: Differences of a kind that are listed one by one.
+_MAX_LISTED = 10
 
 
 class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What llama.cpp has done."""
+    """What llama.cpp has loaded, and where."""
 
     devices: tuple[DeviceShare, ...]
     differences: tuple[str, ...]  #: from the placement; the first ones of each kind
-    is_known: bool  #: whether llama.cpp has told it
+    is_known: bool  #: whether llama.cpp has reported it
 
 
 def report_placement(model: llama.llama_model_p, placed: PlacedModel) -> PlacementReport:
@@ -50,12 +50,12 @@ def report_placement(model: llama.llama_model_p, placed: PlacedModel) -> Placeme
         f"layer {layer} is on {names[found]}, planned was {names[wanted]}"
         for layer, (found, wanted) in enumerate(zip(homes, placed.placement.homes, strict=True))
         if found != wanted
-    ][:_MAX_TOLD]
+    ][:_MAX_LISTED]
     differences += [
         f"{name} is on {names[found]}, planned was {names[placed.plan.tensors[name]]}"
         for name, found in tensors.items()
         if found != placed.plan.tensors[name] and _is_planned(name)
-    ][:_MAX_TOLD]
+    ][:_MAX_LISTED]
     planned = placed.plan.weights_and_cache()
     reports = []
     for device, (name, handle) in enumerate(zip(names, placed.handles, strict=True)):
@@ -81,7 +81,7 @@ def with_memory(
     """The report with what the opened context takes of each device's memory.
 
     ``expected_cache``: bytes of the whole KV cache, of which each layer's home has the same part. A device whose cache
-    is much larger is told as a difference.
+    is much larger is a difference.
     """
     uses = memory_use(context)
     if uses is None:
@@ -112,10 +112,10 @@ def _is_planned(name: str) -> bool:
 
 
 def _found_homes(model: llama.llama_model_p, placed: PlacedModel) -> list[int] | None:
-    tell = llama_function(_DEV_LAYER, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
-    if tell is None:
+    device_of = llama_function(_DEV_LAYER, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+    if device_of is None:
         return None
-    return [_number(tell(model, layer), placed) for layer in range(len(placed.placement.homes))]
+    return [_number(device_of(model, layer), placed) for layer in range(len(placed.placement.homes))]
 
 
 def _found_tensors(model: llama.llama_model_p, placed: PlacedModel) -> dict[str, int] | None:
@@ -128,7 +128,7 @@ def _found_tensors(model: llama.llama_model_p, placed: PlacedModel) -> dict[str,
     found = {}
     tied = placed.plan.is_tied
     for name in placed.plan.tensors:
-        # Of two tensors with one name llama.cpp tells only one, and it doesn't load all tensors of a file.
+        # Of two tensors with one name llama.cpp finds only one, and it doesn't load all tensors of a file.
         if (name == EMBEDDING and tied) or not (tensor := get(model, name.encode())):
             continue
         if buffer := tensor_buffer(tensor):
