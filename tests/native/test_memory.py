@@ -102,7 +102,7 @@ def test_cells_are_touched_ahead_in_pieces(library: ctypes.CDLL) -> None:
     library.ggml_backend_alloc_ctx_tensors_from_buft.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.tailrace_kernels_populate_cells.restype = ctypes.c_int64
     library.tailrace_kernels_populate_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_bool]
-    library.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64]
+    library.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     own = library.ggml_aligned_malloc(sum(sizes))
     tensors = [GgmlStruct("ggml_tensor", data=own + sum(sizes[:index])) for index in range(len(shapes))]
     for tensor, (cell, count) in zip(tensors, shapes, strict=True):
@@ -124,7 +124,7 @@ def test_cells_are_touched_ahead_in_pieces(library: ctypes.CDLL) -> None:
     }
     set_upstream(library, functions)
     try:
-        library.tailrace_kernels_record_cells(7, cells)
+        library.tailrace_kernels_record_cells(7, cells, 1)
         assert library.ggml_backend_alloc_ctx_tensors_from_buft(None, None) == 1
         library.tailrace_kernels_end_record()
         dont_need = ctypes.c_int(4)
@@ -132,7 +132,7 @@ def test_cells_are_touched_ahead_in_pieces(library: ctypes.CDLL) -> None:
         assert _resident(own, sum(sizes)) == 0
         assert library.tailrace_kernels_populate_cells(7, 600, 9 * page, False) == 2 * page, "a whole one of each"
         assert ctypes.CDLL(None).madvise(ctypes.c_void_p(own), ctypes.c_size_t(sum(sizes)), dont_need) == 0
-        library.tailrace_kernels_record_cells(7, cells)
+        library.tailrace_kernels_record_cells(7, cells, 1)
         assert library.ggml_backend_alloc_ctx_tensors_from_buft(None, None) == 1
         library.tailrace_kernels_end_record()
         wanted = 1500  # 3 pages of each
@@ -144,10 +144,10 @@ def test_cells_are_touched_ahead_in_pieces(library: ctypes.CDLL) -> None:
         assert moved == 6 * page
         assert _resident(own, 3 * page) == _resident(own + sizes[0], 3 * page) == 3 * page
         assert library.tailrace_kernels_populate_cells(8, wanted, page, True) == 0, "another KV cache"
-        library.tailrace_kernels_record_cells(7, 0)
+        library.tailrace_kernels_record_cells(7, 0, 1)
         assert library.tailrace_kernels_populate_cells(7, cells, page, True) == 0, "it was freed"
         is_host = False
-        library.tailrace_kernels_record_cells(7, cells)
+        library.tailrace_kernels_record_cells(7, cells, 1)
         assert library.ggml_backend_alloc_ctx_tensors_from_buft(None, None) == 1
         library.tailrace_kernels_end_record()
         assert library.tailrace_kernels_populate_cells(7, cells, page, True) == 0, "a device's cells"

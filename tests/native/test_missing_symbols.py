@@ -113,7 +113,7 @@ if missing != "ggml_backend_buffer_clear":
     assert library.ggml_aligned_malloc(ctypes.c_size_t(64 << 20))
 graph, plan = GgmlStruct("ggml_cgraph", n_nodes=0), GgmlStruct("ggml_cplan", n_threads=2)
 assert (library.ggml_graph_compute(pointer(graph), pointer(plan)) == 0) == (missing != "ggml_graph_compute")
-library.tailrace_kernels_record_cells(1, ctypes.c_int64(64))
+library.tailrace_kernels_record_cells(1, ctypes.c_int64(64), ctypes.c_int64(1))
 library.ggml_backend_alloc_ctx_tensors_from_buft(None, None)
 library.ggml_backend_tensor_get(pointer(result), pointer(result), ctypes.c_size_t(0), ctypes.c_size_t(4))
 library.ggml_backend_tensor_set(pointer(result), pointer(result), ctypes.c_size_t(0), ctypes.c_size_t(4))

@@ -36,12 +36,13 @@ def backend(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LlamaBacke
 
 
 class Slots:
-    """Slots 0 to 2 of a backend; slot 3 goes on with another text between pieces."""
+    """Slots of a backend, of which one goes on with another text between pieces."""
 
-    def __init__(self, backend: LlamaBackend) -> None:
+    def __init__(self, backend: LlamaBackend, other: int = 3) -> None:
         self._backend = backend
+        self._other = other
         self._others = 0
-        self.read(3, _OTHERS[:30])
+        self.read(other, _OTHERS[:30])
 
     def read(self, slot: int, tokens: list[int], start: int = 0) -> Logits:
         """The logits after the tokens. They are computed one by one, so a wrong cell shows in exact numbers."""
@@ -51,11 +52,11 @@ class Slots:
         return logits
 
     def finish(self, move: StateMove | None) -> KVState:
-        """Move the rest, with a step of slot 3 before each piece."""
+        """Move the rest, with a step of the other slot before each piece."""
         assert move is not None
         pieces = 0
         while not move.done:
-            self.read(3, [_OTHERS[self._others % 200]], 30 + self._others)
+            self.read(self._other, [_OTHERS[self._others % 200]], 30 + self._others)
             self._others += 1
             move.advance()
             pieces += 1
@@ -93,17 +94,38 @@ def test_a_reply_goes_on_while_its_state_is_copied(backend: LlamaBackend) -> Non
     assert np.array_equal(slots.read(2, [7, 8, 9], 200), expected)
 
 
-def test_memory_for_a_state_of_a_partition_is_touched_in_pieces(backend: LlamaBackend) -> None:
-    backend.kv_relayout(Layout(4, 512), ())
-    slots = Slots(backend)
+@pytest.mark.parametrize("saved", [Layout(0, 2048), Layout(2, 2048), Layout(4, 2048)], ids=str)
+def test_a_state_moves_into_a_partition_in_pieces(backend: LlamaBackend, saved: Layout) -> None:
+    backend.kv_relayout(saved, ())
+    slots = Slots(backend, other=1)
     slots.read(0, _PROMPT)
     whole = backend.kv_save(0)
     state = slots.finish(backend.kv_begin_save(0))
     assert np.array_equal(state, whole)
-    assert backend.kv_begin_load(1, state, 200) is None
-    expected = slots.read(0, [7, 8, 9], 200)
-    assert backend.kv_load(1, state, 200)
-    assert np.array_equal(slots.read(1, [7, 8, 9], 200), expected)
+    backend.kv_relayout(Layout(4, 2048), ())
+    slots = Slots(backend)
+    load = backend.kv_begin_load(1, state, 200)
+    is_adapted = saved.partitions != 4
+    if not backend.rollback.has_cells or (is_adapted and backend.rollback.by_checkpoints):
+        assert load is None
+        assert backend.kv_load(1, state, 200)
+    else:
+        assert slots.finish(load).size == backend.kv_save(1).size
+    again = slots.read(1, [7, 8, 9], 200)
+    assert np.array_equal(again, _alone(backend, [*_PROMPT, 7, 8, 9]))
+
+
+def test_a_part_of_a_state_comes_into_a_partition(backend: LlamaBackend) -> None:
+    if backend.rollback.window or backend.rollback.by_checkpoints:
+        pytest.skip("this state can't be cut")
+    slots = Slots(backend)
+    slots.read(0, _PROMPT)
+    state = backend.kv_save(0)
+    backend.kv_relayout(Layout(4, 512), ())
+    slots = Slots(backend)
+    slots.finish(backend.kv_begin_load(2, state, 60))
+    after = slots.read(2, _PROMPT[60:100], 60)
+    assert np.array_equal(after, _alone(backend, _PROMPT[:100]))
 
 
 def test_a_part_of_a_state_takes_the_cells_of_that_part(backend: LlamaBackend) -> None:

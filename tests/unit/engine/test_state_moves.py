@@ -74,9 +74,8 @@ class CountingBackend(ContextBackend):
         return self._note(super().kv_begin_load(slot, state, length))
 
     def _note(self, move: StateMove | None) -> StateMove | None:
-        assert move is not None or not self.layout.shared
-        if move is not None:
-            self.begun.append(move)
+        assert move is not None
+        self.begun.append(move)
         return move
 
     def kv_relayout(self, layout: Layout, slot_map: list[tuple[int, int]]) -> list[int]:  # type: ignore[override]
@@ -220,6 +219,58 @@ def test_a_larger_partition_waits_until_old_prefixes_are_copied() -> None:
     assert backend.saved == []
     assert len(backend.begun) >= 2
     assert runner.said[11] == alone(prompt_of(4, 900), 2)
+
+
+def _partitions_with_an_old_prefix(*, parallel: int, kv_tokens: int) -> tuple[CountingBackend, Runner, list[int]]:
+    """Request 9 decodes. The prompt that is returned is in host memory, and has left its slot."""
+    backend = CountingBackend(parallel=parallel, kv_tokens=kv_tokens, always_shared=False)
+    runner = Runner(backend)
+    first = prompt_of(1, 400)
+    runner.ask(1, first, 2)
+    runner.until(1)
+    runner.ask(9, prompt_of(3, 20), 1500)
+    while not runner.said[9]:
+        runner.step()
+    for identity in range(2, 2 + parallel):
+        runner.ask(identity, prompt_of(identity, 300 + identity), 2)
+        runner.until(identity)
+    assert not backend.layout.shared
+    backend.begun.clear()
+    runner.whole_beside.clear()
+    return backend, runner, first
+
+
+def test_a_prefix_comes_back_into_a_partition_in_pieces() -> None:
+    backend, runner, first = _partitions_with_an_old_prefix(parallel=2, kv_tokens=4096)
+    runner.ask(20, [*first, 99], 2)
+    runner.until(20)
+    assert runner.cached[20] == 400
+    assert len(backend.begun) == 2, "one left for it"
+    assert runner.whole_beside == []
+    assert runner.said[20] == alone([*first, 99], 2)
+    assert 9 not in runner.ended
+
+
+def test_a_reply_outgrows_its_partition_while_a_state_is_loaded() -> None:
+    backend, runner, first = _partitions_with_an_old_prefix(parallel=2, kv_tokens=4096)
+    layout = backend.layout
+    steps_of_moves = (300 + 400) // PIECE  # A prefix leaves first.
+    while len(runner.said[9]) + 20 < layout.cells - steps_of_moves + 4:
+        runner.step()
+    runner.ask(20, [*first, 99], 2)
+    while not runner.loop._cache.loading:
+        runner.step()
+    load = backend.begun[-1]
+    while backend.layout == layout:
+        assert not load.done
+        runner.step()
+    assert load.done
+    assert not runner.loop._cache.loading
+    runner.until(20)
+    assert runner.cached[20] == 400
+    assert runner.said[20] == alone([*first, 99], 2)
+    runner.until(9)
+    assert runner.said[9] == alone(prompt_of(3, 20), 1500)
 
 
 def test_a_reply_goes_on_while_its_state_is_copied_for_another_caller() -> None:

@@ -256,8 +256,8 @@ class FakeBackend:
         return FakeStateMove(held, np.array(held, np.int32).view(np.uint8), [], len(held), self.piece_tokens)
 
     def kv_begin_load(self, slot: int, state: KVState, length: int) -> StateMove | None:
-        """See ``Backend``. Only where slots share the cells."""
-        if not self.piece_tokens or not self.layout.shared:
+        """See ``Backend``."""
+        if not self.piece_tokens:
             return None
         return FakeStateMove(state.view(np.int32).tolist(), state, self._tokens[slot], length, self.piece_tokens)
 

@@ -144,13 +144,14 @@ def states_in_place() -> int:
     return int(_kernels.tailrace_kernels_states_in_place()) if _kernels is not None else 0
 
 
-def record_cells(owner: int, cells: int) -> None:
-    """Note the memory of KV cache ``owner``, of so many cells, when it is made before ``end_record``; 0 cells: none.
+def record_cells(owner: int, cells: int, partitions: int = 1) -> None:
+    """Note the memory of KV cache ``owner``, of so many cells in each partition, when it is made before ``end_record``;
+    0 cells: none.
 
     What was noted of this owner before is forgotten: its memory is freed.
     """
     if _kernels is not None:
-        _kernels.tailrace_kernels_record_cells(owner, cells)
+        _kernels.tailrace_kernels_record_cells(owner, cells, partitions)
 
 
 def end_record() -> None:
@@ -274,7 +275,7 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_states_in_place.restype = ctypes.c_long
     kernels.tailrace_kernels_ahead_count.restype = ctypes.c_long
     kernels.tailrace_kernels_record_cells.restype = None
-    kernels.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64]
+    kernels.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     kernels.tailrace_kernels_end_record.restype = None
     kernels.tailrace_kernels_populate_cells.restype = ctypes.c_int64
     kernels.tailrace_kernels_populate_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_bool]

@@ -355,11 +355,13 @@ class KVCache:
         last_resort = layout.total > self._policy.max_cells
         if last_resort:
             self._policy = replace(self._policy, max_cells=layout.total)
-        relayout = Relayout(layout, slot_map, self.layout, contents, last_resort)
+        loading = None if in_place else frozenset(self.loading)
+        relayout = Relayout(layout, slot_map, self.layout, contents, last_resort, loading)
         if in_place:
             self._cells.grow(layout.cells)
             self.layout = layout
             return relayout
+        self.loading.clear()
         self._reset_slots(layout)
         for index, slot in enumerate(held):
             self.slots[index].occupied = True

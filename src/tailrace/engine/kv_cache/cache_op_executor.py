@@ -67,11 +67,12 @@ class CacheExecutor:
         """Apply the ops, in order. ``beside``: sequences decode, so long states are only begun to be loaded; their
         slots are in the accounting's ``loading``. Raises BackendError.
         """
-        self._moves.drop_stale()
+        ops = list(ops)
+        self._moves.drop_stale(kept={slot for op in ops if isinstance(op, Relayout) for slot in op.loading or ()})
         applied = Applied()
         lost = applied.lost
         for op in ops:
-            lost.update(slot for slot in _touched(op) if not self._moves.finish_load(slot))
+            lost.update(slot for slot in self._touched(op) if not self._moves.finish_load(slot))
             if isinstance(op, Placement):
                 if self._place(op, lost, beside=beside):
                     lost.discard(op.slot)
@@ -282,21 +283,24 @@ class CacheExecutor:
             if evicted is not None and self._disk is not None:
                 self._disk.write(tokens, evicted, self._carried(tokens))
 
+    def _touched(self, op: CacheOp) -> tuple[int, ...]:
+        """The slots whose content the op reads or replaces. A load that an earlier op of the plan has begun ends
+        first.
+        """
+        if isinstance(op, Placement):
+            return (op.slot,) if op.source_slot is None else (op.slot, op.source_slot)
+        if isinstance(op, Evict):
+            return (op.slot,)
+        if isinstance(op, Swap):
+            return op.one, op.other
+        return () if op.loading is None else self._moves.loading_slots
+
     def _forget_unapplied(self) -> None:
         """Bring prefix store and states together again, where the ops that would have done so weren't applied."""
         store = self._cache.prefix_store
         store.retain(self._host_states.keys())
         stored = {key for key, _ in store.items()}
         self._host_states = {key: state for key, state in self._host_states.items() if key in stored}
-
-
-def _touched(op: CacheOp) -> tuple[int, ...]:
-    """The slots whose content the op reads or replaces. A load that an earlier op of the plan has begun ends first."""
-    if isinstance(op, Placement):
-        return (op.slot,) if op.source_slot is None else (op.slot, op.source_slot)
-    if isinstance(op, Evict):
-        return (op.slot,)
-    return (op.one, op.other) if isinstance(op, Swap) else ()
 
 
 def _open_tier(disk: DiskOptions, deliver: Callable[[Fetched], None]) -> DiskTier | None:

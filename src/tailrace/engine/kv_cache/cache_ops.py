@@ -82,7 +82,8 @@ class Relayout:
 
     ``previous`` and ``contents`` (tokens by old slot) are what to go back to when there is no memory for ``layout``.
     ``last_resort``: the layout is larger than the last one that failed, and is for one sequence, which can't run
-    otherwise.
+    otherwise. ``loading``: old slots that are being loaded in pieces; all loads end before content moves. None: cells
+    are added in place, and no content moves.
     """
 
     layout: Layout
@@ -90,6 +91,7 @@ class Relayout:
     previous: Layout
     contents: dict[int, list[int]]
     last_resort: bool = False
+    loading: frozenset[int] | None = None
 
 
 CacheOp = Placement | Evict | Swap | Relayout

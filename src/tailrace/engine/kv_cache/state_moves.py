@@ -7,6 +7,7 @@ meanwhile changed there is dropped here before any other op touches the slot. On
 from __future__ import annotations
 
 import time
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from tailrace.engine.backends.base import Backend, KVState, StateMove
@@ -36,6 +37,11 @@ class StateMoves:
         self._loads: dict[int, StateMove] = {}  #: by slot
         self._save: tuple[Leaving, StateMove | None] | None = None  #: without a move there is no memory for it
 
+    @property
+    def loading_slots(self) -> tuple[int, ...]:
+        """The slots that are being loaded."""
+        return tuple(self._loads)
+
     def advance(self, seconds: float) -> Moved:
         """Move a piece, and more until ``seconds`` have passed."""
         self.drop_stale()
@@ -47,9 +53,11 @@ class StateMoves:
                 break
         return moved
 
-    def drop_stale(self) -> None:
-        """Empty the slots of loads that the accounting has given up, and forget a copy that isn't wanted any more."""
-        for slot in [slot for slot in self._loads if slot not in self._cache.loading]:
+    def drop_stale(self, kept: AbstractSet[int] = frozenset()) -> None:
+        """Empty the slots of loads that the accounting has given up, but for those of ``kept``, and forget a copy that
+        isn't wanted any more.
+        """
+        for slot in [slot for slot in self._loads if slot not in self._cache.loading and slot not in kept]:
             del self._loads[slot]
             self._backend.kv_truncate(slot, 0)
         if self._save is not None and not self._save[0].wanted:

@@ -21,10 +21,11 @@ def compact(plan: Plan, cache: KVCache, running: list[Sequence]) -> None:
         low, high = decoding[0], decoding[-1]
         holes = [slot for slot in range(low, high) if slot not in decoding]
         # Of the two ends the shorter sequence moves: its state is copied.
-        if len(cache.slots[high].tokens) <= len(cache.slots[low].tokens):
-            end, hole = decoding.pop(), holes[0]
-        else:
-            end, hole = decoding.pop(0), holes[-1]
+        high_moves = len(cache.slots[high].tokens) <= len(cache.slots[low].tokens)
+        end, hole = (high, holes[0]) if high_moves else (low, holes[-1])
+        if hole in cache.loading:
+            return  # Its state can't move before all of it is there.
+        decoding.remove(end)
         insort(decoding, hole)
         plan.cache_ops.append(cache.swap(hole, end))
         moved, other = by_slot.pop(end), by_slot.pop(hole, None)

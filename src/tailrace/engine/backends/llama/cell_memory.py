@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tailrace.engine.kernels import loader
+from tailrace.engine.kv_cache.layout import Layout
 from tailrace.machine.free_memory import MemoryGauge
 
 #: Bytes of cells behind the used ones that are touched ahead.
@@ -30,14 +31,16 @@ class CellMemory:
         self._bytes_per_cell = bytes_per_cell
         self._owner = next(_owners)
         self._gauge = MemoryGauge()
+        self._layout = Layout(0, 0)
         self._cells = 0  #: cells that have addresses
         self._touched = 0
 
     @contextmanager
-    def made(self, cells: int) -> Iterator[None]:
-        """While it runs, a KV cache of ``cells`` cells is made, in place of the one before."""
-        self._cells, self._touched = cells, 0
-        loader.record_cells(self._owner, cells)
+    def made(self, layout: Layout, cells: int) -> Iterator[None]:
+        """While it runs, a KV cache of this layout with ``cells`` cells is made, in place of the one before."""
+        self._layout, self._cells, self._touched = layout, cells, 0
+        partitions = max(1, layout.partitions)
+        loader.record_cells(self._owner, cells // partitions, partitions)
         try:
             yield
         finally:
@@ -61,9 +64,10 @@ class CellMemory:
             if begun:
                 noted.append(loader.take_copies())
 
-    def touch_initial(self, cells: int) -> None:
-        """Touch the first ``cells`` cells, if they aren't too many to be touched at once."""
-        if cells * self._bytes_per_cell <= _MAX_INITIAL_BYTES:
+    def touch_initial(self) -> None:
+        """Touch the layout's cells, if they are shared and aren't too many to be touched at once."""
+        cells = self._layout.cells
+        if self._layout.shared and cells * self._bytes_per_cell <= _MAX_INITIAL_BYTES:
             loader.populate_cells(self._owner, cells, _MAX_INITIAL_BYTES, begun=False)
 
     def touch_ahead(self, used_cells: int, max_bytes: int) -> bool:

@@ -17,8 +17,8 @@ from tailrace.engine.backends.llama.cell_memory import CellMemory
 from tailrace.engine.backends.llama.coming_checkpoints import ComingCheckpoints
 from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
 from tailrace.engine.backends.llama.options import RopeOptions
-from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_bytes, streams_of, with_streams
-from tailrace.engine.backends.llama.state_copies import PIECE_BYTES, StateCopies, StateSave, kept_rows
+from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_bytes, kept_rows, with_streams
+from tailrace.engine.backends.llama.state_copies import PIECE_BYTES, StateCopies, StateLoad, StateSave, begin_load
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.backends.llama.transfers import MAX_PIECE_BYTES, DeviceTransfers
 from tailrace.engine.kernels import loader
@@ -109,7 +109,7 @@ class LlamaContext:
         self._snapshots = int(llama.llama_n_rs_seq(self.pointer))
         self._memory = llama.llama_get_memory(self.pointer)
         self.layout = layout
-        self._cell_memory.touch_initial(layout.total)
+        self._cell_memory.touch_initial()
 
     def _make(self, layout: Layout, cells: int) -> llama.llama_context_p | None:
         """A context of this layout with addresses for ``cells`` cells; None where llama.cpp can't make it."""
@@ -127,8 +127,12 @@ class LlamaContext:
             params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         set_cache_types(params, self._cache_types)
         set_rope(params, self._rope)
-        with self._cell_memory.made(cells):
+        with self._cell_memory.made(layout, cells):
             return llama.llama_init_from_model(self._model, params)
+
+    @property
+    def _streams(self) -> int:
+        return max(1, self.layout.partitions)
 
     @property
     def has_memory(self) -> bool:
@@ -252,10 +256,16 @@ class LlamaContext:
             raise BackendError(f"slot {slot}'s KV can't be read out")
         return StateCopies(noted[0] if noted else None, state, self.transfers)
 
-    def begin_load(self, slot: int, state: KVState, length: int) -> StateCopies | None:
+    def begin_load(self, slot: int, state: KVState, length: int) -> StateCopies | StateLoad | None:
         """See ``Backend.kv_begin_load``."""
-        if not self._defers_copies or self._is_recurrent or streams_of(state) != 1:
+        if not self._defers_copies or self._is_recurrent:
             return None
+        # A rollback to a checkpoint follows at once, before a state would be adapted.
+        begin = partial(self._begin_load, slot, length)
+        return begin_load(state, self._streams, begin, adapts=not self.needs_checkpoints)
+
+    def _begin_load(self, slot: int, length: int, state: KVState) -> StateCopies | None:
+        """Begin to load the state, which has this layout's number of streams. None: the slot is empty."""
         kept = kept_rows(state, length)
         if kept is None:
             return None
@@ -271,11 +281,14 @@ class LlamaContext:
     def _defers_copies(self) -> bool:
         """Whether rows of cells can be copied after the call that saves or restores a state.
 
-        A window's cells are overwritten by other slots. They are copied at once as long as their cache is smaller.
+        A window's cells are overwritten by later tokens, of any slot where they are shared. They are copied at once as
+        long as their cache is smaller.
         """
-        cells = max(self.reserved_cells, self.layout.total if self.transfers.has_device else 0)
-        window_cells = self.window * self._slots + self._max_batch + 2 * CELL_PADDING if self.window else 0
-        return loader.status() == "on" and self.layout.shared and cells > window_cells
+        layout = self.layout
+        cells = max(self.reserved_cells, layout.cells) if layout.shared else layout.cells
+        sharing = self._slots if layout.shared else 1
+        window_cells = self.window * sharing + self._max_batch + 2 * CELL_PADDING if self.window else 0
+        return loader.status() == "on" and cells > window_cells
 
     def measure_rollback(self) -> Rollback:
         """How slots can be cut. Slot 0 holds two tokens for it."""
@@ -317,8 +330,7 @@ class LlamaContext:
     def _write(self, slot: int, state: KVState, flags: int) -> bool:
         # A recurrent part has no number of streams. A checkpoint has cells of windows alone.
         has_cells = not self._is_recurrent and (flags == _WHOLE or self.window > 0)
-        streams = max(1, self.layout.partitions)
-        adapted = with_streams(state, streams, recurrent_bytes=self._recurrent_bytes) if has_cells else state
+        adapted = with_streams(state, self._streams, recurrent_bytes=self._recurrent_bytes) if has_cells else state
         if adapted is not None:
             with self.transfers.counted():
                 size = llama.llama_state_seq_set_data_ext(self.pointer, _address(adapted), adapted.size, slot, flags)

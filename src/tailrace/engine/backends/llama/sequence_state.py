@@ -5,14 +5,15 @@ depends on that. So the number is rewritten here. The format is llama.cpp's (``l
 
     magic, sequence: 2 × u32; then for each of the model's caches (two where some layers have a sliding window):
     number of streams: u32; then for each stream the number of cells: u32, and where that isn't 0
-        for each cell its position, how many sequences have it (1), and which: 3 × i32
+        for each cell its position, how many sequences have it (1), what positions of several numbers (M-RoPE) add, and
+        which sequence: i32 each
         whether V is transposed: u32; number of layers: u32
         for each layer K's type: i32, a row's bytes: u64, the rows
         for each layer V's the same; or if transposed its type: i32, an element's bytes, elements a cell: 2 × u32, data
 
 A hybrid model's recurrent part comes last, and doesn't depend on the streams. A checkpoint of a hybrid model with
-sliding windows is the windows' cache and the recurrent part. Other states (positions of several numbers) can't be
-adapted: their sequences are computed again.
+sliding windows is the windows' cache and the recurrent part. A state of another format can't be adapted: its sequence
+is computed again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import numpy as np
 from tailrace.engine.backends.base import KVState
 
 HEAD_BYTES = 8  #: magic and sequence
-_CELL = 12
+#: Bytes of a cell's entry: position, one sequence, and what models with positions of several numbers add.
+_ENTRY_BYTES = range(12, 40, 4)
+_MAX_LAYERS = 4096
 
 
 def streams_of(state: KVState) -> int:
@@ -44,6 +47,12 @@ def with_streams(state: KVState, streams: int, *, recurrent_bytes: int = 0) -> K
     """
     if streams_of(state) == streams:
         return state
+    parts = adapted_parts(state, streams, recurrent_bytes=recurrent_bytes)
+    return None if parts is None else np.concatenate(parts)
+
+
+def adapted_parts(state: KVState, streams: int, *, recurrent_bytes: int = 0) -> list[KVState] | None:
+    """As ``with_streams``, in parts that follow each other. The long ones are views of ``state``."""
     caches_end = state.size - recurrent_bytes
     try:
         parts = [state[:HEAD_BYTES]]
@@ -56,7 +65,30 @@ def with_streams(state: KVState, streams: int, *, recurrent_bytes: int = 0) -> K
         return None
     if offset != caches_end:
         return None
-    return np.concatenate([*parts, state[caches_end:]])
+    return [*parts, state[caches_end:]]
+
+
+def kept_rows(state: KVState, length: int) -> bytes | None:
+    """For each cell of the state's first cache, in the state's order, whether its position is below ``length``.
+
+    None where the format is unknown.
+    """
+    begin = HEAD_BYTES + 4
+    rows = 0
+    for _ in range(streams_of(state)):
+        if begin + 4 > state.size:
+            return None
+        rows, begin = _number(state, begin), begin + 4
+        if rows:
+            break
+    for entry in _ENTRY_BYTES:
+        if not rows or begin + rows * entry > state.size:
+            return None
+        entries = state[begin : begin + rows * entry].reshape(rows, entry)
+        positions = np.ascontiguousarray(entries[:, :4]).view(np.int32)[:, 0]
+        if np.array_equal(np.sort(positions), np.arange(rows)):
+            return (positions < length).astype(np.uint8).tobytes()
+    return None
 
 
 def _cache(state: KVState, offset: int) -> tuple[int, int, int]:
@@ -75,11 +107,21 @@ def _cache(state: KVState, offset: int) -> tuple[int, int, int]:
 
 def _cells(state: KVState, offset: int) -> int:
     """The end of the cells at ``offset``."""
+    for entry in _ENTRY_BYTES:
+        try:
+            return _cells_of(state, offset, entry)
+        except struct.error:
+            pass  # Entries of this length don't lead to a list of layers.
+    raise struct.error("these are no cells")
+
+
+def _cells_of(state: KVState, offset: int, entry: int) -> int:
+    """The end of the cells at ``offset``, with so many bytes for a cell's entry."""
     cells = _number(state, offset)
-    offset += 4 + _CELL * cells
+    offset += 4 + entry * cells
     transposed, layers = struct.unpack_from("<II", state.data, offset)
-    if transposed > 1:
-        raise struct.error("this is no mark of a transposed V")
+    if transposed > 1 or layers > _MAX_LAYERS:
+        raise struct.error("this is no list of layers")
     offset += 8
     for _ in range(layers if transposed else 2 * layers):
         _, row = struct.unpack_from("<iQ", state.data, offset)
@@ -87,6 +129,8 @@ def _cells(state: KVState, offset: int) -> int:
     for _ in range(layers if transposed else 0):
         _, element, width = struct.unpack_from("<iII", state.data, offset)
         offset += 12 + element * width * cells
+    if offset > state.size:
+        raise struct.error("rows go beyond the state")
     return offset
 
 

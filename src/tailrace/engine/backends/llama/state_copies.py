@@ -11,17 +11,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 
-import numpy as np
-
 from tailrace.engine.backends.base import KVState
-from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES
+from tailrace.engine.backends.llama.sequence_state import adapted_parts, streams_of
 from tailrace.engine.backends.llama.transfers import DeviceTransfers
 from tailrace.engine.kernels import loader
+from tailrace.engine.kv_cache.state_memory import allocate_state
 
 #: Bytes that are touched or copied at once: the first touch of a megabyte takes 2 ms in a virtual machine.
 PIECE_BYTES = 1 << 20
-#: Bytes of a cell's entry in a state: position, one sequence, and what models with positions of several numbers add.
-_ENTRY_BYTES = range(12, 40, 4)
 
 
 class StateCopies:
@@ -78,18 +75,53 @@ class StateSave:
             self._copies = self._begin(self._memory)
 
 
-def kept_rows(state: KVState, length: int) -> bytes | None:
-    """For each cell of the state's first cache, in the state's order, whether its position is below ``length``.
+class StateLoad:
+    """See ``StateMove``. The state is written anew first, because its number of streams isn't the layout's."""
 
-    The state is of a context with one stream. None where its format is unknown.
+    def __init__(self, parts: list[KVState], begin: Callable[[KVState], StateCopies | None]) -> None:
+        """``parts`` of the adapted state, in order. ``begin`` begins to load it; None where that fails."""
+        self._parts = parts
+        self._begin = begin
+        self._memory = allocate_state(sum(part.size for part in parts), beside=True)
+        self._written = 0
+        self._copies: StateCopies | None = None
+        self.done = False
+        self._failed = False
+
+    @property
+    def state(self) -> KVState | None:
+        """See ``StateMove``."""
+        return None if self._failed else self._memory
+
+    def advance(self) -> None:
+        """See ``StateMove``."""
+        if self._copies is not None:
+            self._copies.advance()
+        elif self._parts:
+            self._write(PIECE_BYTES)
+            return
+        else:
+            self._copies = self._begin(self._memory)
+            self._failed = self._copies is None
+        self.done = self._copies is None or self._copies.done
+
+    def _write(self, size: int) -> None:
+        """Write the next bytes, ``size`` at most."""
+        while self._parts and size:
+            piece, rest = self._parts[0][:size], self._parts[0][size:]
+            self._memory[self._written : self._written + piece.size] = piece
+            self._written += piece.size
+            size -= piece.size
+            self._parts[:1] = [rest] if rest.size else []
+
+
+def begin_load(
+    state: KVState, streams: int, begin: Callable[[KVState], StateCopies | None], *, adapts: bool
+) -> StateCopies | StateLoad | None:
+    """Begin to load a state into a layout with so many streams by ``begin``. ``adapts``: a state of another number is
+    adapted first, in pieces. None: it is loaded whole.
     """
-    rows = int(state[HEAD_BYTES + 4 : HEAD_BYTES + 8].view(np.uint32)[0]) if state.size >= HEAD_BYTES + 8 else 0
-    begin = HEAD_BYTES + 8
-    for entry in _ENTRY_BYTES:
-        if not rows or begin + rows * entry > state.size:
-            return None
-        entries = state[begin : begin + rows * entry].reshape(rows, entry)
-        positions = np.ascontiguousarray(entries[:, :4]).view(np.int32)[:, 0]
-        if np.array_equal(np.sort(positions), np.arange(rows)):
-            return (positions < length).astype(np.uint8).tobytes()
-    return None
+    if streams_of(state) == streams:
+        return begin(state)
+    parts = adapted_parts(state, streams) if adapts else None
+    return None if parts is None else StateLoad(parts, begin)

@@ -24,17 +24,19 @@ static struct cell_tensor {
     size_t populated; /* bytes from the beginning */
 } tensors[MAX_TENSORS];
 static int n_tensors;
-static int64_t recorded_cells; /* tensors of so many cells are recorded */
+static int64_t recorded_cells, recorded_partitions; /* tensors of so many cells in each partition are recorded */
 static int recorded_owner;
 
-/* Forget the tensors of KV cache `owner`. Until the next call, record those of `n_cells` cells as its own; 0: none. */
-EXPORT void tailrace_kernels_record_cells(int owner, int64_t n_cells) {
+/* Forget the tensors of KV cache `owner`. Until the next call, record those of `n_partitions` times `n_cells` cells as its
+ * own; 0 cells: none. */
+EXPORT void tailrace_kernels_record_cells(int owner, int64_t n_cells, int64_t n_partitions) {
     int kept = 0;
     for (int i = 0; i < n_tensors; i++)
         if (tensors[i].owner != owner) tensors[kept++] = tensors[i];
     n_tensors = kept;
     recorded_owner = owner;
     recorded_cells = n_cells;
+    recorded_partitions = n_partitions;
 }
 
 /* Record no further tensors. */
@@ -59,12 +61,13 @@ static void record(struct ggml_context *context, bool is_host) {
     if (!upstream.ggml_get_first_tensor || !upstream.ggml_get_next_tensor) return;
     for (struct ggml_tensor *t = upstream.ggml_get_first_tensor(context); t;
          t = upstream.ggml_get_next_tensor(context, t)) {
-        const bool of_cells = !t->view_src && t->data && t->ne[1] == recorded_cells && t->ne[2] == 1 && t->ne[3] == 1;
+        const bool of_cells =
+            !t->view_src && t->data && t->ne[1] == recorded_cells && t->ne[2] == recorded_partitions && t->ne[3] == 1;
         if (!of_cells || n_tensors == MAX_TENSORS) continue;
         tensors[n_tensors++] = (struct cell_tensor){.begin = is_host ? t->data : 0,
                                                     .tensor = is_host ? 0 : t,
                                                     .owner = recorded_owner,
-                                                    .size = t->nb[1] * (size_t)t->ne[1],
+                                                    .size = t->nb[2] * (size_t)t->ne[2],
                                                     .cell_size = t->nb[1]};
     }
 }
