@@ -22,17 +22,24 @@ _BOUND = 0.10
 _QUESTIONS = ("Go on.", "Why is that so?", "Tell me more about the people in it.", "How does it end?")
 
 
-def converse(client: BenchClient, turn: int, prompt_tokens: int, *, others: int) -> list[float]:
-    """Milliseconds to the first token of each turn of one conversation, with ``others`` requests between two turns."""
+def converse(
+    client: BenchClient, turn: int, prompt_tokens: int, *, others: int = 0, strips_thinking: bool = False
+) -> list[float]:
+    """Milliseconds to the first token of each turn of one conversation, with ``others`` requests between two turns.
+
+    ``strips_thinking``: later turns have the second half of a reply's words, as templates of reasoning models do it.
+    """
     (opening,) = LoadProfile(streams=1, prompt_tokens=prompt_tokens, output_tokens=_REPLY).prompts(turn)
     messages: list[dict[str, Any]] = [{"role": "user", "content": opening}]
     waits: list[float] = []
     for number in range(_TURNS):
         (timing,) = client.exchange([BenchRequest(messages=messages, max_tokens=_REPLY)])
         waits.append(1e3 * (timing.first_token_at - timing.sent_at))
+        words = timing.text.split(" ")
+        kept = " ".join(words[len(words) // 2 :]) if strips_thinking else timing.text
         messages = [
             *messages,
-            {"role": "assistant", "content": timing.text},
+            {"role": "assistant", "content": kept},
             {"role": "user", "content": _QUESTIONS[number % len(_QUESTIONS)]},
         ]
         if others:
@@ -60,12 +67,13 @@ def _measure(options: Options) -> Measurements:
     with contextlib.ExitStack() as stack:
         tailrace = stack.enter_context(servers.tailrace(options.model, options.threads))
         sides = {
-            "tailrace": lambda turn: converse(tailrace, turn, size, others=0),
+            "tailrace": lambda turn: converse(tailrace, turn, size),
+            "tailrace, without thoughts": lambda turn: converse(tailrace, 2000 + turn, size, strips_thinking=True),
             "tailrace, 8 other requests between turns": lambda turn: converse(tailrace, 1000 + turn, size, others=8),
         }
         try:
             llama_server = stack.enter_context(peer_server(options))
-            sides["llama-server"] = lambda turn: converse(llama_server, turn, size, others=0)
+            sides["llama-server"] = lambda turn: converse(llama_server, turn, size)
         except Unavailable as error:
             found.notes.append(f"{error}: nothing to compare with.")
         runs = run_interleaved(sides, turns)
