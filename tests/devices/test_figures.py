@@ -69,6 +69,7 @@ def test_stats_has_both_machines_and_the_link(server: ServerProcess, worker: Wor
         assert 0 < cpu["free"] < cpu["memory"]
     uses = remote["link"]["uses"]
     stats = ask(server.port, "GET", "/stats").json()
+    assert all(0 < each["free_bytes"] < each["total_bytes"] for each in stats["devices"])
     (share,) = [each for each in stats["devices"] if each["name"] == worker.endpoint]
     assert uses["load"]["sent"] > share["weights_bytes"]
     assert 0 < uses["decode"]["steps"] < TOKENS

@@ -49,6 +49,14 @@ def test_a_model_is_divided_between_this_process_and_a_worker(divided: LlamaBack
     assert set(replies.finished) == {1}
 
 
+def test_a_worker_offers_the_memory_that_can_be_allocated(worker: WorkerProcess) -> None:
+    """llama.cpp tells all memory of a CPU as free, and an engine that took it would end the worker."""
+    link = WorkerLink(worker.endpoint)
+    link.close()
+    (cpu,) = link.status.devices
+    assert 0 < cpu.free < cpu.total
+
+
 def test_a_worker_s_figures_and_the_link_s_bytes(worker: WorkerProcess, divided: LlamaBackend) -> None:
     link = WorkerLink(worker.endpoint)
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.engine.devices.device_list import LOCAL, planned_devices
+from tailrace.engine.devices.device_list import LOCAL, planned_devices, worker_device_name
 from tailrace.engine.devices.open_worker import open_worker
 from tailrace.engine.devices.placement import PlannedModel, place, work_of
 from tailrace.engine.devices.placement_prediction import weights_by_device
@@ -160,6 +160,6 @@ def _offered(link: WorkerLink, header: ModelHeader) -> list[Device]:
                 "layer_seconds": offered.speed.layer_seconds,
             }
         kind: DeviceKind = "worker cpu" if offered.name == "CPU" else "worker gpu"
-        name = link.endpoint if number == 0 else f"{link.endpoint}/{number}"
+        name = worker_device_name(link.endpoint, number)
         found.append(device_of(name, kind, offered.free, **measured))
     return found

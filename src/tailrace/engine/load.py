@@ -221,6 +221,7 @@ def load_llama(
     # Imported here, because the fake backend works without the binding, also where it can't be loaded.
     from tailrace.engine.backends import llama
     from tailrace.engine.backends.create_llama import create_llama
+    from tailrace.engine.backends.llama.placement_report import with_worker_memory
     from tailrace.engine.weights.file_choice import select_weights_file
 
     log = structlog.get_logger()
@@ -259,6 +260,9 @@ def load_llama(
         )
     if watch is not None:
         backend.worker_links = WorkerLinks(watch.links)
+        if backend.placement is not None:
+            backend.placement = with_worker_memory(backend.placement, watch.statuses)
+            backend.info = msgspec.structs.replace(backend.info, devices=backend.placement.devices)
     if settings.speculate == "mtp" and backend.prediction_context is None:
         raise ConfigurationError(
             f"speculate is mtp, but {path.name} has no prediction layer that can draft: set --speculate auto"

@@ -33,6 +33,11 @@ def planned_devices(settings: Settings, *, has_gpu: bool) -> DeviceList | None:
     return DeviceList(local=True, workers=()) if has_gpu and settings.gpu_layers != 0 and not divides else None
 
 
+def worker_device_name(endpoint: str, number: int) -> str:
+    """The name of a worker's device in rules and reports: the first one has the worker's."""
+    return endpoint if number == 0 else f"{endpoint}/{number}"
+
+
 def device_key(text: str) -> str:
     """The setting's value in the one form by which placements are remembered. Raises ConfigurationError."""
     found = parse_devices(text)

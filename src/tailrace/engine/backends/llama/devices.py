@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tailrace.engine.backends.llama.ggml_function import ggml_function
 from tailrace.errors import ConfigurationError
+from tailrace.machine.free_memory import available_memory
 
 #: ``enum ggml_backend_dev_type``.
 _CPU, _GPU, _IGPU = 0, 1, 2
@@ -90,7 +91,9 @@ def device_description(device: int) -> str:
 
 
 def device_memory(device: int) -> DeviceMemory:
-    """The device's memory now."""
+    """The device's memory now. llama.cpp tells all of a CPU's memory as free; of this machine's CPU it is what can be
+    allocated, and of a worker's its reports have that.
+    """
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     read = ggml_function(
         "ggml_backend_dev_memory",
@@ -100,7 +103,7 @@ def device_memory(device: int) -> DeviceMemory:
         ctypes.POINTER(ctypes.c_size_t),
     )
     read(device, ctypes.byref(free), ctypes.byref(total))
-    return DeviceMemory(free.value, total.value)
+    return DeviceMemory(min(free.value, available_memory()) if is_cpu(device) else free.value, total.value)
 
 
 def buffer_type(device: int) -> int:

@@ -17,12 +17,11 @@ import msgspec
 
 from tailrace.engine.backends.llama import devices
 from tailrace.engine.backends.llama.prediction_layers import without_prediction_layers
-from tailrace.engine.devices.device_list import LOCAL, DeviceList
+from tailrace.engine.devices.device_list import LOCAL, DeviceList, worker_device_name
 from tailrace.engine.devices.placement import PlannedModel, place
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed, devices_of, weights_by_device
 from tailrace.engine.devices.rules import PlacementRules
 from tailrace.engine.devices.tensor_homes import home_of
-from tailrace.machine.free_memory import available_memory
 from tailrace.machine.placement.assumed import device_of
 from tailrace.machine.placement.devices import Device, Work
 from tailrace.machine.placement.division import CPU, Placement
@@ -124,7 +123,7 @@ def place_model(
 def open_devices(wanted: DeviceList, statuses: Mapping[str, WorkerStatus]) -> OpenDevices:
     """Open the devices. The workers have been asked: ``statuses`` has their reports. Raises ConfigurationError."""
     cpu = devices.cpu_device()
-    handles, found = [cpu], [device_of(LOCAL, "cpu", min(devices.device_memory(cpu).free, available_memory()))]
+    handles, found = [cpu], [device_of(LOCAL, "cpu", devices.device_memory(cpu).free)]
     for handle in devices.local_gpus() if wanted.local else []:
         handles.append(handle)
         found.append(device_of(devices.device_name(handle), "gpu", devices.device_memory(handle).free))
@@ -137,7 +136,7 @@ def open_devices(wanted: DeviceList, statuses: Mapping[str, WorkerStatus]) -> Op
                 free = min(free, offered[number].free)
                 is_gpu = offered[number].name != "CPU"
             handles.append(handle)
-            name = endpoint if number == 0 else f"{endpoint}/{number}"
+            name = worker_device_name(endpoint, number)
             found.append(device_of(name, "worker gpu" if is_gpu else "worker cpu", free))
     return OpenDevices(handles, found)
 

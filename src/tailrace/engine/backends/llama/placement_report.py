@@ -7,6 +7,7 @@ them, the report says that nothing is known.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 
 import llama_cpp.llama_cpp as llama
 import msgspec
@@ -16,10 +17,12 @@ from tailrace.engine.backends.llama.ggml_function import ggml_function, llama_fu
 from tailrace.engine.backends.llama.memory_use import MemoryUse, memory_use
 from tailrace.engine.backends.llama.placed_model import PlacedModel
 from tailrace.engine.backends.llama.upstream_repack import tensor_buffer
+from tailrace.engine.devices.device_list import worker_device_name
 from tailrace.machine.placement.division import CPU
 from tailrace.machine.plan_wording import memory_size
 from tailrace.protocol import DeviceShare
 from tailrace.serving.placement_parts import EMBEDDING
+from tailrace.worker_protocol.status import WorkerStatus
 
 #: ``const ggml_tensor * llama_model::get_tensor(const char *) const``.
 _GET_TENSOR = "_ZNK11llama_model10get_tensorEPKc"
@@ -102,6 +105,22 @@ def with_memory(
             )
         shares.append(msgspec.structs.replace(share, cache_bytes=cache, compute_bytes=sum(use.compute for use in here)))
     return msgspec.structs.replace(report, devices=tuple(shares), differences=tuple(differences))
+
+
+def with_worker_memory(report: PlacementReport, statuses: Mapping[str, WorkerStatus]) -> PlacementReport:
+    """The report with the free memory that the workers have last reported of their devices. ``statuses``: by their
+    addresses.
+    """
+    free = {
+        worker_device_name(endpoint, number): offered.free
+        for endpoint, status in statuses.items()
+        for number, offered in enumerate(status.devices)
+    }
+    shares = tuple(
+        msgspec.structs.replace(share, free_bytes=min(share.free_bytes, free.get(share.name, share.free_bytes)))
+        for share in report.devices
+    )
+    return msgspec.structs.replace(report, devices=shares)
 
 
 def _is_planned(name: str) -> bool:
