@@ -145,19 +145,12 @@ def place(
     ruled = rule_demands(rules, names, list(sizes), layer_count(header), local=local, gpu_layers=gpu_layers)
     parts = placement_parts(header, cache_types, ruled.pinned)
     choice, missing = _choose(parts, devices, work, ruled.demands)
-    placement, demands = choice.placement, ruled.demands
-    last = placement.homes[-1]
-    if OUTPUT not in sizes and demands.output not in (None, CPU, last):
-        raise ConfigurationError(
-            f"placement: the output of this model is its embedding, which can only be on {names[CPU]} or on "
-            f"{names[last]}, where its last layer is"
-        )
     empty = PlannedModel(
         devices=tuple(devices),
         parts=parts,
         work=work,
-        demands=demands,
-        placement=placement,
+        demands=ruled.demands,
+        placement=choice.placement,
         prediction=choice.prediction,
         sizes=sizes,
         tensors={},

@@ -50,17 +50,31 @@ def rule_demands(
         for layer in layers_of(text):
             if layer >= layers:
                 raise ConfigurationError(f"placement: layers {text} aren't all there, the model has 0-{layers - 1}")
-            homes[layer] = device
+            if homes.setdefault(layer, device) != device:
+                raise ConfigurationError(
+                    f"placement: layers {text} are to be on {name}, and layer {layer} on {names[homes[layer]]}, too"
+                )
     pinned = _pinned({pattern: number_of(name, repr(pattern)) for pattern, name in rules.tensors.items()}, tensors)
-    # Without an output matrix of its own, the model's output is its embedding.
-    by_pattern = pinned.pop(OUTPUT if OUTPUT in tensors else EMBEDDING, None)
+    is_tied = OUTPUT not in tensors
+    output = pinned.pop(EMBEDDING if is_tied else OUTPUT, None)
+    if rules.output is not None:
+        output = number_of(rules.output, "the output")
+    if is_tied and output not in (None, CPU):
+        # Without an output matrix of its own, the model's output is its embedding, which llama.cpp loads once more
+        # where the last layer is.
+        last = homes.setdefault(layers - 1, output)
+        if last != output:
+            raise ConfigurationError(
+                "placement: the output of this model is its embedding, which can only be on "
+                f"{' or '.join(dict.fromkeys((names[CPU], names[last])))}, where its last layer is"
+            )
     demands = Demands(
         homes=homes,
         order=_order(homes, names),
-        output=by_pattern if rules.output is None else number_of(rules.output, "the output"),
+        output=output,
         kv_is_local=rules.kv == LOCAL,
         local=local,
-        device_layers=min(gpu_layers, layers) if gpu_layers >= 0 and not homes else None,
+        device_layers=min(gpu_layers, layers) if gpu_layers >= 0 and not rules.layers else None,
     )
     return RuleDemands(demands=demands, pinned=pinned)
 

@@ -105,6 +105,19 @@ def test_the_embedding_stays_here_and_the_output_goes_with_the_last_layer() -> N
     assert tied.tensors[EMBEDDING] == 1
 
 
+@pytest.mark.parametrize("rules", [{"output": "w2:1"}, {"tensors": {"token_embd": "w2:1"}}])
+def test_an_output_that_is_the_embedding_has_the_last_layer_with_it(rules: dict[str, Any]) -> None:
+    found = placed(rules, model=header(tied=True))
+    assert (found.placement.output, found.placement.homes[-1], found.tensors[EMBEDDING]) == (2, 2, 2)
+    found = placed(rules, model=header(tied=True), gpu_layers=3)
+    assert found.placement.homes == (0,) * (LAYERS - 3) + (2,) * 3
+    assert placed({"output": "w2:1"}).placement.output == 2
+    with pytest.raises(ConfigurationError, match="can only be on local or w1:1, where its last layer is"):
+        placed({**rules, "layers": {str(LAYERS - 1): "w1:1"}}, model=header(tied=True))
+    with pytest.raises(ConfigurationError, match="can only be on local, where its last layer is"):
+        placed({**rules, "layers": {f"0-{LAYERS - 1}": "local"}}, model=header(tied=True))
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.integers(0, 2 * GB), min_size=2, max_size=4),
@@ -172,6 +185,7 @@ def test_the_kv_cache_can_stay_here() -> None:
         ({"layers": {"0-9": "w9:1"}}, "to be on w9:1, and there are local, w1:1, w2:1"),
         ({"layers": {"0-10": "w1:1"}}, "aren't all there, the model has 0-9"),
         ({"layers": {"9-0": "w1:1"}}, "names no layers"),
+        ({"layers": {"0-4": "local", "4-9": "w1:1"}}, "layers 4-9 are to be on w1:1, and layer 4 on local, too"),
         ({"layers": {"0-3": "w1:1", "4-9": "local"}}, "those on local come first"),
         ({"layers": {"0-3": "w1:1", "4-6": "w2:1", "7-9": "w1:1"}}, "keeps the layers of a device together"),
         ({"tensors": {"ffn_gate.weight": "w1:1"}}, "no tensor of this model has 'ffn_gate.weight'"),
