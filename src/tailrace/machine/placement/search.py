@@ -8,6 +8,9 @@ of them fit, so more memory never makes the result slower.
 Costs and bytes of a block depend on the block alone, so devices are decided one after the other, from the one with the
 last layers to the CPU. What is known between two of them is how many layers are left and how many feeds of the CPU's
 layers are taken.
+
+The search runs twice. The first run leaves feeds of the CPU's layers there, which takes milliseconds. The second one
+drops what can't become cheaper than the first one's result (``RemainingCost``).
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from tailrace.machine.placement.demands import ANYTHING, Demands
 from tailrace.machine.placement.devices import Device, Work
 from tailrace.machine.placement.division import CPU, Placement
 from tailrace.machine.placement.parts import ModelParts
+from tailrace.machine.placement.remaining_cost import RemainingCost
 from tailrace.machine.plan_wording import memory_size
 
 
@@ -54,6 +58,10 @@ class _Partial(NamedTuple):
     blocks: tuple[_Block, ...]
 
 
+#: Blocks of a first, coarse search.
+_COARSE = 8
+#: Part of what the CPU would take for everything, by which two sums of the same numbers may differ.
+_ROUNDING = 1e-9
 #: Layers that are left for the other devices, and feeds of the CPU's layers that are taken.
 _State = tuple[int, int]
 
@@ -125,19 +133,52 @@ class _Search:
         """The best placement; None: none fits."""
         if any(free < 0 and used for free, used in zip(self._free, self._has_buffers, strict=True)):
             return None
+        limit, slack = float("inf"), _ROUNDING * (self._home_cost[CPU][-1] + self._feed_cost[CPU][-1])
+        # Each run is faster with the limit of the one before. Without a part of its own the CPU's memory comes first.
+        runs = [(max(1, self._layers // _COARSE), False), (1, False)] if self._demands.local else []
+        for step, helps in [*runs, (1, True)]:
+            found = self._best_end(step, limit, helps=helps)
+            if found is not None:
+                # The cost of an output on a device is that in relation to the CPU, so the sum may be negative.
+                limit = found.cost + slack if self._demands.local else limit
+        return None if found is None else self._placement(found.blocks)
+
+    def _best_end(self, step: int, limit: float, *, helps: bool) -> _Partial | None:
+        """The best division; None: none fits, or each costs more than ``limit``.
+
+        ``step``: blocks have multiples of so many layers, or as many as are left. ``helps``: devices may have feeds of
+        the CPU's layers.
+        """
         states: dict[_State, list[_Partial]] = {(self._layers, 0): [_Partial(0.0, 0, ())]}
-        for device in reversed(self._order):
+        for number in reversed(range(len(self._order))):
+            device, remaining = self._order[number], self._remaining(self._order[:number])
+            helps_here = helps and device in (self._filled, self._tried)
             found: dict[_State, list[_Partial]] = defaultdict(list)
             for (left, taken), partials in states.items():
-                for block, cost, size in self._blocks(device, left, taken):
+                cheapest = min(partial.cost for partial in partials)
+                for block, cost, size in self._blocks(device, left, taken, step, helps=helps_here):
                     state = left - block.layers, taken + block.foreign
+                    most = limit - cost - remaining.least(*state)
+                    if cheapest > most:
+                        continue
                     for before in partials:
-                        self._keep(found[state], before, block, cost, size)
+                        if before.cost <= most:
+                            self._keep(found[state], before, block, cost, size)
             states = {state: self._pruned(partials) for state, partials in found.items()}
         ends = [end for state, partials in states.items() for end in self._ends(state, partials)]
-        if not ends:
-            return None
-        return self._placement(min(ends, key=self._rank).blocks)
+        return min(ends, key=self._rank, default=None)
+
+    def _remaining(self, devices: Sequence[int]) -> RemainingCost:
+        """The least cost of what is left for ``devices`` and the CPU."""
+        room = sum(
+            max(0, self._free[device] - (0 if self._has_buffers[device] else self.costs.buffer_bytes))
+            for device in devices
+        )
+        gained = 0.0
+        if self._demands.output is None:
+            gained = max((self._output_cost[CPU] - self._output_cost[device] for device in devices), default=0.0)
+        sizes = self._home_bytes, self._feed_bytes
+        return RemainingCost(self._home_cost, self._feed_cost, sizes, devices, room=room, output=gained)
 
     def _rank(self, partial: _Partial) -> tuple[float, ...]:
         cost, size = partial.cost, partial.cpu_bytes
@@ -164,7 +205,9 @@ class _Search:
                 kept.append(each)
         return kept
 
-    def _blocks(self, device: int, left: int, taken: int) -> Iterator[tuple[_Block, float, int]]:
+    def _blocks(
+        self, device: int, left: int, taken: int, step: int, *, helps: bool
+    ) -> Iterator[tuple[_Block, float, int]]:
         """What the device may get of the first ``left`` layers, with its cost and what the CPU gets of it."""
         demands = self._demands
         is_last = left == self._layers
@@ -176,6 +219,8 @@ class _Search:
             first = left - layers
             if layers and demands.homes.get(first, device) != device:
                 break
+            if layers % step and first:
+                continue
             room = free - (self._home_bytes[left] - self._home_bytes[first])
             if room < 0:
                 break
@@ -185,7 +230,7 @@ class _Search:
                     cost = 0.0
                     if layers:
                         cost = self._inputs[device] + self._moves(device, is_last=is_last, has_output=has_output)
-                    for block, own, size in self._with_feeds(device, first, left, taken, here):
+                    for block, own, size in self._with_feeds(device, first, left, taken, here, helps=helps):
                         yield block._replace(has_output=has_output), cost + own, size
 
     def _moves(self, device: int, *, is_last: bool, has_output: bool) -> float:
@@ -200,7 +245,7 @@ class _Search:
         return self._move[device] + self._move_last[device] + (0.0 if wanted is None else self._move_last[wanted])
 
     def _with_feeds(
-        self, device: int, first: int, left: int, taken: int, room: int
+        self, device: int, first: int, left: int, taken: int, room: int, *, helps: bool
     ) -> Iterator[tuple[_Block, float, int]]:
         layers = left - first
         home = self._home_cost[device][left] - self._home_cost[device][first]
@@ -214,7 +259,7 @@ class _Search:
             size = self._feed_bytes[kept] - self._feed_bytes[first]
             if layers:
                 yield _Block(device, layers, feeds, 0, False), own, size
-            if feeds == layers and device in (self._filled, self._tried):
+            if helps and feeds == layers:
                 for end in self._foreign_ends(
                     device, taken, first, room - (self._feed_bytes[left] - self._feed_bytes[kept])
                 ):

@@ -20,6 +20,7 @@ from tailrace.machine.placement.demands import Demands
 from tailrace.machine.placement.devices import Device, Work
 from tailrace.machine.placement.division import CPU, Placement
 from tailrace.machine.placement.parts import ModelParts
+from tailrace.machine.placement.remaining_cost import RemainingCost
 from tailrace.machine.placement.search import best_placement
 
 WORK = Work(cells=16384)
@@ -82,6 +83,33 @@ def test_more_memory_is_never_slower(name: str, free: list[int], more: int, whic
     except ConfigurationError:
         return
     assert best_placement(shape(name), larger, work).prediction.cost(work) <= before * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    name=st.sampled_from(sorted(SHAPES)),
+    memory=st.floats(8, 200),
+    gpus=st.lists(st.tuples(st.sampled_from(sorted(GPUS)), st.floats(0.5, 60)), min_size=2, max_size=3),
+    local=st.booleans(),
+)
+def test_the_bound_drops_no_better_placement(
+    name: str, memory: float, gpus: list[tuple[int, float]], local: bool
+) -> None:
+    """With a bound that drops nothing the search finds nothing better."""
+    devices = [cpu(int(memory * GB))]
+    devices += [gpu(kind, number=number, free=int(free * GB)) for number, (kind, free) in enumerate(gpus)]
+    demands = Demands(local=local)
+
+    def cost() -> float | None:
+        try:
+            return best_placement(shape(name), devices, WORK, demands).prediction.cost(WORK)
+        except ConfigurationError:
+            return None
+
+    found = cost()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RemainingCost, "least", lambda *_: float("-inf"))
+        assert cost() == (found if found is None else pytest.approx(found, rel=1e-9))
 
 
 def test_what_fits_nowhere_is_refused_with_numbers() -> None:
