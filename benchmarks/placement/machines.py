@@ -44,4 +44,5 @@ def gpu(kind: int, *, number: int = 0, free: int | None = None) -> Device:
         link_bandwidth=12e9,
         link_seconds=15e-6,
         tensor_seconds=5e-6,
+        reads_whole_caches=True,
     )

@@ -41,7 +41,7 @@ class SimulatedMachine:
     def layer(self, layer: Layer, home: int, feed: int, tokens: int) -> float:
         """Seconds of a layer whose input is at its home already."""
         clock = self.devices[home].layer_seconds
-        for size, products in self._at_home(layer, tokens):
+        for size, products in self._at_home(layer, home, tokens):
             clock += self._operation(home, size, products)
         for size, products in self._fed(layer, tokens):
             clock += self.transfer(home, feed, tokens)
@@ -79,10 +79,7 @@ class SimulatedMachine:
 
     def home_bytes(self, layer: Layer) -> int:
         """What the layer's home holds of it: its cache and states, and what each token uses."""
-        cells = self.work.cells
-        if layer.window:
-            cells = min(cells, self.work.sequences * (layer.window + self.work.pass_tokens))
-        held = layer.attention.bytes + layer.kv_bytes * cells + layer.state_bytes * self.work.sequences
+        held = layer.attention.bytes + layer.kv_bytes * self.work.cells + layer.state_bytes * self.work.sequences
         return held + (layer.feed_forward.bytes if self.model.experts else 0)
 
     def feed_bytes(self, layer: Layer) -> int:
@@ -102,11 +99,12 @@ class SimulatedMachine:
         """Whether each device holds what the placement puts there."""
         return all(held <= device.free for held, device in zip(self.memory(placement), self.devices, strict=True))
 
-    def _at_home(self, layer: Layer, tokens: int) -> Iterator[tuple[float, float]]:
+    def _at_home(self, layer: Layer, home: int, tokens: int) -> Iterator[tuple[float, float]]:
         """Bytes and multiplications of each operation."""
         yield layer.attention.bytes, layer.attention.weights * tokens
         depth = self.work.depth + tokens // 2
-        cache = layer.kv_bytes * (min(depth, layer.window) if layer.window else depth)
+        needed = layer.window if layer.window and not self.devices[home].reads_whole_caches else depth
+        cache = layer.kv_bytes * min(depth, needed)
         yield cache, cache * tokens
         if self.model.experts:
             yield layer.feed_forward.bytes, layer.feed_forward.weights * tokens

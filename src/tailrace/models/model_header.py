@@ -34,6 +34,7 @@ class ModelHeader(msgspec.Struct, frozen=True, kw_only=True):
     facts: ModelFacts
     values: dict[str, Value]  #: by key, except for arrays
     tensors: tuple[Tensor, ...]  #: of all shards
+    layer_values: dict[str, tuple[int, ...]] = {}  #: short arrays of whole numbers, by key
 
 
 def read_facts(path: Path, overrides: Sequence[str] = ()) -> ModelFacts:
@@ -62,7 +63,7 @@ def read_header(path: Path, overrides: Sequence[str] = ()) -> ModelHeader:
         chat_template="tokenizer.chat_template" in values,
         kv=_kv_shape(values, architecture, tensors),
     )
-    return ModelHeader(facts=facts, values=values, tensors=tensors)
+    return ModelHeader(facts=facts, values=values, tensors=tensors, layer_values=shards.layer_values)
 
 
 def _kv_shape(values: dict[str, Value], architecture: str, tensors: Sequence[Tensor]) -> KVShape | None:

@@ -24,6 +24,7 @@ class ShardSet(msgspec.Struct, frozen=True):
     paths: tuple[Path, ...]  #: in order; llama.cpp loads a model by its first file
     values: dict[str, Value]  #: of the first file, which has all of the model's values
     tensors: tuple[Tensor, ...]  #: of all
+    layer_values: dict[str, tuple[int, ...]]  #: of the first file
 
 
 def shard_paths(path: Path) -> tuple[Path, ...]:
@@ -71,7 +72,7 @@ def read_shards(path: Path) -> ShardSet:
     own = read_file(path)
     count = own.values.get("split.count")
     if not isinstance(count, int) or count <= 1:
-        return ShardSet((path,), own.values, own.tensors)
+        return ShardSet((path,), own.values, own.tensors, own.layer_values)
     number = own.values.get("split.no")
     number = number + 1 if isinstance(number, int) else 0
     paths = shard_paths(path)
@@ -88,7 +89,7 @@ def read_shards(path: Path) -> ShardSet:
             f"the {count} shards beside {path} have {len(tensors)} tensors together, and the model has {expected}: "
             "some are of another model. Fetch or copy all of them again"
         )
-    return ShardSet(paths, headers[0].values, tensors)
+    return ShardSet(paths, headers[0].values, tensors, headers[0].layer_values)
 
 
 def _read_shard(path: Path, index: int, count: int) -> FileHeader:

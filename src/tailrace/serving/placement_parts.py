@@ -1,7 +1,7 @@
 """A model's parts for the planner of placements, from the header of its file.
 
 Names of tensors are llama.cpp's, the same for all architectures (``llama-arch.cpp``). What a header doesn't say is
-taken so that a plan is never over memory: a cache keeps whole contexts, where only some layers have windows.
+taken so that a plan is never over memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 
 from tailrace.errors import ModelError
 from tailrace.machine.placement.parts import NO_PART, Layer, ModelParts, Part, PinnedPart
+from tailrace.models.attention_windows import attention_windows
 from tailrace.models.gguf_file import Tensor
 from tailrace.models.kv_shape import CacheTypes, vector_bytes
 from tailrace.models.model_header import ModelHeader
@@ -79,11 +80,12 @@ def placement_parts(header: ModelHeader, types: CacheTypes, pinned: Mapping[str,
     matrix = next((tensor for tensor in header.tensors if _is_embedding(tensor)), None)
     is_tied = not any(tensor.name == OUTPUT for tensor in header.tensors)
     output = [*ends["output"], *([matrix] if is_tied and matrix is not None else [])]
+    windows = attention_windows(header, count)
     width, vocabulary = matrix.dimensions[:2] if matrix is not None else (0, 0)
     return ModelParts(
         embedding=_part(ends["embedding"]),
         output=_part(output),
-        layers=tuple(_layer(layers[number], header, types, pinned) for number in range(count)),
+        layers=tuple(_layer(layers[number], header, types, pinned, windows[number]) for number in range(count)),
         width=width,
         vocabulary=vocabulary,
         feed_width=max((_feed_width(tensor, used) for tensor in header.tensors), default=0),
@@ -116,7 +118,9 @@ def _pinned(tensors: Iterable[Tensor], pinned: Mapping[str, int]) -> tuple[Pinne
     )
 
 
-def _layer(tensors: list[Tensor], header: ModelHeader, types: CacheTypes, pinned: Mapping[str, int]) -> Layer:
+def _layer(
+    tensors: list[Tensor], header: ModelHeader, types: CacheTypes, pinned: Mapping[str, int], window: int
+) -> Layer:
     kinds: dict[str, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
         if tensor.name not in pinned:
@@ -128,6 +132,7 @@ def _layer(tensors: list[Tensor], header: ModelHeader, types: CacheTypes, pinned
         feed_forward=_part(kinds["feed forward"]),
         experts=_part(kinds["experts"]) if kinds["experts"] else NO_PART,
         kv_bytes=_cache_bytes(by_name, header, types),
+        window=window,
         state_bytes=_state_bytes(header) if recurrent else 0,
         pinned=_pinned(tensors, pinned),
     )

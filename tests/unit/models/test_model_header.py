@@ -53,6 +53,23 @@ def test_all_values_are_read_except_arrays(tmp_path: Path) -> None:
     }
 
 
+def test_short_arrays_of_whole_numbers_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    writer = GGUFWriter(path, "a")
+    writer.add_array("a.flags", [True, False])
+    writer.add_array("a.numbers", [3, -1])
+    writer.add_array("a.words", ["x"])
+    writer.add_array("a.long", [1] * 513)
+    writer.add_array("a.fractions", [0.5])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    header = read_header(path)
+    assert header.layer_values == {"a.flags": (1, 0), "a.numbers": (3, -1)}
+    assert header.values == {"general.architecture": "a"}
+
+
 def test_a_file_of_the_formats_own_library(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     writer = GGUFWriter(path, "gemma3")

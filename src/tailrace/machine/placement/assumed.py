@@ -34,7 +34,15 @@ def device_of(name: str, kind: DeviceKind, free: int, **measured: float) -> Devi
     ``free``: bytes that it reports; a plan leaves some of them.
     """
     assumed = {field: value for field, value in _NUMBERS[kind].items() if field not in measured}
-    return Device(name=name, free=usable(free), assumed=tuple(assumed), **assumed, **measured)
+    return Device(
+        name=name,
+        free=usable(free),
+        # llama.cpp's kernels of GPUs read cells and their mask alike.
+        reads_whole_caches=kind.endswith("gpu"),
+        assumed=tuple(assumed),
+        **assumed,
+        **measured,
+    )
 
 
 def usable(free: int) -> int:

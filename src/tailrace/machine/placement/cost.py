@@ -121,12 +121,14 @@ class PassCost:
         total = device.layer_seconds + sum(
             self._part(part, device, self._tokens) for part in self._model.at_home(layer)
         )
-        read = layer.kv_bytes * (min(self._depth, layer.window) if layer.window else self._depth)
-        if self._kv_is_local:
-            # The device that attends gets the whole cache in each pass.
-            total += self._link(number, read)
+        # Where the whole cache is the CPU's, the CPU attends: it gets the queries, and the device their results.
+        attends = self._devices[CPU] if self._kv_is_local else device
+        if self._kv_is_local and layer.kv_bytes:
+            total += 2 * self._link(number, _FLOAT * self._model.width * self._tokens)
+        is_whole = not layer.window or attends.reads_whole_caches
+        read = layer.kv_bytes * (self._depth if is_whole else min(self._depth, layer.window))
         # Scores and sums: two multiplications for each number of a cell, which f16 keeps in two bytes; by each token.
-        total += max(read / device.bandwidth, read * self._tokens / device.arithmetic)
+        total += max(read / attends.bandwidth, read * self._tokens / attends.arithmetic)
         for pinned in layer.pinned:
             total += self._pinned(pinned.part, pinned.device, routed=pinned.routed)
             if pinned.device != number:
@@ -217,10 +219,8 @@ class CostModel:
         return self.kv_bytes(layer) if self._kv_is_local else 0
 
     def kv_bytes(self, layer: Layer) -> int:
-        """The layer's KV cache. A window keeps the cells of a pass beside its own."""
-        work = self._work
-        window = (layer.window + work.pass_tokens) * work.sequences
-        return layer.kv_bytes * (min(work.cells, window) if layer.window else work.cells)
+        """The layer's KV cache. With a window it has all cells, too, so that a slot can be cut at any length."""
+        return layer.kv_bytes * self._work.cells
 
     def pinned_bytes(self) -> list[int]:
         """Bytes by device of what rules have put there."""

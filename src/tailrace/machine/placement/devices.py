@@ -16,6 +16,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     link_bandwidth: float = float("inf")  #: bytes a second between the CPU and it
     link_seconds: float = 0.0  #: of one transfer, whatever its size
     tensor_seconds: float = 0.0  #: of each further tensor that is transferred with it
+    reads_whole_caches: bool = False  #: also the cells outside of a layer's window
     assumed: tuple[str, ...] = ()  #: names of the numbers above that nothing has measured
 
 

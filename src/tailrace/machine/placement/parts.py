@@ -30,7 +30,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     feed_forward: Part  #: what each token uses: the dense part, or shared experts and the router
     experts: Part = NO_PART  #: routed ones, of which a token uses a few
     kv_bytes: int = 0  #: of a token in the layer's KV cache
-    window: int = 0  #: tokens that attention reads at most; 0: all of them
+    window: int = 0  #: tokens that attention needs at most; 0: all of them. The cache has all of them always
     state_bytes: int = 0  #: of a sequence, whatever its length: recurrent layers
     pinned: tuple[PinnedPart, ...] = ()
 

@@ -16,6 +16,7 @@ from benchmarks.placement.machines import GB, GPUS, MACHINES, cpu, gpu, machine
 from benchmarks.placement.shapes import SHAPES, parts_of
 from benchmarks.placement.simulated_machine import SimulatedMachine
 from tailrace.errors import ConfigurationError
+from tailrace.machine.placement.cost import CostModel, Prediction
 from tailrace.machine.placement.demands import Demands
 from tailrace.machine.placement.devices import Device, Work
 from tailrace.machine.placement.division import CPU, Placement
@@ -110,6 +111,37 @@ def test_the_bound_drops_no_better_placement(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RemainingCost, "least", lambda *_: float("-inf"))
         assert cost() == (found if found is None else pytest.approx(found, rel=1e-9))
+
+
+def test_a_window_shortens_what_attention_reads_and_not_the_cache() -> None:
+    model = shape("20B, 4 of 32 experts")
+    whole = replace(model, layers=tuple(replace(layer, window=0) for layer in model.layers))
+    homes = (CPU,) * len(model.layers)
+    placement = Placement(homes=homes, feeds=homes, output=CPU)
+
+    def predictions(device: Device) -> list[Prediction]:
+        work = Work(cells=16384, depth=8192)
+        return [CostModel(each, [device], work).predict(placement) for each in (model, whole)]
+
+    windows, caches = predictions(cpu(64 * GB))
+    assert windows.memory == caches.memory
+    read = sum(layer.kv_bytes * (8192 - layer.window) for layer in model.layers if layer.window)
+    assert caches.decode_seconds - windows.decode_seconds == pytest.approx(read / cpu(1).bandwidth)
+    windows, caches = predictions(replace(cpu(64 * GB), reads_whole_caches=True))
+    assert windows == caches
+
+
+def test_a_local_cache_is_attended_to_by_the_cpu() -> None:
+    """The device gets no cells: the queries go to the CPU, and their results come back."""
+    model = shape(DENSE)
+    placement = Placement(homes=(1,) * 80, feeds=(1,) * 80, output=1, kv_is_local=True)
+
+    def seconds(depth: int) -> float:
+        costs = CostModel(model, machine(512, (80,)), Work(cells=65536, depth=depth), kv_is_local=True)
+        return costs.predict(placement).decode_seconds
+
+    cells = sum(layer.kv_bytes for layer in model.layers)
+    assert seconds(10_000) - seconds(0) == pytest.approx(10_000 * cells / cpu(1).bandwidth)
 
 
 def test_what_fits_nowhere_is_refused_with_numbers() -> None:
