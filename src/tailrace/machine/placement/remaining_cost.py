@@ -45,7 +45,7 @@ class RemainingCost:
         """
         undecided = tuple(devices)
         self._gains = [_gains(costs, size, undecided) for costs, size in zip((homes, feeds), sizes, strict=True)]
-        self._cpu = homes[0], feeds[0]
+        self._cpu, self._sizes = (homes[0], feeds[0]), sizes
         self._room = max(0.0, room)
         self._output = max(0.0, output)
         self._layers = len(homes[0]) - 1
@@ -57,6 +57,11 @@ class RemainingCost:
         if known is None:
             known = self._known[left, taken] = self._least(left, taken)
         return known
+
+    def least_bytes(self, left: int, taken: int) -> int:
+        """The least bytes of these layers that the CPU has to hold."""
+        homes, feeds = self._sizes
+        return homes[left] + feeds[left] - feeds[min(taken, left)] - int(self._room)
 
     def _least(self, left: int, taken: int) -> float:
         home, feed = self._cpu

@@ -161,8 +161,9 @@ class _Search:
                     most = limit - cost - remaining.least(*state)
                     if cheapest > most:
                         continue
+                    room = self._free[CPU] - size - remaining.least_bytes(*state)
                     for before in partials:
-                        if before.cost <= most:
+                        if before.cost <= most and before.cpu_bytes <= room:
                             self._keep(found[state], before, block, cost, size)
             states = {state: self._pruned(partials) for state, partials in found.items()}
         ends = [end for state, partials in states.items() for end in self._ends(state, partials)]
