@@ -5,6 +5,7 @@ It shares no code with the planner's predictions: a pass is a list of operations
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from tailrace.machine.placement.devices import Device, Work
@@ -33,10 +34,20 @@ class SimulatedMachine:
         clock, at = 0.0, 0
         for device in set(placement.homes) - {0}:
             clock += 5 * self.devices[device].tensor_seconds
+        clock += sum(self._submissions(placement, device) for device in range(len(self.devices)))
         for layer, home, feed in zip(self.model.layers, placement.homes, placement.feeds, strict=True):
             clock += self.transfer(at, home, tokens) + self.layer(layer, home, feed, tokens)
             at = home
         return clock + self.transfer(at, placement.output, 1) + self.output(placement.output)
+
+    def _submissions(self, placement: Placement, device: int) -> float:
+        """Seconds to describe layers to a device that computes in more than one part."""
+        order: list[int] = []
+        for layer, home, feed in zip(self.model.layers, placement.homes, placement.feeds, strict=True):
+            order += [home, feed, home] if list(self._fed(layer, 1)) and feed != home else [home]
+        parts = sum(each == device for each, _ in itertools.groupby(order))
+        held = sum(device in pair for pair in zip(placement.homes, placement.feeds, strict=True))
+        return self.devices[device].submit_seconds * held if parts > 1 else 0.0
 
     def layer(self, layer: Layer, home: int, feed: int, tokens: int) -> float:
         """Seconds of a layer whose input is at its home already."""
@@ -48,8 +59,8 @@ class SimulatedMachine:
             clock += self._operation(feed, size, products)
             clock += self.transfer(feed, home, tokens)
             if self.model.experts:
-                # Four operations choose the experts, weigh and sum their results: three more than a layer's others.
-                clock += 3 * self.devices[feed].layer_seconds
+                # To choose the experts, weigh and sum their results takes as many operations as a layer's others.
+                clock += self.devices[feed].layer_seconds
                 if feed != home:
                     clock += 2 * (self.devices[home].tensor_seconds + self.devices[feed].tensor_seconds)
         return clock

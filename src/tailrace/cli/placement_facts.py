@@ -13,7 +13,7 @@ import msgspec
 from tailrace.engine.devices.device_list import LOCAL, planned_devices, worker_device_name
 from tailrace.engine.devices.open_worker import open_worker
 from tailrace.engine.devices.placement import PlannedModel, place, work_of
-from tailrace.engine.devices.placement_prediction import weights_by_device
+from tailrace.engine.devices.placement_prediction import measured_numbers, weights_by_device
 from tailrace.engine.devices.rules import read_rules
 from tailrace.engine.devices.worker_errors import WorkerUnavailableError
 from tailrace.engine.devices.worker_link import WorkerLink
@@ -152,13 +152,8 @@ def _offered(link: WorkerLink, header: ModelHeader) -> list[Device]:
     found = []
     for number, offered in enumerate(link.status.devices):
         measured: dict[str, float] = {}
-        if offered.speed is not None and (weights := weights_by_device(header.tensors, {}, 1)[0]):
-            speed = offered.speed.of(weights)
-            measured = {
-                "bandwidth": speed.bandwidth,
-                "arithmetic": speed.arithmetic,
-                "layer_seconds": offered.speed.layer_seconds,
-            }
+        if offered.speed is not None:
+            measured = measured_numbers(offered.speed, weights_by_device(header.tensors, {}, 1)[0])
         kind: DeviceKind = "worker cpu" if offered.name == "CPU" else "worker gpu"
         name = worker_device_name(link.endpoint, number)
         found.append(device_of(name, kind, offered.free, **measured))

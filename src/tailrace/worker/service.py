@@ -173,7 +173,7 @@ def _speed(device: int, threads: int, *, repacks: bool) -> DeviceSpeed | None:
     from tailrace.engine.backends.llama.measure_device import COMMON_FORMATS
 
     try:
-        return device_speed(device, threads=threads, formats=COMMON_FORMATS, repacks=repacks)
+        return device_speed(device, threads=threads, formats=COMMON_FORMATS, experts=COMMON_FORMATS, repacks=repacks)
     except ModelError as error:
         structlog.get_logger().warning("the speed of a device isn't known", reason=str(error))
         return None

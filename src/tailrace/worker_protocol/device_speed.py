@@ -30,12 +30,15 @@ class ProductSpeed(msgspec.Struct, frozen=True, kw_only=True):
     arithmetic: Rate  #: multiplications, each with its addition, in a second, with many tokens
 
 
+#: By ggml's name of the format: ``Q4_0``.
+Products = Annotated[dict[str, ProductSpeed], Meta(max_length=64)]
+
+
 class DeviceSpeed(msgspec.Struct, frozen=True, kw_only=True):
     """A device that computes."""
 
-    products: Annotated[
-        dict[str, ProductSpeed], Meta(min_length=1, max_length=64)
-    ]  #: by ggml's name of the format: ``Q4_0``
+    products: Annotated[Products, Meta(min_length=1)]
+    experts: Products = {}  #: products of each token with a few of many matrices
     layer_seconds: Seconds  #: what a layer's operations take beside reading and arithmetic
 
     def of(self, weights: Mapping[str, Weights]) -> ProductSpeed:
@@ -43,16 +46,22 @@ class DeviceSpeed(msgspec.Struct, frozen=True, kw_only=True):
 
         A format that wasn't measured counts as the slowest one.
         """
-        reading = sum(each.bytes / self._speed(name).bandwidth for name, each in weights.items())
-        multiplying = sum(each.numbers / self._speed(name).arithmetic for name, each in weights.items())
-        return ProductSpeed(
-            bandwidth=sum(each.bytes for each in weights.values()) / reading,
-            arithmetic=sum(each.numbers for each in weights.values()) / multiplying,
-        )
+        return _mixed(self.products, weights)
 
-    def _speed(self, name: str) -> ProductSpeed:
-        slowest = min(self.products.values(), key=lambda each: each.bandwidth)
-        return self.products.get(name, slowest)
+    def of_experts(self, weights: Mapping[str, Weights]) -> ProductSpeed:
+        """The same with routed experts' ``weights``."""
+        return _mixed(self.experts or self.products, weights)
+
+
+def _mixed(products: Mapping[str, ProductSpeed], weights: Mapping[str, Weights]) -> ProductSpeed:
+    slowest = min(products.values(), key=lambda each: each.bandwidth)
+    speeds = {name: products.get(name, slowest) for name in weights}
+    reading = sum(each.bytes / speeds[name].bandwidth for name, each in weights.items())
+    multiplying = sum(each.numbers / speeds[name].arithmetic for name, each in weights.items())
+    return ProductSpeed(
+        bandwidth=sum(each.bytes for each in weights.values()) / reading,
+        arithmetic=sum(each.numbers for each in weights.values()) / multiplying,
+    )
 
 
 class LinkSpeed(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ activations over the link, through the CPU between two other devices.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -20,7 +21,7 @@ _FLOAT = 4
 #: Vectors of a layer's activations, and of its feed-forward part, that a graph holds at once for a token.
 _GRAPH_VECTORS, _FEED_VECTORS = 8, 3
 #: Operations of a layer's router and experts beside the products, as a multiple of those of the rest of the layer.
-_EXPERT_OPERATIONS = 3.0
+_EXPERT_OPERATIONS = 1.0
 #: Tensors that go along where a layer's experts are elsewhere: the chosen experts and their weights. Beside the
 #: activations, a device gets positions, cells and masks in each pass.
 _EXPERT_TENSORS, _INPUT_TENSORS = 2, 5
@@ -79,6 +80,9 @@ class PassCost:
         """Seconds of the pass."""
         total, at = self.ends, CPU  # The embedding is there.
         total += sum(self.inputs[device] for device in set(placement.homes))
+        total += sum(
+            self._devices[device].submit_seconds * layers for device, layers in self._submitted(placement).items()
+        )
         for number, (home, feed) in enumerate(zip(placement.homes, placement.feeds, strict=True)):
             if home != at:
                 total += self.move[at] + self.move[home]
@@ -90,6 +94,20 @@ class PassCost:
         if placement.output != at:
             total += self.move_last[at] + self.move_last[placement.output]
         return total + self.output[placement.output]
+
+    def _submitted(self, placement: Placement) -> dict[int, int]:
+        """Layers by device that are described to it in each pass.
+
+        A device that computes its layers without a break is told to compute them again. One that waits for another
+        device in between gets each part anew.
+        """
+        blocks, foreign, parted = Counter(placement.homes), Counter[int](), set[int]()
+        for number, (home, feed) in enumerate(zip(placement.homes, placement.feeds, strict=True)):
+            if feed != home and self.has_feed(number):
+                parted.add(home)
+                foreign[feed] += 1
+        parted |= {device for device, count in foreign.items() if count > 1 or blocks[device]}
+        return {device: blocks[device] + foreign[device] for device in parted}
 
     def busy(self, placement: Placement) -> list[float]:
         """Seconds by device, without moves between devices."""
@@ -150,7 +168,10 @@ class PassCost:
 
     def _experts(self, part: Part, device: Device) -> float:
         read, products = part.bytes * self._touched, part.weights * self._used * self._tokens
-        return max(read / device.bandwidth, products / device.arithmetic)
+        return max(
+            read / (device.expert_bandwidth or device.bandwidth),
+            products / (device.expert_arithmetic or device.arithmetic),
+        )
 
     @staticmethod
     def _part(part: Part, device: Device, tokens: int) -> float:

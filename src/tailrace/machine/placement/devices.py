@@ -12,7 +12,10 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     free: int  #: bytes that weights, caches and buffers may take
     bandwidth: float  #: bytes of weights that it reads in a second
     arithmetic: float  #: multiplications, each with its addition, in a second, over many tokens
+    expert_bandwidth: float = 0.0  #: the same of routed experts, which lie apart; 0: as of other weights
+    expert_arithmetic: float = 0.0  #: with the few tokens that each expert gets; 0: as of other weights
     layer_seconds: float = 0.0  #: what a layer takes beside reading and arithmetic: launches, waits
+    submit_seconds: float = 0.0  #: of a layer that is described to the device anew in each pass
     link_bandwidth: float = float("inf")  #: bytes a second between the CPU and it
     link_seconds: float = 0.0  #: of one transfer, whatever its size
     tensor_seconds: float = 0.0  #: of each further tensor that is transferred with it

@@ -108,6 +108,7 @@ class _Search:
         self._move = [decode.move[device] + weight * prompt.move[device] for device in both]
         self._trip = [decode.trip[device] + weight * prompt.trip[device] for device in both]
         self._inputs = [decode.inputs[device] + weight * prompt.inputs[device] for device in both]
+        self._submit = [device.submit_seconds * (1 + weight) for device in devices]
         self._move_last = [decode.move_last[device] + weight * prompt.move_last[device] for device in both]
         self._output_cost = [decode.output[device] + weight * prompt.output[device] for device in both]
         pinned, used = costs.pinned_bytes(), costs.pinned_devices()
@@ -256,7 +257,10 @@ class _Search:
                 continue
             own = home + self._feed_cost[device][left] - self._feed_cost[device][kept]
             own += self._feed_cost[CPU][kept] - self._feed_cost[CPU][first]
-            own += self._trip[device] * (self._feed_counts[kept] - self._feed_counts[first])
+            apart = self._feed_counts[kept] - self._feed_counts[first]
+            own += self._trip[device] * apart
+            if apart:
+                own += self._submit[device] * layers
             size = self._feed_bytes[kept] - self._feed_bytes[first]
             if layers:
                 yield _Block(device, layers, feeds, 0, False), own, size
@@ -265,7 +269,11 @@ class _Search:
                     device, taken, first, room - (self._feed_bytes[left] - self._feed_bytes[kept])
                 ):
                     extra = self._feed_cost[device][end] - self._feed_cost[device][taken]
-                    extra += self._trip[device] * (self._feed_counts[end] - self._feed_counts[taken])
+                    count = self._feed_counts[end] - self._feed_counts[taken]
+                    extra += self._trip[device] * count
+                    if count + layers > 1:
+                        # Whole so far, the block is submitted anew, too.
+                        extra += self._submit[device] * (count + layers)
                     yield _Block(device, layers, feeds, end - taken, False), own + extra, size
 
     def _foreign_ends(self, device: int, taken: int, first: int, room: int) -> Iterable[int]:
@@ -297,7 +305,8 @@ class _Search:
     def _gains(self, device: int) -> bool:
         """Whether a layer of the device's block is faster with its feed there."""
         here, there = self._feed_cost[device][-1], self._feed_cost[CPU][-1]
-        return here <= there + self._trip[device] * self._feed_counts[-1]
+        apart = self._trip[device] * self._feed_counts[-1] + self._submit[device] * self._layers
+        return here <= there + apart
 
     def _foreign_devices(self) -> tuple[int | None, int | None]:
         """The devices that may have feeds of the CPU's layers. The first one gets as many as fit; for the other one all

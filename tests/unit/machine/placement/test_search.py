@@ -144,6 +144,39 @@ def test_a_local_cache_is_attended_to_by_the_cpu() -> None:
     assert seconds(10_000) - seconds(0) == pytest.approx(10_000 * cells / cpu(1).bandwidth)
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    name=st.sampled_from(sorted(SHAPES)),
+    free=st.lists(st.floats(0.5, 60), min_size=1, max_size=2),
+    local=st.booleans(),
+    bandwidth=st.sampled_from([1e9, 12e9, 60e9, 200e9]),
+)
+def test_workers_take_what_the_simulated_machine_takes(
+    name: str, free: list[float], local: bool, bandwidth: float
+) -> None:
+    """A worker is told anew what it computes where it waits for another device in between."""
+    worker = replace(
+        cpu(1), bandwidth=bandwidth, submit_seconds=5e-5, link_bandwidth=1e9, link_seconds=1e-4, tensor_seconds=5e-5
+    )
+    devices = [cpu(600 * GB), *(replace(worker, free=int(each * GB), name=f"worker{each}") for each in free)]
+    choice = best_placement(shape(name), devices, WORK, Demands(local=local))
+    simulated = SimulatedMachine(shape(name), devices, WORK)
+    assert choice.prediction.decode_seconds == pytest.approx(simulated.run(choice.placement, 1))
+
+
+def test_a_worker_with_all_parts_of_its_layers_is_told_once() -> None:
+    model = shape(MIXTURE)
+    worker = replace(cpu(1), link_bandwidth=1e9)
+    homes = (1,) * len(model.layers)
+    for feeds, layers in ((homes, 0), ((CPU, *homes[1:]), len(homes))):
+        placement = Placement(homes=homes, feeds=feeds, output=1)
+        plain, told = (
+            CostModel(model, [cpu(1), replace(worker, submit_seconds=each)], WORK).predict(placement).decode_seconds
+            for each in (0.0, 1e-3)
+        )
+        assert told - plain == pytest.approx(layers * 1e-3)
+
+
 def test_what_fits_nowhere_is_refused_with_numbers() -> None:
     with pytest.raises(ConfigurationError, match="local 32"):
         best_placement(shape("671B, 8 of 256 experts"), machine(32, (24,)), WORK)

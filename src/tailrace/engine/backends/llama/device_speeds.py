@@ -22,7 +22,13 @@ _OWN_PART = 0.8
 
 
 def device_speed(
-    device: int, *, threads: int, formats: Iterable[str], repacks: bool = False, store: SpeedStore | None = None
+    device: int,
+    *,
+    threads: int,
+    formats: Iterable[str],
+    experts: Iterable[str] = (),
+    repacks: bool = False,
+    store: SpeedStore | None = None,
 ) -> DeviceSpeed:
     """The speed of llama.cpp's ``device``. Formats that aren't remembered are measured; a tenth of a second for each.
 
@@ -40,12 +46,15 @@ def device_speed(
     )
     known = store.find(key)
     missing = sorted(set(formats) - (known.products.keys() if known else set()))
-    if known is not None and not missing:
+    missing_experts = sorted(set(experts) - (known.experts.keys() if known else set()))
+    if known is not None and not missing and not missing_experts:
         return known
     begun, used = time.monotonic(), time.process_time()
-    found = measure_device(device, threads=threads, formats=missing, repacks=repacks)
+    found = measure_device(device, threads=threads, formats=missing, experts=missing_experts, repacks=repacks)
     if known is not None:
-        found = msgspec.structs.replace(found, products=known.products | found.products)
+        found = msgspec.structs.replace(
+            found, products=known.products | found.products, experts=known.experts | found.experts
+        )
     own = time.process_time() - used
     if not is_cpu(device) or own >= _OWN_PART * threads * (time.monotonic() - begun):
         try:

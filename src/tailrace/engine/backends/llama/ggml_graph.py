@@ -14,8 +14,8 @@ from tailrace.engine.backends.llama.ggml_function import ggml_function
 from tailrace.engine.backends.llama.upstream_repack import InitParams, check_structs, new_tensor
 from tailrace.errors import ModelError
 
-#: ``GGML_TYPE_F32`` and ``GGML_BACKEND_BUFFER_USAGE_WEIGHTS``.
-F32, _WEIGHTS = 0, 1
+#: ``GGML_TYPE_F32``, ``GGML_TYPE_I32`` and ``GGML_BACKEND_BUFFER_USAGE_WEIGHTS``.
+F32, I32, _WEIGHTS = 0, 26, 1
 #: Descriptions of tensors that one graph may have, and bytes of each: more than ``sizeof(struct ggml_tensor)``.
 _MAX_TENSORS, _TENSOR_BYTES = 2048, 512
 #: A byte of weights. As a scale it is a small normal number in each float format, so no product takes the slow way.
@@ -33,6 +33,7 @@ class DeviceBackend:
         if found is None:
             raise ModelError("llama.cpp can't open the device to measure it")
         self.address = int(found)
+        self.cpu_threads = threads if is_cpu(device) else 0  #: of this process that compute
         if is_cpu(device):
             _set_threads(device, self.address, threads)
 
@@ -72,6 +73,10 @@ class OpGraph:
     def product(self, weights: int, activations: int) -> int:
         """The matrix product."""
         return self._operation("ggml_mul_mat", weights, activations)
+
+    def expert_product(self, weights: int, activations: int, ids: int) -> int:
+        """Products of each token with those of the matrices that ``ids`` names."""
+        return self._operation("ggml_mul_mat_id", weights, activations, ids)
 
     def sum(self, first: int, second: int) -> int:
         """The sum of two tensors."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from tailrace.engine.backends.llama.devices import is_cpu
-from tailrace.engine.backends.llama.ggml_graph import F32, DeviceBackend, OpGraph
+from tailrace.engine.backends.llama.ggml_graph import F32, I32, DeviceBackend, OpGraph
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
 from tailrace.worker_protocol.device_speed import DeviceSpeed, LinkSpeed, ProductSpeed
 
@@ -26,12 +26,16 @@ _SIDE = 2048
 _CPU_BYTES, _GPU_BYTES = 48 << 20, 256 << 20
 #: Tokens of a product that shows the arithmetic.
 _TOKENS = 128
+#: Rows of an expert's matrix, the experts that a token uses, and prompt tokens that an expert gets, as in a pass of 512
+#: tokens with 8 of 128 experts.
+_EXPERT_ROWS, _USED, _EXPERT_TOKENS = 768, 8, 32
 #: Seconds and tries of each product, at most, and tries at least.
 _PRODUCT_SECONDS, _MAX_TRIES, _MIN_TRIES = 0.03, 20, 2
 #: The usual time ÷ the best one, at most, and how much longer is tried where other programs have disturbed most tries.
 _USUAL_PART, _PATIENCE = 1.15, 4.0
-#: Width of the vectors of a layer's small operations, and the layers of their graph.
-_WIDTH, _LAYERS = 256, 8
+#: Width of the vectors of a layer's small operations, and the layers of their graph. Their matrices are so small that
+#: reading them takes no time.
+_WIDTH, _LAYERS = 32, 8
 #: Visits of a device that are timed, seconds that they may take, and tensors of each way to see what one takes.
 _VISITS, _LINK_SECONDS, _TENSORS = 24, 0.15, 4
 #: Bytes that show the link's bandwidth.
@@ -40,8 +44,11 @@ _LINK_BYTES = 1 << 20
 _FASTEST_LINK = 1e12
 
 
-def measure_device(device: int, *, threads: int, formats: Iterable[str], repacks: bool = False) -> DeviceSpeed:
-    """The speed of llama.cpp's ``device`` with weights of ``formats`` (ggml's names); under a second for a few.
+def measure_device(
+    device: int, *, threads: int, formats: Iterable[str], experts: Iterable[str] = (), repacks: bool = False
+) -> DeviceSpeed:
+    """The speed of llama.cpp's ``device`` with weights of ``formats`` (ggml's names), and with routed ``experts`` of
+    these formats; under a second for a few.
 
     ``threads``: of a CPU. ``repacks``: an engine's kernels repack the weights. Unknown formats are left out. Raises
     ModelError where the device can't compute.
@@ -52,9 +59,16 @@ def measure_device(device: int, *, threads: int, formats: Iterable[str], repacks
         products = {
             name: _product_speed(backend, known[name], total, repacks=repacks) for name in formats if name in known
         }
+        routed = {
+            name: _expert_speed(backend, known[name], total, repacks=repacks) for name in experts if name in known
+        }
         with _Layers(backend, _LAYERS) as layers:
             layers.graph.compute()
-            return DeviceSpeed(products=products, layer_seconds=_usual_seconds(layers.graph.compute) / _LAYERS)
+            return DeviceSpeed(
+                products=products,
+                experts=routed,
+                layer_seconds=_usual_seconds(layers.graph.compute, backend.cpu_threads) / _LAYERS,
+            )
 
 
 def measure_link(device: int, local: int, *, threads: int) -> LinkSpeed:
@@ -124,26 +138,67 @@ def _product_seconds(
     backend: DeviceBackend, kind: GGMLQuantizationType, matrices: int, tokens: int, *, budget: int
 ) -> float:
     """Seconds of products of ``tokens`` tokens with each of the matrices. ``budget``: bytes for repacked weights."""
-    repacked = RepackedWeights(budget)
     with OpGraph(backend) as graph:
         activations = graph.tensor(F32, _SIDE, tokens)
         graph.prepare([graph.product(graph.tensor(kind, _SIDE, _SIDE), activations) for _ in range(matrices)])
-        try:
-            with repacked.repacking():
-                graph.compute()
-            return _usual_seconds(graph.compute)
-        finally:
-            repacked.free()
+        return _repacked_seconds(backend, graph, budget)
+
+
+def _expert_speed(backend: DeviceBackend, kind: GGMLQuantizationType, total: int, *, repacks: bool) -> ProductSpeed:
+    block, size = map(int, GGML_QUANT_SIZES[kind])
+    matrix = _SIDE * _EXPERT_ROWS // block * size
+    groups = max(1, total // (_USED * matrix))
+    count = groups * _USED
+    # Experts that a token uses lie apart.
+    tokens = [[[group + groups * used for used in range(_USED)]] for group in range(groups)]
+    reading = _expert_seconds(backend, kind, count, tokens, budget=2 * count * matrix if repacks else 0)
+    prompt = [list(range(_USED))] * _EXPERT_TOKENS
+    multiplying = _expert_seconds(backend, kind, _USED, [prompt], budget=2 * _USED * matrix if repacks else 0)
+    return ProductSpeed(
+        bandwidth=count * matrix / reading,
+        arithmetic=_SIDE * _EXPERT_ROWS * _USED * _EXPERT_TOKENS / multiplying,
+    )
+
+
+def _expert_seconds(
+    backend: DeviceBackend,
+    kind: GGMLQuantizationType,
+    experts: int,
+    products: Sequence[Sequence[Sequence[int]]],
+    *,
+    budget: int,
+) -> float:
+    """Seconds of products with some of ``experts`` matrices. ``products``: of each, the matrices by token."""
+    with OpGraph(backend) as graph:
+        weights = graph.tensor(kind, _SIDE, _EXPERT_ROWS, experts)
+        chosen = [(graph.tensor(I32, len(tokens[0]), len(tokens)), tokens) for tokens in products]
+        activations = graph.tensor(F32, _SIDE, 1, len(products[0]))
+        graph.prepare([graph.expert_product(weights, activations, ids) for ids, _ in chosen])
+        for ids, tokens in chosen:
+            numbers = [number for token in tokens for number in token]
+            graph.write(ids, (ctypes.c_int32 * len(numbers))(*numbers), ctypes.sizeof(ctypes.c_int32) * len(numbers))
+        return _repacked_seconds(backend, graph, budget)
+
+
+def _repacked_seconds(backend: DeviceBackend, graph: OpGraph, budget: int) -> float:
+    """Seconds of the graph with its weights repacked within ``budget`` bytes."""
+    repacked = RepackedWeights(budget)
+    try:
+        with repacked.repacking():
+            graph.compute()
+        return _usual_seconds(graph.compute, backend.cpu_threads)
+    finally:
+        repacked.free()
 
 
 class _Layers:
-    """A graph of small operations, as many as layers of a model have. Use it as a context manager."""
+    """A graph of small operations, as many as layers of a dense model have. Use it as a context manager."""
 
     def __init__(self, backend: DeviceBackend, count: int) -> None:
         self.graph = OpGraph(backend)
         self.first = at = self.graph.tensor(F32, _WIDTH, 1)
         for _ in range(count):
-            at = self._block(self._block(at, 3), 2)
+            at = self._block(self._block(self._block(at, 3), 2), 1)
         self.last = at
         self.graph.prepare([at])
 
@@ -163,21 +218,25 @@ class _Layers:
         self.graph.__exit__(*error)
 
 
-def _usual_seconds(run: Callable[[], None]) -> float:
-    return _usual(_timed(run, _MAX_TRIES, _PRODUCT_SECONDS))
+def _usual_seconds(run: Callable[[], None], cpu_threads: int) -> float:
+    return _usual(_timed(run, _MAX_TRIES, _PRODUCT_SECONDS, cpu_threads=cpu_threads))
 
 
-def _timed(run: Callable[[], None], tries: int, seconds: float) -> list[float]:
-    """The time of each try: at most ``tries``, and no further one after ``seconds``. Disturbed ones are repeated."""
+def _timed(run: Callable[[], None], tries: int, seconds: float, *, cpu_threads: int = 0) -> list[float]:
+    """The time of each try: at most ``tries``, and no further one after ``seconds``. Disturbed ones are repeated.
+
+    ``cpu_threads``: where so many threads of this process compute, time that others have had their cores doesn't count.
+    """
     times: list[float] = []
     while (
         len(times) < _MIN_TRIES
         or (len(times) < tries and sum(times) < seconds)
         or (_is_disturbed(times) and sum(times) < _PATIENCE * seconds)
     ):
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         run()
-        times.append(time.perf_counter() - begun)
+        wall, used = time.perf_counter() - begun, time.process_time() - used
+        times.append(min(wall, used / cpu_threads) if cpu_threads else wall)
     return times
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gguf.constants import GGMLQuantizationType
-
 from tailrace.engine.backends.llama.device_speeds import device_speed
 from tailrace.engine.backends.llama.measure_device import measure_link
 from tailrace.engine.backends.llama.placed_model import PlacedModel
@@ -33,13 +31,19 @@ def measure_devices(
     ``threads``: of this machine's CPU. ``repacks``: whether its kernels repack the weights. Raises ModelError where a
     device can't compute.
     """
-    formats = {GGMLQuantizationType(tensor.ggml_type).name for tensor in read_header(path).tensors}
+    weights = weights_by_device(read_header(path).tensors, {}, 1)[CPU]
     reported = [device.speed for endpoint in wanted.workers for device in statuses[endpoint].devices]
     local = len(handles) - len(reported)
     found = []
     for number, handle in enumerate(handles):
         speed = (
-            device_speed(handle, threads=threads, formats=formats, repacks=repacks and number == CPU)
+            device_speed(
+                handle,
+                threads=threads,
+                formats=weights.others,
+                experts=weights.experts,
+                repacks=repacks and number == CPU,
+            )
             if number < local
             else reported[number - local]
         )
