@@ -129,7 +129,7 @@ class EveryPlacement:
             total += self._foreign[device][stop] - self._foreign[device][begin]
             total -= self._whole[0][stop] - self._whole[0][begin]
             moved = transfers(device, 1) + prompt * transfers(device, machine.work.pass_tokens)
-            moved += (1 + prompt) * 5 * machine.devices[device].tensor_seconds
+            moved += (1 + prompt) * 5 * machine.devices[device].write_seconds
             total += np.where(end > start, moved, 0.0)
             at = np.where(end > start, device, at)
         total += (1 + prompt) * transfers(output, 1)

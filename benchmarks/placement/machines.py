@@ -43,6 +43,7 @@ def gpu(kind: int, *, number: int = 0, free: int | None = None) -> Device:
         layer_seconds=60e-6,
         link_bandwidth=12e9,
         link_seconds=15e-6,
-        tensor_seconds=5e-6,
+        read_seconds=5e-6,
+        write_seconds=5e-6,
         reads_whole_caches=True,
     )

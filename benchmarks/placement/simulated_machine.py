@@ -33,7 +33,7 @@ class SimulatedMachine:
         """Seconds of a pass of so many tokens of one sequence."""
         clock, at = 0.0, 0
         for device in set(placement.homes) - {0}:
-            clock += 5 * self.devices[device].tensor_seconds
+            clock += 5 * self.devices[device].write_seconds
         clock += sum(self._submissions(placement, device) for device in range(len(self.devices)))
         for layer, home, feed in zip(self.model.layers, placement.homes, placement.feeds, strict=True):
             clock += self.transfer(at, home, tokens) + self.layer(layer, home, feed, tokens)
@@ -62,7 +62,7 @@ class SimulatedMachine:
                 # To choose the experts, weigh and sum their results takes as many operations as a layer's others.
                 clock += self.devices[feed].layer_seconds
                 if feed != home:
-                    clock += 2 * (self.devices[home].tensor_seconds + self.devices[feed].tensor_seconds)
+                    clock += 2 * (self.devices[home].read_seconds + self.devices[feed].write_seconds)
         return clock
 
     def output(self, device: int) -> float:

@@ -69,5 +69,6 @@ class LinkSpeed(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: Seconds  #: of one transfer with the start of what is computed after it, whatever their size
     bandwidth: Rate  #: bytes in a second
-    tensor_seconds: Seconds  #: of each further tensor that goes the same way
+    read_seconds: Seconds  #: of each further tensor that is read from the device after it
+    write_seconds: Seconds  #: of each further tensor that is written to the device before it
     layer_seconds: Seconds  #: of the operations of a layer there: its description is sent, too

@@ -94,7 +94,8 @@ def _device(device: Device, measured: MeasuredSpeed, weights: DeviceWeights) -> 
         submit_seconds=max(0.0, link.layer_seconds - found.layer_seconds),
         link_bandwidth=link.bandwidth,
         link_seconds=link.seconds,
-        tensor_seconds=link.tensor_seconds,
+        read_seconds=link.read_seconds,
+        write_seconds=link.write_seconds,
     )
 
 

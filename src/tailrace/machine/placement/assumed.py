@@ -14,9 +14,9 @@ _CPU = {"bandwidth": 50e9, "arithmetic": 0.5e12, "layer_seconds": 20e-6}
 #: A GPU of the middle class.
 _GPU = {"bandwidth": 400e9, "arithmetic": 20e12, "layer_seconds": 60e-6}
 #: PCI Express 4.0 with 8 lanes.
-_BUS = {"link_bandwidth": 12e9, "link_seconds": 15e-6, "tensor_seconds": 5e-6}
+_BUS = {"link_bandwidth": 12e9, "link_seconds": 15e-6, "read_seconds": 5e-6, "write_seconds": 5e-6}
 #: Gigabit Ethernet, with the two messages of llama.cpp's protocol.
-_NETWORK = {"link_bandwidth": 110e6, "link_seconds": 300e-6, "tensor_seconds": 100e-6}
+_NETWORK = {"link_bandwidth": 110e6, "link_seconds": 300e-6, "read_seconds": 150e-6, "write_seconds": 50e-6}
 
 _NUMBERS: dict[DeviceKind, dict[str, float]] = {
     "cpu": _CPU,

@@ -59,14 +59,15 @@ class PassCost:
         self.feed = [[self._feed(layer, number) for layer in model.layers] for number in range(len(devices))]
         #: By device: activations of the pass, and of one token, between the CPU and it.
         self.move = [self._link(number, _FLOAT * model.width * tokens) for number in range(len(devices))]
-        #: By device: from a home to it and back, the device's half of both ways, for a layer's feed.
+        #: By device: to another one and back for a layer's feed: a home's half of both ways, and that of the feed.
         further = _EXPERT_TENSORS if model.has_experts else 0
-        self.trip = [
-            2 * move + further * device.tensor_seconds for move, device in zip(self.move, devices, strict=True)
+        self.leave = [2 * move + further * device.read_seconds for move, device in zip(self.move, devices, strict=True)]
+        self.visit = [
+            2 * move + further * device.write_seconds for move, device in zip(self.move, devices, strict=True)
         ]
         #: By device: what else it gets in a pass where it has layers.
         self.inputs = [
-            0.0 if number == CPU else _INPUT_TENSORS * device.tensor_seconds for number, device in enumerate(devices)
+            0.0 if number == CPU else _INPUT_TENSORS * device.write_seconds for number, device in enumerate(devices)
         ]
         self.move_last = [self._link(number, _FLOAT * model.width) for number in range(len(devices))]
         #: By device: logits of one token, the last one of a prompt, and their way to the CPU.
@@ -89,7 +90,7 @@ class PassCost:
             total += self.home[home][number] + self.feed[feed][number]
             if feed != home and self.has_feed(number):
                 # Out, and back for the sum with the layer's other parts.
-                total += self.trip[home] + self.trip[feed]
+                total += self.leave[home] + self.visit[feed]
             at = home
         if placement.output != at:
             total += self.move_last[at] + self.move_last[placement.output]

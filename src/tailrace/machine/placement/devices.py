@@ -18,7 +18,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     submit_seconds: float = 0.0  #: of a layer that is described to the device anew in each pass
     link_bandwidth: float = float("inf")  #: bytes a second between the CPU and it
     link_seconds: float = 0.0  #: of one transfer, whatever its size
-    tensor_seconds: float = 0.0  #: of each further tensor that is transferred with it
+    read_seconds: float = 0.0  #: of each further tensor that goes to the CPU with it
+    write_seconds: float = 0.0  #: of each further tensor that comes from the CPU with it
     reads_whole_caches: bool = False  #: also the cells outside of a layer's window
     assumed: tuple[str, ...] = ()  #: names of the numbers above that nothing has measured
 

@@ -106,7 +106,8 @@ class _Search:
         self._feed_bytes = list(accumulate((model.feed(layer).bytes for layer in model.layers), initial=0))
         both = range(len(devices))
         self._move = [decode.move[device] + weight * prompt.move[device] for device in both]
-        self._trip = [decode.trip[device] + weight * prompt.trip[device] for device in both]
+        self._leave = [decode.leave[device] + weight * prompt.leave[device] for device in both]
+        self._visit = [decode.visit[device] + weight * prompt.visit[device] for device in both]
         self._inputs = [decode.inputs[device] + weight * prompt.inputs[device] for device in both]
         self._submit = [device.submit_seconds * (1 + weight) for device in devices]
         self._move_last = [decode.move_last[device] + weight * prompt.move_last[device] for device in both]
@@ -258,7 +259,7 @@ class _Search:
             own = home + self._feed_cost[device][left] - self._feed_cost[device][kept]
             own += self._feed_cost[CPU][kept] - self._feed_cost[CPU][first]
             apart = self._feed_counts[kept] - self._feed_counts[first]
-            own += self._trip[device] * apart
+            own += self._leave[device] * apart
             if apart:
                 own += self._submit[device] * layers
             size = self._feed_bytes[kept] - self._feed_bytes[first]
@@ -270,7 +271,7 @@ class _Search:
                 ):
                     extra = self._feed_cost[device][end] - self._feed_cost[device][taken]
                     count = self._feed_counts[end] - self._feed_counts[taken]
-                    extra += self._trip[device] * count
+                    extra += self._visit[device] * count
                     if count + layers > 1:
                         # Whole so far, the block is submitted anew, too.
                         extra += self._submit[device] * (count + layers)
@@ -305,7 +306,7 @@ class _Search:
     def _gains(self, device: int) -> bool:
         """Whether a layer of the device's block is faster with its feed there."""
         here, there = self._feed_cost[device][-1], self._feed_cost[CPU][-1]
-        apart = self._trip[device] * self._feed_counts[-1] + self._submit[device] * self._layers
+        apart = self._leave[device] * self._feed_counts[-1] + self._submit[device] * self._layers
         return here <= there + apart
 
     def _foreign_devices(self) -> tuple[int | None, int | None]:
@@ -315,7 +316,7 @@ class _Search:
         if self._demands.device_layers is not None:
             return None, None
         costs = {
-            device: self._feed_cost[device][-1] + self._trip[device] * self._feed_counts[-1] for device in self._order
+            device: self._feed_cost[device][-1] + self._visit[device] * self._feed_counts[-1] for device in self._order
         }
         helping = [device for device in self._order if costs[device] < self._feed_cost[CPU][-1]]
         # What the last device that is decided doesn't take, none does.

@@ -54,7 +54,7 @@ def header(layers: int = LAYERS, *, tied: bool = False, experts: bool = True) ->
 
 def machine(*free: int) -> list[Device]:
     """This machine, and workers with GPUs, with so many free bytes."""
-    fast: dict[str, float] = {"layer_seconds": 1e-6, "link_seconds": 1e-6, "tensor_seconds": 1e-7}
+    fast: dict[str, float] = {"layer_seconds": 1e-6, "link_seconds": 1e-6, "read_seconds": 1e-7, "write_seconds": 1e-7}
     far = [device_of(f"w{number}:1", "gpu", each, **fast) for number, each in enumerate(free[1:], 1)]
     return [device_of("local", "cpu", free[0]), *far]
 

@@ -25,7 +25,7 @@ _SPEED = DeviceSpeed(
     },
     layer_seconds=0.0,
 )
-_LINK = LinkSpeed(seconds=1e-3, bandwidth=1e9, tensor_seconds=1e-4, layer_seconds=0.0)
+_LINK = LinkSpeed(seconds=1e-3, bandwidth=1e9, read_seconds=1e-4, write_seconds=5e-5, layer_seconds=0.0)
 _MEASURED = (MeasuredSpeed(_SPEED, None), MeasuredSpeed(_SPEED, _LINK))
 _LAYER = Layer(
     attention=Part(bytes=2_000_000, weights=1),
@@ -52,7 +52,8 @@ def _devices(*bandwidths: float) -> list[Device]:
             bandwidth=each,
             arithmetic=1e18,
             link_seconds=1e-3 if number else 0.0,
-            tensor_seconds=1e-4 if number else 0.0,
+            read_seconds=1e-4 if number else 0.0,
+            write_seconds=5e-5 if number else 0.0,
         )
         for number, each in enumerate(bandwidths)
     ]
@@ -66,7 +67,8 @@ def test_each_device_has_the_speed_of_its_own_formats() -> None:
     weights = [DeviceWeights({"Q4_0": Weights(1000, 2000)}, {}), DeviceWeights({"Q8_0": Weights(1000, 1000)}, {})]
     here, there = devices_of(_devices(1.0, 1.0), _MEASURED, weights)
     assert (here.bandwidth, there.bandwidth) == pytest.approx((40e9, 20e9))
-    assert (here.link_seconds, there.link_seconds, there.tensor_seconds) == (0.0, 1e-3, 1e-4)
+    assert (here.link_seconds, there.link_seconds) == (0.0, 1e-3)
+    assert (there.read_seconds, there.write_seconds) == (1e-4, 5e-5)
 
 
 def test_a_device_without_tensors_may_get_any() -> None:
@@ -106,7 +108,7 @@ def test_experts_elsewhere_cost_two_ways_and_tensors_in_each_layer() -> None:
     apart = predict(_PARTS, devices, _placement((1, 1), 0), _WORK)
     reading = 2 * (4_000_000 / 4e9 + 2_000_000 / 1e9)
     # To the device, two ways for each layer's experts, the logits' way; inputs of the pass, two tensors a layer.
-    assert apart.decode == pytest.approx(reading + (1 + 2 * 2 + 1) * 1e-3 + (5 + 2 * 2) * 1e-4)
+    assert apart.decode == pytest.approx(reading + (1 + 2 * 2 + 1) * 1e-3 + 5 * 5e-5 + 2 * 2 * 1e-4)
 
 
 def test_matrices_are_counted_where_they_are() -> None:

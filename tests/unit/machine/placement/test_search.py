@@ -156,7 +156,13 @@ def test_workers_take_what_the_simulated_machine_takes(
 ) -> None:
     """A worker is told anew what it computes where it waits for another device in between."""
     worker = replace(
-        cpu(1), bandwidth=bandwidth, submit_seconds=5e-5, link_bandwidth=1e9, link_seconds=1e-4, tensor_seconds=5e-5
+        cpu(1),
+        bandwidth=bandwidth,
+        submit_seconds=5e-5,
+        link_bandwidth=1e9,
+        link_seconds=1e-4,
+        read_seconds=5e-5,
+        write_seconds=2e-5,
     )
     devices = [cpu(600 * GB), *(replace(worker, free=int(each * GB), name=f"worker{each}") for each in free)]
     choice = best_placement(shape(name), devices, WORK, Demands(local=local))

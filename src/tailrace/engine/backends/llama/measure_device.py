@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -37,7 +36,9 @@ _USUAL_PART, _PATIENCE = 1.15, 4.0
 #: reading them takes no time.
 _WIDTH, _LAYERS = 32, 8
 #: Visits of a device that are timed, seconds that they may take, and tensors of each way to see what one takes.
-_VISITS, _LINK_SECONDS, _TENSORS = 24, 0.15, 4
+_VISITS, _LINK_SECONDS, _TENSORS = 24, 0.15, 5
+#: Seconds between two visits.
+_GAP_SECONDS = 0.001
 #: Bytes that show the link's bandwidth.
 _LINK_BYTES = 1 << 20
 #: Bytes in a second of a link that is too fast to be measured so.
@@ -72,10 +73,10 @@ def measure_device(
 
 
 def measure_link(device: int, local: int, *, threads: int) -> LinkSpeed:
-    """The way between the CPU ``local`` and ``device``, both llama.cpp's, under half a second.
+    """The way between the CPU ``local`` and ``device``, both llama.cpp's, in about half a second.
 
-    The CPU computes between two visits, as in a model, with ``threads``. Raises ModelError where one of the two can't
-    compute.
+    Between two visits the device is idle as long as a CPU's part of a layer takes, and its threads sleep. After a visit
+    the CPU computes, with ``threads`` that may sleep, too. Raises ModelError where one of the two can't compute.
     """
     vector = ctypes.create_string_buffer(4 * _WIDTH)
     with (
@@ -86,23 +87,27 @@ def measure_link(device: int, local: int, *, threads: int) -> LinkSpeed:
         _Layers(backend, _LAYERS) as several,
     ):
 
-        def visit(layers: _Layers, tensors: int) -> None:
-            here.graph.compute()
-            for _ in range(tensors):
-                layers.graph.write(layers.first, vector, len(vector))
-            layers.graph.submit()
-            for _ in range(tensors):
-                layers.graph.read(layers.last, vector, len(vector))
+        def seconds(layers: _Layers, writes: int = 1, reads: int = 1) -> float:
+            """Of a visit with so many tensors each way, until the CPU has computed again."""
 
-        def seconds(run: Callable[[], None]) -> float:
+            def run() -> None:
+                for _ in range(writes):
+                    layers.graph.write(layers.first, vector, len(vector))
+                layers.graph.submit()
+                for _ in range(reads):
+                    layers.graph.read(layers.last, vector, len(vector))
+                here.graph.compute()
+
             run()
-            return _usual(_timed(run, _VISITS, _LINK_SECONDS))
+            return _usual(_timed(run, _VISITS, _LINK_SECONDS, gap=_GAP_SECONDS))
 
-        usual = seconds(partial(visit, one, 1))
-        layer = max(0.0, seconds(partial(visit, several, 1)) - usual) / (_LAYERS - 1)
+        usual = seconds(one)
+        layer = max(0.0, seconds(several) - usual) / (_LAYERS - 1)
+        computing = _usual(_timed(here.graph.compute, _VISITS, _LINK_SECONDS))
         return LinkSpeed(
-            seconds=max(0.0, usual - seconds(here.graph.compute) - layer) / 2,
-            tensor_seconds=max(0.0, seconds(partial(visit, one, _TENSORS)) - usual) / (2 * (_TENSORS - 1)),
+            seconds=max(0.0, usual - computing - layer) / 2,
+            read_seconds=max(0.0, seconds(one, reads=_TENSORS) - usual) / (_TENSORS - 1),
+            write_seconds=max(0.0, seconds(one, writes=_TENSORS) - usual) / (_TENSORS - 1),
             layer_seconds=layer,
             bandwidth=_link_bandwidth(backend),
         )
@@ -222,10 +227,13 @@ def _usual_seconds(run: Callable[[], None], cpu_threads: int) -> float:
     return _usual(_timed(run, _MAX_TRIES, _PRODUCT_SECONDS, cpu_threads=cpu_threads))
 
 
-def _timed(run: Callable[[], None], tries: int, seconds: float, *, cpu_threads: int = 0) -> list[float]:
+def _timed(
+    run: Callable[[], None], tries: int, seconds: float, *, cpu_threads: int = 0, gap: float = 0.0
+) -> list[float]:
     """The time of each try: at most ``tries``, and no further one after ``seconds``. Disturbed ones are repeated.
 
     ``cpu_threads``: where so many threads of this process compute, time that others have had their cores doesn't count.
+    ``gap``: seconds before each try in which this thread is busy. They don't count.
     """
     times: list[float] = []
     while (
@@ -233,11 +241,18 @@ def _timed(run: Callable[[], None], tries: int, seconds: float, *, cpu_threads: 
         or (len(times) < tries and sum(times) < seconds)
         or (_is_disturbed(times) and sum(times) < _PATIENCE * seconds)
     ):
+        _be_busy(gap)
         begun, used = time.perf_counter(), time.process_time()
         run()
         wall, used = time.perf_counter() - begun, time.process_time() - used
         times.append(min(wall, used / cpu_threads) if cpu_threads else wall)
     return times
+
+
+def _be_busy(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
 def _usual(times: list[float]) -> float:
