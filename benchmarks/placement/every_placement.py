@@ -31,13 +31,17 @@ class EveryPlacement:
         self._machine = machine
         self._layers = len(machine.model.layers)
         self._gpus = len(machine.devices) - 1
+        self._copies = 0 < machine.devices[1].copies_from <= machine.work.pass_tokens
         layers, devices, work = machine.model.layers, range(len(machine.devices)), machine.work
 
         def seconds(home: int, feed: int) -> _Sums:
             """Sums over the first layers, of those that have these devices."""
             prompt = work.prompt_weight / work.pass_tokens
+            # The first GPU is taken for the one that computes with the CPU's weights.
+            copier = 1 if self._copies else None
             return _sums(
-                machine.layer(each, home, feed, 1) + prompt * machine.layer(each, home, feed, work.pass_tokens)
+                machine.layer(each, home, feed, 1, None)
+                + prompt * machine.layer(each, home, feed, work.pass_tokens, copier)
                 for each in layers
             )
 
@@ -147,6 +151,15 @@ class EveryPlacement:
             held[0] = held[0] + self._feed_bytes[kept] - self._feed_bytes[start]
             held[0] = held[0] - self._feed_bytes[stop] + self._feed_bytes[begin]
         held[output] = held[output] + machine.output_bytes()
+        if self._copies:
+            # More than enough: the largest tensor counts where the CPU has any, for each GPU.
+            largest = max(
+                max(each.attention.largest, each.feed_forward.largest, each.experts.largest) for each in model.layers
+            )
+            whole = rows[:, : self._gpus].sum(axis=1) == self._layers
+            whole &= (rows[:, : self._gpus] - rows[:, self._gpus : 2 * self._gpus]).sum(axis=1) == 0
+            copied = np.where(whole, 0, largest)
+            held[1:] = [each + copied for each in held[1:]]
         return held
 
     def _placement(self, counts: _Counts, output: int) -> Placement:

@@ -46,4 +46,5 @@ def gpu(kind: int, *, number: int = 0, free: int | None = None) -> Device:
         read_seconds=5e-6,
         write_seconds=5e-6,
         reads_whole_caches=True,
+        copies_from=32,
     )

@@ -45,7 +45,9 @@ def parts_of(shape: Shape) -> ModelParts:
     """The shape's parts, with caches of 16-bit numbers."""
 
     def part(weights: int) -> Part:
-        return Part(bytes=int(weights * shape.bits / 8), weights=weights)
+        # Most parts have three large matrices.
+        size = int(weights * shape.bits / 8)
+        return Part(bytes=size, weights=weights, largest=size // 3)
 
     def layer(number: int) -> Layer:
         attention = 2 * shape.width * shape.attention_width + 2 * shape.width * shape.heads_kv * shape.head

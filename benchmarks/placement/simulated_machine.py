@@ -31,12 +31,12 @@ class SimulatedMachine:
 
     def run(self, placement: Placement, tokens: int) -> float:
         """Seconds of a pass of so many tokens of one sequence."""
-        clock, at = 0.0, 0
+        clock, at, copier = 0.0, 0, self.copier(placement, tokens)
         for device in set(placement.homes) - {0}:
             clock += 5 * self.devices[device].write_seconds
         clock += sum(self._submissions(placement, device) for device in range(len(self.devices)))
         for layer, home, feed in zip(self.model.layers, placement.homes, placement.feeds, strict=True):
-            clock += self.transfer(at, home, tokens) + self.layer(layer, home, feed, tokens)
+            clock += self.transfer(at, home, tokens) + self.layer(layer, home, feed, tokens, copier)
             at = home
         return clock + self.transfer(at, placement.output, 1) + self.output(placement.output)
 
@@ -49,21 +49,36 @@ class SimulatedMachine:
         held = sum(device in pair for pair in zip(placement.homes, placement.feeds, strict=True))
         return self.devices[device].submit_seconds * held if parts > 1 else 0.0
 
-    def layer(self, layer: Layer, home: int, feed: int, tokens: int) -> float:
+    def copier(self, placement: Placement, tokens: int) -> int | None:
+        """The first GPU that is used, where it computes with the CPU's weights in a pass of so many tokens."""
+        for device in [*placement.homes, placement.output, *placement.feeds]:
+            if 0 < self.devices[device].copies_from <= tokens:
+                return device
+        return None
+
+    def layer(self, layer: Layer, home: int, feed: int, tokens: int, copier: int | None) -> float:
         """Seconds of a layer whose input is at its home already."""
         clock = self.devices[home].layer_seconds
-        for size, products in self._at_home(layer, home, tokens):
-            clock += self._operation(home, size, products)
+        # The cache is read where it is, whatever is copied.
+        (attention, *others), copies = self._at_home(layer, home, tokens), copier if home == 0 else None
+        clock += self._operation(home, *attention)
+        clock += sum(self._operation(home, *each) if copies is None else self._copied(copies, *each) for each in others)
+        if copies is not None:
+            clock += 2 * self.transfer(0, copies, tokens)
         for size, products in self._fed(layer, tokens):
-            clock += self.transfer(home, feed, tokens)
-            clock += self._operation(feed, size, products)
-            clock += self.transfer(feed, home, tokens)
+            there = copier if feed == 0 and copier is not None else feed
+            if home != there and not (home == feed == 0):
+                clock += self.transfer(home, there, tokens) + self.transfer(there, home, tokens)
+                if self.model.experts:
+                    clock += 2 * (self.devices[home].read_seconds + self.devices[there].write_seconds)
+            clock += self._operation(feed, size, products) if there == feed else self._copied(there, size, products)
             if self.model.experts:
                 # To choose the experts, weigh and sum their results takes as many operations as a layer's others.
                 clock += self.devices[feed].layer_seconds
-                if feed != home:
-                    clock += 2 * (self.devices[home].read_seconds + self.devices[feed].write_seconds)
         return clock
+
+    def _copied(self, device: int, size: float, products: float) -> float:
+        return self._link(device, size) + self._operation(device, size, products)
 
     def output(self, device: int) -> float:
         """Seconds of the last token's logits there, until the CPU has them."""
@@ -86,7 +101,20 @@ class SimulatedMachine:
         for device in range(len(self.devices)):
             if device == 0 or device == placement.output or device in placement.homes or device in placement.feeds:
                 held[device] += self.buffer_bytes()
+        copier = self.copier(placement, self.work.pass_tokens)
+        if copier is not None:
+            held[copier] += max(
+                self._copied_bytes(*each)
+                for each in zip(self.model.layers, placement.homes, placement.feeds, strict=True)
+            )
         return held
+
+    def _copied_bytes(self, layer: Layer, home: int, feed: int) -> int:
+        """The largest of the layer's tensors that are the CPU's."""
+        routed = bool(self.model.experts)
+        held = [layer.attention, *([layer.feed_forward] if routed else [])] if home == 0 else []
+        held += [layer.experts if routed else layer.feed_forward] if feed == 0 else []
+        return max((part.largest for part in held), default=0)
 
     def home_bytes(self, layer: Layer) -> int:
         """What the layer's home holds of it: its cache and states, and what each token uses."""
@@ -111,12 +139,12 @@ class SimulatedMachine:
         return all(held <= device.free for held, device in zip(self.memory(placement), self.devices, strict=True))
 
     def _at_home(self, layer: Layer, home: int, tokens: int) -> Iterator[tuple[float, float]]:
-        """Bytes and multiplications of each operation."""
-        yield layer.attention.bytes, layer.attention.weights * tokens
+        """Bytes and multiplications of each operation, that over the cache first."""
         depth = self.work.depth + tokens // 2
         needed = layer.window if layer.window and not self.devices[home].reads_whole_caches else depth
         cache = layer.kv_bytes * min(depth, needed)
         yield cache, cache * tokens
+        yield layer.attention.bytes, layer.attention.weights * tokens
         if self.model.experts:
             yield layer.feed_forward.bytes, layer.feed_forward.weights * tokens
 

@@ -179,7 +179,8 @@ def _number(header: ModelHeader, key: str) -> int:
 def _part(tensors: Iterable[Tensor]) -> Part:
     tensors = list(tensors)
     matrices = sum(tensor.elements for tensor in tensors if len(tensor.dimensions) > 1)
-    return Part(bytes=sum(map(tensor_bytes, tensors)), weights=matrices)
+    sizes = list(map(tensor_bytes, tensors))
+    return Part(bytes=sum(sizes), weights=matrices, largest=max(sizes, default=0))
 
 
 def tensor_bytes(tensor: Tensor) -> int:

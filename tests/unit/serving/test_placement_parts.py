@@ -76,13 +76,15 @@ def test_a_dense_model_with_a_tied_output(tmp_path: Path) -> None:
     attention = 2 * 128 * 128 + 2 * 128 * 64
     assert len(parts.layers) == 2
     assert parts.layers[0] == parts.layers[1]
-    assert parts.layers[0].attention == Part(bytes=2 * attention + 4 * 128, weights=attention)
-    assert parts.layers[0].feed_forward == Part(bytes=2 * 3 * 128 * 512 + 4 * 128, weights=3 * 128 * 512)
+    assert parts.layers[0].attention == Part(bytes=2 * attention + 4 * 128, weights=attention, largest=2 * 128 * 128)
+    assert parts.layers[0].feed_forward == Part(
+        bytes=2 * 3 * 128 * 512 + 4 * 128, weights=3 * 128 * 512, largest=2 * 128 * 512
+    )
     assert parts.layers[0].experts == NO_PART
     assert parts.layers[0].kv_bytes == 2 * (64 + 64)
-    assert parts.embedding == Part(bytes=2 * 128 * 1000, weights=128 * 1000)
+    assert parts.embedding == Part(bytes=2 * 128 * 1000, weights=128 * 1000, largest=2 * 128 * 1000)
     # The embedding's copy is the output matrix.
-    assert parts.output == Part(bytes=2 * 128 * 1000 + 4 * 128, weights=128 * 1000)
+    assert parts.output == Part(bytes=2 * 128 * 1000 + 4 * 128, weights=128 * 1000, largest=2 * 128 * 1000)
     assert (parts.width, parts.vocabulary, parts.experts) == (128, 1000, 0)
 
 
@@ -102,7 +104,9 @@ def test_routed_experts_are_apart_from_shared_ones_and_the_router(tmp_path: Path
         expert_used_count=2,
     )
     assert parts.layers[0].experts == NO_PART
-    assert parts.layers[1].experts == Part(bytes=3 * 128 * 32 * 8 * 34 // 32, weights=3 * 128 * 32 * 8)
+    assert parts.layers[1].experts == Part(
+        bytes=3 * 128 * 32 * 8 * 34 // 32, weights=3 * 128 * 32 * 8, largest=128 * 32 * 8 * 34 // 32
+    )
     assert parts.layers[1].feed_forward.weights == 128 * 8 + 128 * 32
     assert parts.expert_part == 0.25
 

@@ -24,6 +24,8 @@ _NUMBERS: dict[DeviceKind, dict[str, float]] = {
     "worker cpu": _CPU | _NETWORK,
     "worker gpu": _GPU | _NETWORK,
 }
+#: Tokens from which llama.cpp has GPUs of this machine compute with the CPU's weights (``offload_op`` of its backends).
+_COPIES_FROM = 32
 #: Parts of a device's free memory that a plan leaves: for other processes, and for what llama.cpp allocates beside.
 _RESERVED_PART, _MAX_RESERVED = 0.1, 1 << 30
 
@@ -39,6 +41,7 @@ def device_of(name: str, kind: DeviceKind, free: int, **measured: float) -> Devi
         free=usable(free),
         # llama.cpp's kernels of GPUs read cells and their mask alike.
         reads_whole_caches=kind.endswith("gpu"),
+        copies_from=_COPIES_FROM if kind == "gpu" else 0,
         assumed=tuple(assumed),
         **assumed,
         **measured,

@@ -3,6 +3,9 @@
 The model of time is the simplest that decides rightly: devices work one after the other, as the layers of one token do.
 A part takes the longer of reading its bytes and multiplying with them. A change of device costs a transfer of the
 activations over the link, through the CPU between two other devices.
+
+In a pass of many tokens llama.cpp has the first GPU that is used compute with the CPU's weights, too. They are copied
+there one by one.
 """
 
 from __future__ import annotations
@@ -45,9 +48,17 @@ class PassCost:
     """Seconds of a pass of ``tokens`` tokens of one sequence, part by part."""
 
     def __init__(
-        self, model: ModelParts, devices: Sequence[Device], tokens: int, depth: int, kv_is_local: bool
+        self,
+        model: ModelParts,
+        devices: Sequence[Device],
+        tokens: int,
+        depth: int,
+        *,
+        kv_is_local: bool,
+        copier: int | None = None,
     ) -> None:
-        """``depth``: tokens before the pass."""
+        """``depth``: tokens before the pass. ``copier``: the device that computes with the CPU's weights."""
+        self._copier = copier
         self._model = model
         self._devices = devices
         self._tokens = tokens
@@ -65,6 +76,8 @@ class PassCost:
         self.visit = [
             2 * move + further * device.write_seconds for move, device in zip(self.move, devices, strict=True)
         ]
+        #: By home: where the layer's feed is the CPU's.
+        self.fetch = [self._fetch(number) for number in range(len(devices))]
         #: By device: what else it gets in a pass where it has layers.
         self.inputs = [
             0.0 if number == CPU else _INPUT_TENSORS * device.write_seconds for number, device in enumerate(devices)
@@ -90,7 +103,7 @@ class PassCost:
             total += self.home[home][number] + self.feed[feed][number]
             if feed != home and self.has_feed(number):
                 # Out, and back for the sum with the layer's other parts.
-                total += self.leave[home] + self.visit[feed]
+                total += self.fetch[home] if feed == CPU else self.leave[home] + self.visit[feed]
             at = home
         if placement.output != at:
             total += self.move_last[at] + self.move_last[placement.output]
@@ -137,9 +150,10 @@ class PassCost:
 
     def _home(self, layer: Layer, number: int) -> float:
         device = self._devices[number]
-        total = device.layer_seconds + sum(
-            self._part(part, device, self._tokens) for part in self._model.at_home(layer)
-        )
+        total = device.layer_seconds + sum(self._weighted(part, number) for part in self._model.at_home(layer))
+        if number == CPU and self._copier is not None:
+            # Attention needs the CPU's cache.
+            total += 2 * self._link(self._copier, _FLOAT * self._model.width * self._tokens)
         # Where the whole cache is the CPU's, the CPU attends: it gets the queries, and the device their results.
         attends = self._devices[CPU] if self._kv_is_local else device
         if self._kv_is_local and layer.kv_bytes:
@@ -150,26 +164,38 @@ class PassCost:
         total += max(read / attends.bandwidth, read * self._tokens / attends.arithmetic)
         for pinned in layer.pinned:
             total += self._pinned(pinned.part, pinned.device, routed=pinned.routed)
-            if pinned.device != number:
-                total += 2 * sum(
-                    self._link(end, _FLOAT * self._model.width * self._tokens) for end in (number, pinned.device)
-                )
+            there = self._copier if pinned.device == CPU and self._copier is not None else pinned.device
+            if there != number:
+                total += 2 * sum(self._link(end, _FLOAT * self._model.width * self._tokens) for end in (number, there))
         return total
 
     def _pinned(self, part: Part, number: int, *, routed: bool) -> float:
-        device = self._devices[number]
-        return self._experts(part, device) if routed else self._part(part, device, self._tokens)
+        return self._experts(part, number) if routed else self._weighted(part, number)
 
     def _feed(self, layer: Layer, number: int) -> float:
         device = self._devices[number]
         if self._model.has_experts:
             operations = _EXPERT_OPERATIONS * device.layer_seconds if layer.experts.bytes else 0.0
-            return self._experts(layer.experts, device) + operations
-        return self._part(layer.feed_forward, device, self._tokens)
+            return self._experts(layer.experts, number) + operations
+        return self._weighted(layer.feed_forward, number)
 
-    def _experts(self, part: Part, device: Device) -> float:
+    def _fetch(self, home: int) -> float:
+        if self._copier is None:
+            return self.leave[home] + self.visit[CPU]
+        return 0.0 if home == self._copier else self.leave[home] + self.visit[self._copier]
+
+    def _weighted(self, part: Part, number: int) -> float:
+        """Seconds of a part that each token uses, with the way of its weights where they are copied."""
+        if number != CPU or self._copier is None or not part.bytes:
+            return self._part(part, self._devices[number], self._tokens)
+        return self._link(self._copier, part.bytes) + self._part(part, self._devices[self._copier], self._tokens)
+
+    def _experts(self, part: Part, number: int) -> float:
         read, products = part.bytes * self._touched, part.weights * self._used * self._tokens
-        return max(
+        copying, device = 0.0, self._devices[number]
+        if number == CPU and self._copier is not None and part.bytes:
+            copying, device = self._link(self._copier, round(read)), self._devices[self._copier]
+        return copying + max(
             read / (device.expert_bandwidth or device.bandwidth),
             products / (device.expert_arithmetic or device.arithmetic),
         )
@@ -193,14 +219,36 @@ class CostModel:
         self._work = work
         self._kv_is_local = kv_is_local
         self.decode = PassCost(model, devices, 1, work.depth, kv_is_local=kv_is_local)
-        self.prompt = PassCost(model, devices, work.pass_tokens, work.depth, kv_is_local=kv_is_local)
+        self._prompts: dict[int | None, PassCost] = {}
+
+    def prompt(self, copier: int | None) -> PassCost:
+        """The cost of a pass of prompt tokens in which the device ``copier`` computes with the CPU's weights."""
+        if copier not in self._prompts:
+            self._prompts[copier] = PassCost(
+                self._model,
+                self._devices,
+                self._work.pass_tokens,
+                self._work.depth,
+                kv_is_local=self._kv_is_local,
+                copier=copier,
+            )
+        return self._prompts[copier]
+
+    def may_copy(self, device: int) -> bool:
+        """Whether passes of prompt tokens have the device compute with the CPU's weights, where it is used."""
+        return 0 < self._devices[device].copies_from <= self._work.pass_tokens
+
+    def copier(self, placement: Placement) -> int | None:
+        """The device that computes with the CPU's weights in passes of prompt tokens; None: the CPU does."""
+        used = dict.fromkeys([*placement.homes, placement.output, *placement.feeds, *self.pinned_devices()])
+        return next((device for device in used if self.may_copy(device)), None)
 
     def predict(self, placement: Placement) -> Prediction:
         """What the placement takes and gives."""
         return Prediction(
             self.memory(placement),
             self.decode.total(placement),
-            self.prompt.total(placement) / self._work.pass_tokens,
+            self.prompt(self.copier(placement)).total(placement) / self._work.pass_tokens,
         )
 
     def memory(self, placement: Placement) -> tuple[int, ...]:
@@ -217,7 +265,24 @@ class CostModel:
             taken[number] += pinned
         for device in {CPU, placement.output, *placement.homes, *placement.feeds, *self.pinned_devices()}:
             taken[device] += self.buffer_bytes
+        if (copier := self.copier(placement)) is not None:
+            taken[copier] += self._copied_bytes(placement)
         return tuple(taken)
+
+    def _copied_bytes(self, placement: Placement) -> int:
+        """The largest of the CPU's tensors: one at a time is copied."""
+        model, found = self._model, [0]
+        for layer, home, feed in zip(model.layers, placement.homes, placement.feeds, strict=True):
+            found += [part.largest for part in model.at_home(layer) if home == CPU]
+            found += [model.feed(layer).largest] if feed == CPU else []
+            found += [pinned.part.largest for pinned in layer.pinned if pinned.device == CPU]
+        return max(found)
+
+    @property
+    def max_copied_bytes(self) -> int:
+        """The largest tensor that the CPU may get."""
+        everything = (CPU,) * len(self._model.layers)
+        return self._copied_bytes(Placement(homes=everything, feeds=everything, output=CPU))
 
     @property
     def buffer_bytes(self) -> int:

@@ -20,6 +20,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     link_seconds: float = 0.0  #: of one transfer, whatever its size
     read_seconds: float = 0.0  #: of each further tensor that goes to the CPU with it
     write_seconds: float = 0.0  #: of each further tensor that comes from the CPU with it
+    #: Tokens of a pass from which the device computes with the CPU's weights, which are copied to it; 0: it never does.
+    copies_from: int = 0
     reads_whole_caches: bool = False  #: also the cells outside of a layer's window
     assumed: tuple[str, ...] = ()  #: names of the numbers above that nothing has measured
 

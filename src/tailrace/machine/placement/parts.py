@@ -10,6 +10,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     bytes: int  #: what the device holds
     weights: int  #: numbers in its matrices, which a token that uses all of them multiplies with
+    largest: int = 0  #: bytes of its largest tensor
 
 
 NO_PART = Part(bytes=0, weights=0)

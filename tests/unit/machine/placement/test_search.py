@@ -254,3 +254,28 @@ def test_a_start_does_not_wait_for_its_plan() -> None:
     best_placement(shape(DENSE), devices, WORK)
     # A hang bound: each takes a tenth of a second.
     assert time.process_time() - begun < 30
+
+
+def test_a_gpu_computes_prompts_with_weights_of_the_cpu() -> None:
+    """They are copied one by one, each for the whole pass. A short pass is the CPU's."""
+    model, devices = shape(DENSE), machine(512, (24,))
+    placement = Placement(homes=(1,) * 80, feeds=(CPU,) * 80, output=1)
+
+    def prediction(pass_tokens: int, copies_from: int) -> Prediction:
+        gpus = [devices[0], replace(devices[1], copies_from=copies_from)]
+        return CostModel(model, gpus, Work(cells=16384, pass_tokens=pass_tokens)).predict(placement)
+
+    copied, computed = prediction(512, 32), prediction(512, 0)
+    feeds = sum(layer.feed_forward.bytes for layer in model.layers)
+    assert copied.decode_seconds == computed.decode_seconds
+    assert copied.prompt_seconds * 512 > feeds / devices[1].link_bandwidth
+    assert copied.prompt_seconds < computed.prompt_seconds / 4
+    assert copied.memory[1] - computed.memory[1] == max(layer.feed_forward.largest for layer in model.layers)
+    assert prediction(16, 32) == prediction(16, 0)
+
+
+def test_a_gpu_without_a_part_computes_nothing_of_prompts() -> None:
+    model, devices = shape(DENSE), machine(512, (24,))
+    homes = (CPU,) * 80
+    alone = CostModel(model, devices, WORK).predict(Placement(homes=homes, feeds=homes, output=CPU))
+    assert alone.prompt_seconds > sum(layer.feed_forward.weights for layer in model.layers) / devices[0].arithmetic
