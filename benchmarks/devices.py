@@ -67,6 +67,10 @@ def _experts_here(workers: Sequence[str], layers: int) -> str:
     return _everything_there(workers, layers) + '[tensors]\n"_exps" = "local"\n'
 
 
+def _feeds_here(workers: Sequence[str], layers: int) -> str:
+    return _everything_there(workers, layers) + '[tensors]\n"ffn_(up|gate|down)\\\\." = "local"\n'
+
+
 def _everything_there(workers: Sequence[str], layers: int) -> str:
     return f'output = "{workers[0]}"\n[layers]\n"0-{layers - 1}" = "{workers[0]}"\n'
 
@@ -87,12 +91,15 @@ def _output_here(workers: Sequence[str], layers: int) -> str:
 #: Placements: the number of workers, and rules.
 _PLACEMENTS: dict[str, tuple[int, Rules]] = {
     "experts here, everything else on a worker": (1, _experts_here),
+    "feed-forward here, everything else on a worker": (1, _feeds_here),
     "everything on a worker": (1, _everything_there),
     "half of the layers here and half on a worker": (1, _half_there),
     "half of the layers on each of two workers": (2, _half_each),
     "output here, layers on a worker": (1, _output_here),
 }
+#: Those of models with experts, and of dense ones.
 _OF_MIXTURES = ("experts here, everything else on a worker",)
+_OF_DENSE = ("feed-forward here, everything else on a worker",)
 
 
 def _measure(
@@ -117,7 +124,7 @@ def _measure(
 def _predictions(options: Options, name: str) -> list[Figure]:
     figures = []
     for placement, (count, rules) in _PLACEMENTS.items():
-        if placement in _OF_MIXTURES and name in _DENSE:
+        if placement in (_OF_DENSE if _has_experts(options.model) else _OF_MIXTURES):
             continue
         speeds = _speeds(options, count, rules)
         errors = [max(one.predicted_decode / one.decode, one.decode / one.predicted_decode) for one in speeds]
@@ -144,6 +151,10 @@ def _speeds(options: Options, count: int, rules: Rules) -> list[SpeedComparison]
             client.run(load, turn)
             found.append(_speed_of(stats))
         return found
+
+
+def _has_experts(model: Path) -> bool:
+    return any("_exps" in tensor.name for tensor in read_header(model).tensors)
 
 
 def _layers(model: Path) -> int:
