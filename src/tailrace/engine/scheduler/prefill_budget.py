@@ -5,6 +5,9 @@ Measurements: ``benchmarks/README.md``, flood.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import deque
+
 #: Prompt tokens that any step may compute: prompts go on, however long they take. Deep in a prompt a step's time goes
 #: into its attention over the cells, once for all of its tokens, so fewer tokens save little.
 MIN_TOKENS = 3
@@ -12,14 +15,14 @@ MIN_TOKENS = 3
 _FIRST_TOKENS = 16
 #: One gap of a hundred may be longer than this many times a step without prompts.
 _BOUND = 3.0
-#: A gap with prompts is to take this many times as long as a step without, at first and at most. Steps of one size
-#: differ, so the factor falls where gaps exceed the bound, and rises where they don't: one of 120 exceeds it then.
-_SLOWDOWN = 2.6
+#: A gap with prompts is to take this many times as long as a step without, at most, at least, and where it isn't known
+#: by how much gaps exceed what was expected of them. Deep in a prompt a step reads all of its cells for a few tokens,
+#: so a smaller part makes the prompt much slower.
+_MAX_SLOWDOWN = 2.8
 _MIN_SLOWDOWN = 2.0
-_SLOWDOWN_FALL = 0.05
-_SLOWDOWN_RISE = _SLOWDOWN_FALL / 120
-#: A gap of more than this many times the bound is another program's doing, and no smaller budget would prevent it.
-_DISTURBED = 1.5
+_FIRST_SLOWDOWN = 2.4
+#: Where one gap of a hundred exceeds that by more, other programs make it so long: no smaller part keeps the bound.
+_MAX_EXCESS = 1.5
 #: How long a step may take that brings a prompt to its end beside replies that have just begun. Without it eight short
 #: prompts at once took three times as long. Its estimate is rough, and no gap should be longer than 100 ms.
 _LAST_CHUNK_SECONDS = 0.08
@@ -49,12 +52,19 @@ _MAX_RISE = 1.3
 _RISE_WEIGHT = 0.1
 
 
+#: The gaps whose excess is remembered: the second largest one leaves one gap of 128 above it. Fewer than the second
+#: number say little.
+_REMEMBERED_GAPS = 256
+_RANK = 2
+_FEW_GAPS = 32
+
+
 class PrefillBudget:
     """The prompt tokens of a step beside decoding sequences.
 
     A step with n decoding sequences and c prompt tokens takes about ``decode(n) + c * token`` seconds; both are
     learned. The budget is what fits into ``step_seconds``, or where that is None into ``decode(n)`` times a slowdown
-    factor that keeps the 99th percentile of the gaps within its bound.
+    factor: the bound of the gaps' 99th percentile, less what the last gaps have taken beyond what was expected of them.
     """
 
     def __init__(self, max_tokens: int, step_seconds: float | None) -> None:
@@ -66,7 +76,12 @@ class PrefillBudget:
         self._alone_seconds: float | None = None  #: seconds per prompt token where no sequence decodes: the least
         self._decode: dict[int, float] = {}  #: seconds of a step without prompts, by its number of decoding sequences
         self._estimated: set[int] = set()  #: those of ``_decode`` that no step without prompts has shown
-        self._slowdown = _SLOWDOWN
+        self._slowdown = _FIRST_SLOWDOWN
+        #: What the last gaps with prompts took beyond what was expected, ÷ a step without; by age, and sorted.
+        self._excesses: deque[float] = deque()
+        self._sorted_excesses: list[float] = []
+        #: What was expected of the last step that was planned: seconds without its prompt, seconds per prompt token.
+        self._expected = (0.0, 0.0)
         self._steps_to_probe = _STEPS_TO_PROBE  #: steps with prompts until one is left without
         self._allowed = 0  #: prompt tokens that ``mixed`` gave the last step
 
@@ -118,11 +133,22 @@ class PrefillBudget:
         if not n_decoding or not 0 < prompt_tokens <= self._allowed:
             return
         self._steps_to_probe -= 1
-        bound = _BOUND * self.quiet_seconds(n_decoding)
-        if bound < seconds < _DISTURBED * bound:
-            self._slowdown = max(_MIN_SLOWDOWN, self._slowdown - _SLOWDOWN_FALL)
-        else:
-            self._slowdown = min(_SLOWDOWN, self._slowdown + _SLOWDOWN_RISE)
+        quiet = self.quiet_seconds(n_decoding)
+        base, token = self._expected
+        if quiet:
+            self._note_excess((seconds - base - prompt_tokens * token) / quiet)
+
+    def _note_excess(self, excess: float) -> None:
+        """A gap took so many steps without prompts more than was expected: adapt the slowdown factor."""
+        recent, ordered = self._excesses, self._sorted_excesses
+        recent.append(excess)
+        insort(ordered, excess)
+        if len(recent) > _REMEMBERED_GAPS:
+            del ordered[bisect_left(ordered, recent.popleft())]
+        if len(ordered) >= _FEW_GAPS:
+            usual = ordered[-max(1, _RANK * len(ordered) // _REMEMBERED_GAPS)]
+            kept = min(_MAX_SLOWDOWN, max(_MIN_SLOWDOWN, _BOUND - usual))
+            self._slowdown = kept if usual <= _MAX_EXCESS else _FIRST_SLOWDOWN
 
     def _estimate_decode(self, n_decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Where no step has shown the time of so many sequences without prompts, estimate it: what a step with few
@@ -147,8 +173,10 @@ class PrefillBudget:
         if self._step_seconds is None and self._steps_to_probe <= 0:
             self._steps_to_probe = _STEPS_TO_PROBE
             return 0
-        kept = _KEPT_FOR_MOVES * self.quiet_seconds(n_decoding) if moving else 0.0
-        seconds = self._step_seconds or self._slowdown * self.quiet_seconds(n_decoding)
+        quiet = self.quiet_seconds(n_decoding)
+        kept = _KEPT_FOR_MOVES * quiet if moving else 0.0
+        seconds = self._step_seconds or self._slowdown * quiet
+        self._expected = quiet + kept, self._token_seconds or 0.0
         self._allowed = self._tokens_in(seconds - kept, n_decoding)
         return self._allowed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from tailrace.engine.scheduler.prefill_budget import MIN_TOKENS, PrefillBudget
@@ -24,14 +25,14 @@ def test_the_budget_is_the_step_time_that_decode_leaves() -> None:
 
 def test_without_a_step_time_it_is_in_proportion_to_a_step_without_prompts() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=None), {1: 0.1, 4: 0.2}, 0.001)
-    assert 142 <= budget.mixed(1) <= 161
-    assert 292 <= budget.mixed(4) <= 321
+    assert 130 <= budget.mixed(1) <= 141
+    assert 270 <= budget.mixed(4) <= 281
     assert budget.mixed(3) == budget.mixed(4), "the nearest number of streams that has been seen"
 
 
 def test_a_last_chunk_may_take_longer() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=None), {1: 0.01}, 0.001)
-    assert 13 <= budget.mixed(1) <= 17
+    assert 12 <= budget.mixed(1) <= 14
     assert 68 <= budget.last_chunk(1) <= 71
     assert _taught(PrefillBudget(512, step_seconds=0.05), {1: 0.01}, 0.001).last_chunk(1) <= 41, "unless a time is set"
 
@@ -131,7 +132,7 @@ def test_a_long_prompt_leaves_a_step_in_which_the_others_are_measured() -> None:
         budget.observe(4, tokens, 0.1 + 0.001 * tokens)
         budget.observe_gap(4, tokens, 0.1 + 0.001 * tokens)
     assert 50 <= without <= 70
-    assert 142 <= budget.mixed(4) <= 165
+    assert 160 <= budget.mixed(4) <= 185
 
 
 def test_a_prompt_s_steps_become_short_soon_after_a_disturbance_ends() -> None:
@@ -143,15 +144,39 @@ def test_a_prompt_s_steps_become_short_soon_after_a_disturbance_ends() -> None:
     assert budget.mixed(4) <= 220
 
 
+def _gaps(budget: PrefillBudget, steps: int, lengthened: Callable[[float], float]) -> list[float]:
+    """The gaps of so many steps, ÷ a step without prompts."""
+    gaps: list[float] = []
+    for _ in range(steps):
+        tokens = budget.mixed(4)
+        seconds = lengthened(0.1 + 0.001 * tokens)
+        budget.observe(4, tokens, seconds)
+        budget.observe_gap(4, tokens, seconds)
+        gaps.append(10 * seconds)
+    return gaps
+
+
 def test_one_gap_of_a_hundred_exceeds_the_bound() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=None), {4: 0.1}, 0.001)
     random = Random(0)
-    gaps: list[float] = []
-    for _ in range(4000):
-        tokens = budget.mixed(4)
-        seconds = (0.1 + 0.001 * tokens) * random.lognormvariate(0.0, 0.15)
-        budget.observe(4, tokens, seconds)
-        budget.observe_gap(4, tokens, seconds)
-        gaps.append(seconds)
-    assert sum(gap > 0.32 for gap in gaps[1000:]) < 0.012 * 3000
-    assert sum(gaps) / len(gaps) > 0.19, "no more is given up than that takes"
+    gaps = _gaps(budget, 4000, lambda seconds: seconds * random.lognormvariate(0.0, 0.15))
+    assert sum(gap > 3.0 for gap in gaps) < 0.01 * len(gaps)
+    assert sum(gaps) / len(gaps) > 1.8, "no more is given up than that takes"
+
+
+def test_one_gap_of_a_hundred_exceeds_the_bound_where_other_programs_take_the_cores() -> None:
+    budget = _taught(PrefillBudget(512, step_seconds=None), {4: 0.1}, 0.001)
+    random = Random(0)
+    gaps = _gaps(budget, 4000, lambda seconds: seconds + 0.09 * (random.random() < 0.04))
+    assert sum(gap > 3.05 for gap in gaps[60:]) < 0.01 * len(gaps)
+    assert sum(gaps) / len(gaps) > 1.8, "the prompt goes on"
+    quiet = _gaps(budget, 600, lambda seconds: seconds)
+    assert min(quiet[-100:-20]) < 1.1, "one step without a prompt"
+    assert 2.7 <= max(quiet[-100:]) <= 2.85, "and the prompt is as fast as before once they have gone"
+
+
+def test_a_prompt_doesn_t_wait_for_gaps_that_it_can_t_shorten() -> None:
+    budget = _taught(PrefillBudget(512, step_seconds=None), {4: 0.1}, 0.001)
+    random = Random(0)
+    gaps = _gaps(budget, 1000, lambda seconds: seconds + 0.4 * (random.random() < 0.04))
+    assert 2.3 <= sorted(gaps[-300:])[200] <= 2.5
