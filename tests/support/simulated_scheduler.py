@@ -51,12 +51,13 @@ class SimulatedMachine:
         in_place: bool = False,
         last_chunk_budget: int = 0,
         first_prompt_budget: int = 0,
+        piece_tokens: int = 0,
     ) -> None:
         policy = LayoutPolicy(slots, cells, min(context, cells), fixed=fixed, always_shared=always_shared)
         if in_place:
             policy = replace(policy, always_shared=True, initial_cells=256, reserved_cells=cells)
         self.in_place = in_place
-        self.cache = KVCache(policy, policy.initial(), host_tokens)
+        self.cache = KVCache(policy, policy.initial(), host_tokens, piece_tokens=piece_tokens)
         self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=max_batch, prefill_chunk=prefill_chunk)
         self.held: dict[int, list[int]] = {}  #: the tokens that are really in each slot
         self.offloaded: dict[int, list[int]] = {}  #: the states in host memory, by key

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from context_backend import ContextBackend
 from tailrace.engine.backends.base import KVLayoutError, KVState, StateMove
+from tailrace.engine.kv_cache import state_moves
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.scheduler import prefill_budget
@@ -25,6 +26,7 @@ def one_piece_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a step takes, one piece follows it."""
     monkeypatch.setattr(prefill_budget, "_MOVE_PART", 0.0)
     monkeypatch.setattr(prefill_budget, "_AWAITED_MOVE_PART", 0.0)
+    monkeypatch.setattr(state_moves, "_AT_ONCE_SECONDS", 0.0)
 
 
 class CountingBackend(ContextBackend):
@@ -310,6 +312,70 @@ def test_a_state_that_another_caller_waits_for_has_more_of_each_step(monkeypatch
         runner.step()
         steps += 1
     assert steps <= 3, "all its pieces were copied after one step"
+
+
+@pytest.mark.parametrize("running", [1, 2])
+def test_another_caller_s_first_request_waits_for_no_step_where_a_copy_takes_little_time(running: int) -> None:
+    """Its place has a running sequence, or the prefix of one that has ended."""
+    backend = CountingBackend(parallel=2, kv_tokens=2048)
+    runner = Runner(backend)
+    for identity in (1, 2):
+        runner.ask(identity, prompt_of(identity, 400), 300 if identity <= running else 2, caller="A")
+        while len(runner.said[identity]) < 2:
+            runner.step()
+    runner.loop._cache.pieces_at_once = 400 // PIECE
+    runner.ask(3, prompt_of(3, 20), 20, caller="B")
+    runner.step()
+    assert runner.said[3], "it begins in the first step"
+    assert len(runner.whole_beside) == 1
+    for identity in (3, 1):
+        runner.until(identity)
+    assert runner.said[3] == alone(prompt_of(3, 20), 20)
+    assert runner.said[1] == alone(prompt_of(1, 400), 300)
+
+
+def test_the_rest_of_a_copy_that_another_caller_waits_for_is_made_at_once() -> None:
+    runner = Runner(CountingBackend(parallel=2, kv_tokens=2048))
+    for identity in (1, 2):
+        runner.ask(identity, prompt_of(identity, 400), 300, caller="A")
+        while not runner.said[identity]:
+            runner.step()
+    cache = runner.loop._cache
+    cache.pieces_at_once = 0
+    runner.ask(3, prompt_of(3, 20), 20, caller="B")
+    while cache.leaving is None or cache.leaving.pieces < 4:
+        runner.step()
+    leaving = cache.leaving
+    leaving, cache.pieces_at_once = cache.leaving, 400 // PIECE - 3
+    runner.step()
+    assert runner.said[3]
+    assert not leaving.copied
+    runner.until(3)
+    for identity in (1, 2):
+        runner.until(identity)
+        assert runner.said[identity] == alone(prompt_of(identity, 400), 300)
+
+
+def test_a_state_whose_pieces_take_long_is_never_copied_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now, tick = 0.0, 0.0
+
+        def monotonic(self) -> float:
+            self.now += self.tick
+            return self.now
+
+    monkeypatch.setattr(state_moves, "_AT_ONCE_SECONDS", 0.015)
+    clock = Clock()
+    monkeypatch.setattr(state_moves, "time", clock)
+    found: list[int] = []
+    for clock.tick in (0.0004, 0.02):
+        runner = Runner(CountingBackend(parallel=2, kv_tokens=2048))
+        runner.ask(1, prompt_of(1, 20), 300)
+        for identity in (2, 3):
+            runner.ask(identity, prompt_of(identity, 400), 2)
+            runner.until(identity)
+        found.append(runner.loop._cache.pieces_at_once)
+    assert found == [18, 0]
 
 
 def test_a_sequence_that_is_paused_when_cells_run_out_was_copied_before() -> None:

@@ -27,6 +27,8 @@ from tailrace.engine.kv_cache.slot import Slot
 
 #: Tokens behind the last checkpoint from which one is taken where a sequence goes on: no step has to end for it.
 _MIN_CONTINUED = 16
+#: Pieces of a state that are copied at once for a waiting caller, until it is known how long a piece takes.
+_FIRST_PIECES_AT_ONCE = 4
 
 
 class KVCache:
@@ -57,6 +59,8 @@ class KVCache:
         self._policy = policy  #: the same, or with fewer cells after a layout for which there was no memory
         #: Tokens of a state that move at once: longer ones move in pieces. 0: states move whole.
         self.piece_tokens = piece_tokens
+        #: Pieces of a state that are copied at once where a caller waits for it. The executor measures their time.
+        self.pieces_at_once = _FIRST_PIECES_AT_ONCE
         self._state_tokens = state_tokens
         self.leaving: Leaving | None = None  #: the slot that is being copied, so that it can be evicted
         self.loading: set[int] = set()  #: occupied slots whose prefix isn't loaded yet; the executor fills and ends it
@@ -267,15 +271,16 @@ class KVCache:
         self.truncate(index, 0)
         return Evict(index, self.prefix_store.offload(tokens, pinned_key), leaving=leaving)
 
-    def can_leave(self, index: int) -> bool:
+    def can_leave(self, index: int, *, awaited: bool = False) -> bool:
         """Whether the slot can be evicted without a long copy. If not, it is copied in pieces from now on, or after the
-        one that is being copied. A running sequence in it goes on.
+        one that is being copied. A running sequence in it goes on. ``awaited``: a caller without its share waits.
         """
         leaving, tokens = self.leaving, self.slots[index].tokens
-        if not self.pieces(index):
+        pieces, at_once = self.pieces(index), self.pieces_at_once if awaited else 0
+        if pieces <= at_once:
             return True
         if leaving is not None and leaving.slot == index and not leaving.is_outdated(len(tokens)):
-            return leaving.copied
+            return leaving.copied or (at_once > 0 and pieces - leaving.pieces <= at_once)
         if not self.prefix_store.takes(tokens):
             return True
         if leaving is None or leaving.copied or leaving.slot == index:

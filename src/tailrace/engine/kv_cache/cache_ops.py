@@ -40,13 +40,14 @@ class Leaving:
     """A slot that is to be evicted. Before, the state of its first ``tokens`` is copied in pieces. The sequence in it
     may go on meanwhile, and is paused afterwards.
 
-    ``begun``: ``tokens`` is final. ``copied``: all of it is, or can't be. ``wanted``: False once the slot was used
-    again, and the copy is useless.
+    ``begun``: ``tokens`` is final. ``pieces``: those that are copied. ``copied``: all of it is, or can't be.
+    ``wanted``: False once the slot was used again, and the copy is useless.
     """
 
     slot: int
     tokens: int
     begun: bool = False
+    pieces: float = 0.0
     copied: bool = False
     wanted: bool = True
 

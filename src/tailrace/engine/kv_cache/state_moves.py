@@ -15,6 +15,14 @@ from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import Leaving
 from tailrace.machine.free_memory import MemoryGauge
 
+#: Seconds for which replies may wait for a copy while another caller waits for its end. Beside them that caller would
+#: wait for a step or more.
+_AT_ONCE_SECONDS = 0.015
+#: Each piece of a copy takes two moves: its memory is touched before.
+_MOVES_A_PIECE = 2
+#: The weight of the newest move's time.
+_WEIGHT = 0.1
+
 
 @dataclass(slots=True)
 class Moved:
@@ -36,6 +44,7 @@ class StateMoves:
         self._gauge = gauge
         self._loads: dict[int, StateMove] = {}  #: by slot
         self._save: tuple[Leaving, StateMove | None] | None = None  #: without a move there is no memory for it
+        self._move_seconds = 0.0  #: of a piece of a copy; 0: none was measured
 
     @property
     def loading_slots(self) -> tuple[int, ...]:
@@ -128,12 +137,21 @@ class StateMoves:
             self._save = leaving, self._begin_save(leaving)
         move = self._save[1]
         if move is not None:
+            begun = time.monotonic()
             move.advance()
+            self._observe(time.monotonic() - begun)
+            leaving.pieces += 1 / _MOVES_A_PIECE
             if not leaving.begun and move.state is not None:
                 leaving.begun = True
                 leaving.tokens = len(self._cache.slots[leaving.slot].tokens)
         leaving.copied = moved.ended = move is None or move.done
         return True
+
+    def _observe(self, seconds: float) -> None:
+        """A piece of a copy took so long."""
+        known = self._move_seconds or seconds
+        self._move_seconds = known + _WEIGHT * (seconds - known)
+        self._cache.pieces_at_once = int(_AT_ONCE_SECONDS / max(1e-6, _MOVES_A_PIECE * self._move_seconds))
 
     def _begin_save(self, leaving: Leaving) -> StateMove | None:
         if not self._gauge.allows(leaving.tokens * self._backend.bytes_per_cell):

@@ -45,12 +45,15 @@ class CellAllocator:
         self._relayout(plan, layout, self._running)
         return "free"
 
-    def allocate(self, plan: Plan, sequence: Sequence, placement: Placement | None, *, waits: bool) -> Placement | None:
+    def allocate(
+        self, plan: Plan, sequence: Sequence, placement: Placement | None, *, waits: bool, awaited: bool = False
+    ) -> Placement | None:
         """A placement with cells for the waiting sequence's tokens, ready for use. None where there is none without
         pausing a running sequence.
 
         ``waits``: None also where a long prefix has to be copied before it is evicted, which is done beside steps.
-        ``placement``: where the sequence's prefix is now; None: all slots are occupied.
+        ``awaited``: fewer prefixes are long then, because the sequence's caller has nothing that runs. ``placement``:
+        where the sequence's prefix is now; None: all slots are occupied.
         """
         cache = self._cache
         length = len(sequence.tokens) + 1
@@ -66,13 +69,13 @@ class CellAllocator:
             layout = self._larger_shared(self._layout_with(needed) or self._last_resort(length))
             if layout is not None:
                 self._relayout(plan, layout, [*self._running, sequence], placement.offload_key)
-        placement = self._clear_slot(plan, sequence, waits=waits)
+        placement = self._clear_slot(plan, sequence, waits=waits, awaited=awaited)
         if placement is None or not cache.layout.shared:
             return placement
         needed = self._cells_for(sequence, placement)
         for slot in cache.cached_slots:
             if cache.free_cells(slot.index) < needed and slot.index != placement.slot:
-                if waits and not cache.can_leave(slot.index):
+                if waits and not cache.can_leave(slot.index, awaited=awaited):
                     return None
                 plan.cache_ops.append(cache.evict(slot.index, placement.offload_key))
         return placement if cache.free_cells(placement.slot) >= needed or not self._running else None
@@ -195,9 +198,9 @@ class CellAllocator:
 
     # Slots
 
-    def _clear_slot(self, plan: Plan, sequence: Sequence, *, waits: bool) -> Placement | None:
-        """The sequence's placement. Its slot holds only the prefix; other content is offloaded first. ``waits``: as in
-        ``allocate``.
+    def _clear_slot(self, plan: Plan, sequence: Sequence, *, waits: bool, awaited: bool) -> Placement | None:
+        """The sequence's placement. Its slot holds only the prefix; other content is offloaded first. ``waits``,
+        ``awaited``: as in ``allocate``.
         """
         cache = self._cache
         placement = cache.match_prefix(sequence.tokens, reuse=sequence.reuse_prefix)
@@ -207,11 +210,11 @@ class CellAllocator:
         if cache.reuses_own_slot(placement):
             if len(target.tokens) - placement.prefix_len > MIN_SHARED_PREFIX:
                 # A short match must not cost a long conversation its prefix.
-                if waits and not cache.can_leave(target.index):
+                if waits and not cache.can_leave(target.index, awaited=awaited):
                     return None
                 plan.cache_ops.append(cache.offload(target.index))
         elif target.tokens:
-            if waits and not cache.can_leave(target.index):
+            if waits and not cache.can_leave(target.index, awaited=awaited):
                 return None
             plan.cache_ops.append(cache.evict(target.index, placement.offload_key))
         return placement

@@ -208,9 +208,10 @@ class Scheduler:
 
     def _count_reusable_steps(self, plan: Plan) -> int:
         """How many times the plan holds again if each sequence goes on with a token a step: until cells run out, where
-        it has no cache op and computes one token of each. Sequences that wait then wait for one to leave.
+        it has no cache op and computes one token of each. Sequences that wait then wait for one to leave, and for no
+        copy.
         """
-        if plan.cache_ops or not plan.scheduled:
+        if plan.cache_ops or not plan.scheduled or self.awaits_copy:
             return 0
         if any(not sequence.pending == count == 1 for sequence, count in plan.scheduled):
             return 0
@@ -309,7 +310,7 @@ class Scheduler:
                 victims = [] if least_urgent is None else [least_urgent]
             if not victims or self._waits_for_prefix(sequence, self._cache.cached_prefix_len(sequence.tokens)):
                 continue
-            if plan.scheduled and not self._cache.can_leave(victims[0].slot):
+            if plan.scheduled and not self._cache.can_leave(victims[0].slot, awaited=True):
                 self.awaits_copy = True
                 return False  # It goes on while its state is copied in pieces.
             for victim in victims:
@@ -328,8 +329,11 @@ class Scheduler:
         placement = self._cache.match_prefix(sequence.tokens, reuse=sequence.reuse_prefix)
         if self._waits_for_prefix(sequence, placement.prefix_len if placement else 0):
             return False  # Sequences behind it may start: they take nothing that it waits for.
-        placement = self._allocator.allocate(plan, sequence, placement, waits=waits and bool(plan.scheduled))
+        waits = waits and bool(plan.scheduled)
+        awaited = all(other.caller != sequence.caller for other in self.running)
+        placement = self._allocator.allocate(plan, sequence, placement, waits=waits, awaited=awaited)
         if placement is None:
+            self.awaits_copy |= awaited and waits and self._cache.leaving is not None
             self._lack_cells.add(sequence.caller)
             self._lack_cells_since.setdefault(sequence.caller, self._step)
             return False

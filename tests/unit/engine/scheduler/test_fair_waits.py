@@ -18,8 +18,9 @@ from tailrace.loadtest.load_stats import percentile
 
 #: Seconds of a step: in any case, for each reply, and for each prompt token.
 _STEP, _REPLY, _PROMPT_TOKEN = 3e-3, 0.75e-3, 0.33e-3
-#: Seconds for each token of a state that is copied to host memory or back.
+#: Seconds for each token of a state that is copied to host memory or back, and tokens of a piece of it.
 _COPY = 10e-6
+_PIECE = 45
 #: What a request takes outside of the engine.
 _OUTSIDE = 5e-3
 
@@ -36,11 +37,14 @@ class _Clock:
             prefill_chunk=512,
             host_tokens=200_000,
             always_shared=True,
+            piece_tokens=_PIECE,
         )
+        self.machine.cache.pieces_at_once = int(0.015 / (_COPY * _PIECE))
         self.now = 0.0
         self.tokens = 0  #: of the greedy caller
         self._budget = PrefillBudget(512, None)
         self._ends: dict[int, int] = {}  #: tokens of each reply
+        self._copied = 0  #: tokens of the state that is copied in pieces
 
     def add(self, sequence: Sequence, reply_tokens: int) -> None:
         self._ends[sequence.id] = reply_tokens
@@ -58,17 +62,35 @@ class _Clock:
         prompts = sum(count for sequence, count in plan.scheduled if sequence.id not in decoding)
         seconds = _STEP + _REPLY * replies + _PROMPT_TOKEN * prompts
         self._budget.observe(replies, prompts, seconds)
-        self.now += seconds + self._copies(plan)
+        self.now += seconds + self._copies(plan) + self._move(replies, seconds)
         for sequence, _ in plan.scheduled:
             self.tokens += sequence.caller == "A"
             if sequence.generated >= self._ends[sequence.id]:
                 machine.scheduler.remove(sequence)
+
+    def _move(self, replies: int, seconds: float) -> float:
+        """Copy pieces of the state that leaves, after such a step; their seconds."""
+        scheduler, leaving = self.machine.scheduler, self.machine.cache.leaving
+        if leaving is None or leaving.copied:
+            return 0.0
+        if not leaving.begun:
+            leaving.begun, leaving.tokens = True, len(self.machine.cache.slots[leaving.slot].tokens)
+            self._copied = 0
+        allowed = self._budget.move_seconds(replies, seconds, awaited=scheduler.awaits_copy)
+        tokens = min(leaving.tokens - self._copied, _PIECE * -int(-allowed // (_COPY * _PIECE)))
+        self._copied += tokens
+        leaving.pieces = self._copied / _PIECE
+        if self._copied == leaving.tokens:
+            leaving.copied = True
+            scheduler.note_move()
+        return _COPY * tokens
 
     def _copies(self, plan: Plan) -> float:
         tokens = 0
         for op in plan.cache_ops:
             if isinstance(op, Evict) and op.offload.key is not None:
                 tokens += len(self.machine.offloaded.get(op.offload.key, []))
+                tokens -= 0 if op.leaving is None else self._copied
             elif isinstance(op, Placement) and op.offload_key is not None:
                 tokens += op.prefix_len
         return _COPY * tokens
