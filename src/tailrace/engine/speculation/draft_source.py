@@ -11,11 +11,12 @@ from tailrace.engine.speculation.drafter import Drafter
 
 #: A draft is considered only if its first token has at least this acceptance rate.
 MIN_ACCEPTANCE = 0.3
-#: Steps before a probe in which the drafter gets the steps' results again.
-_LEAD_STEPS = 32
-#: Steps without a draft of the source after which a probe is due: twice as many after each probe. The first is due at
-#: once.
+#: Steps before a probe in which the drafter gets the steps' results again, which costs 2 % of such a step.
+_LEAD_STEPS = 16
+#: Steps without a draft of the source after which a probe is due, and by how much more after each probe. The first is
+#: due at once. With a growth of 2 probes took half a percent of the first 4,000 steps.
 _FIRST_PROBE_STEPS = 128
+_PROBE_GROWTH = 4
 _MAX_PROBE_STEPS = 4096
 #: After a probe that was right another one follows at once, while the acceptance rate is below this. Where it is higher
 #: and drafts still don't pay, they cost too much.
@@ -79,7 +80,7 @@ class DraftSource:
         if not probes:
             self._unpaid_steps = self._unpaid_streams = 0
         if not self._is_repeating:
-            later = min(_MAX_PROBE_STEPS, 2 * self._probe_after) if probes else 0
+            later = min(_MAX_PROBE_STEPS, _PROBE_GROWTH * self._probe_after) if probes else 0
             self._probe_after = max(_FIRST_PROBE_STEPS, later)
         self._is_repeating = False
 

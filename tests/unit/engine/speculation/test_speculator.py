@@ -159,7 +159,7 @@ def test_a_probe_is_of_one_sequence() -> None:
     drafter = Costly(0.1)
     Replies(8, compute_bound, drafter).speed(4096)
     _, *probes = drafter.lengths  # The first drafts seem to pay, because nothing is known of their cost.
-    assert 3 < len(probes) < 10
+    assert 2 < len(probes) < 6
     assert probes == [[1]] * len(probes)
 
 
@@ -168,7 +168,7 @@ def test_results_are_wanted_for_drafts_and_shortly_before_a_probe() -> None:
     Replies(1, memory_bound, useless).speed(16_000)
     assert useless.wanted[0]
     assert sum(useless.wanted) < 0.05 * len(useless.wanted)
-    assert not any(useless.wanted[-1000:])
+    assert not any(useless.wanted[11_000:14_000]), "a probe comes every 4,096 steps"
     busy = Costly(0.1)
     replies = Replies(1, compute_bound, busy)
     replies.speed(16_000)
