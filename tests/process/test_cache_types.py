@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,9 @@ import pytest
 import architectures
 from loop_replies import Replies
 from simulated_passes import SimulatedSpeculator, memory_bound
+from starter_backend import load_starter
 from tailrace.engine.backends.base import KVState
-from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
+from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.kv_cache.disk_tier import DiskOptions
@@ -29,7 +31,6 @@ from tailrace.engine.speculation.draft_model import DraftModel
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.state_identity import state_identity
 from tailrace.errors import ConfigurationError
-from tailrace.machine.plan import PoolPlan
 from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.model_reference import locate_model
 from tailrace.settings import Settings
@@ -39,18 +40,9 @@ Q8_0 = CacheTypes("q8_0", "q8_0")
 _TEXT = "The ferry to Lisbon leaves at nine on Monday, at noon on Tuesday, and not at all on Sunday. "
 
 
-def load(types: CacheTypes = Q8_0, *, ctx: int = 2048, kv_tokens: int = 0, path: Path | None = None) -> LlamaBackend:
-    options = LlamaOptions(
-        decode_pool=PoolPlan(2),
-        prefill_pool=PoolPlan(2),
-        ctx=ctx,
-        parallel=8,
-        kv_tokens=kv_tokens,
-        batch=256,
-        gpu_layers=0,
-        cache_types=types,
-    )
-    return LlamaBackend(path or locate_model("smollm2-135m").path, options)
+def load(types: CacheTypes = Q8_0, **options: Any) -> LlamaBackend:
+    """The starter model with a quantised cache."""
+    return load_starter(types, **options)
 
 
 @pytest.fixture(scope="module")

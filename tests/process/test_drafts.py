@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from drafted_replies import run_all
 from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.kernels.build import cpu_tiers
@@ -59,24 +60,14 @@ def replies(
 ) -> tuple[list[Sequence], EngineCounters]:
     """Greedy replies to all prompts, together or one after the other."""
     loop = EngineLoop(backend, prefill_chunk=256, step_seconds=1.0, host_cache_tokens=4000, speculator=speculator)
-    sequences: list[Sequence] = []
-    for identity, text in enumerate(prompts):
-        prompt = PromptText(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
-        sequence = prepare_sequence(
-            backend,
-            Submit(
-                id=identity, prompt=prompt, params=GenerationParams(max_tokens=64, sampling=Sampling(temperature=0.0))
-            ),
+    params = GenerationParams(max_tokens=64, sampling=Sampling(temperature=0.0))
+    submits = [
+        Submit(
+            id=number, prompt=PromptText(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"), params=params
         )
-        assert isinstance(sequence, Sequence)
-        sequences.append(sequence)
-        loop.inbox.put(sequence)
-        while not together and loop.has_work:
-            loop.take()
-            loop.step()
-    while loop.has_work:
-        loop.take()
-        loop.step()
+        for number, text in enumerate(prompts)
+    ]
+    sequences = run_all(backend, loop, submits, together=together)
     return sequences, loop.heartbeat().counters
 
 

@@ -15,12 +15,11 @@ from dataclasses import replace
 import pytest
 
 from loop_replies import Replies
-from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions, memory_budget
+from starter_backend import load_starter
+from tailrace.engine.backends.llama import LlamaBackend, memory_budget
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.kv_cache.layout import Layout
-from tailrace.machine.plan import PoolPlan
-from tailrace.models.model_reference import locate_model
 
 NOISE = 0.6
 
@@ -36,22 +35,9 @@ _TASKS = (
 )
 
 
-def _load(*, ctx: int = 2048, kv_tokens: int = 0) -> LlamaBackend:
-    options = LlamaOptions(
-        decode_pool=PoolPlan(2),
-        prefill_pool=PoolPlan(2),
-        ctx=ctx,
-        parallel=8,
-        kv_tokens=kv_tokens,
-        batch=256,
-        gpu_layers=0,
-    )
-    return LlamaBackend(locate_model("smollm2-135m").path, options)
-
-
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[LlamaBackend]:
-    backend = _load()
+    backend = load_starter()
     yield backend
     backend.close()
 
@@ -68,7 +54,7 @@ def test_weights_are_repacked_where_they_take_at_most_three_quarters_of_the_avai
     monkeypatch: pytest.MonkeyPatch, available: int, copied: bool
 ) -> None:
     monkeypatch.setattr(memory_budget, "available_memory", lambda: available)
-    backend = _load()
+    backend = load_starter()
     assert backend.repacked_bytes == 0
     backend.warm_up()
     assert (backend.repacked_bytes > 90_000_000) == copied
@@ -135,7 +121,7 @@ def test_equal_prompts_share_a_prefix_and_are_true(backend: LlamaBackend) -> Non
 
 
 def test_a_cache_that_is_too_small_pauses_sequences_and_fails_none() -> None:
-    small = _load(ctx=512, kv_tokens=512)
+    small = load_starter(ctx=512, kv_tokens=512)
     try:
         replies = Replies(small)
         for number, task in enumerate(_TASKS[:4]):
@@ -228,7 +214,7 @@ def test_without_memory_for_a_larger_cache_only_the_long_request_fails(
 
 
 def test_a_reply_that_reaches_the_context_ends_with_length() -> None:
-    small = _load(ctx=64, kv_tokens=64)
+    small = load_starter(ctx=64, kv_tokens=64)
     try:
         replies = Replies(small)
         replies.ask(1, "Tell me a very long story.", max_tokens=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
@@ -24,17 +26,27 @@ def replies(
     """Prompt and reply of each, together or one after the other; and the loop's counters."""
     backend.reset()
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=0, speculator=speculator)
+    params = GenerationParams(max_tokens=max_tokens, ignore_eos=True, sampling=Sampling(temperature=0.0))
+    submits = [Submit(id=number, prompt=list(prompt), params=params) for number, prompt in enumerate(prompts)]
+    found = run_all(backend, loop, submits, together=together)
+    return [sequence.tokens for sequence in found], loop.heartbeat().counters
+
+
+def run_all(backend: Backend, loop: EngineLoop, submits: Iterable[Submit], *, together: bool) -> list[Sequence]:
+    """The sequences of all submits when they have ended: together, or one after the other."""
     found = []
-    for identity, prompt in enumerate(prompts):
-        params = GenerationParams(max_tokens=max_tokens, ignore_eos=True, sampling=Sampling(temperature=0.0))
-        sequence = prepare_sequence(backend, Submit(id=identity, prompt=list(prompt), params=params))
+    for submit in submits:
+        sequence = prepare_sequence(backend, submit)
         assert isinstance(sequence, Sequence)
-        found.append(sequence.tokens)
+        found.append(sequence)
         loop.inbox.put(sequence)
-        while not together and loop.has_work:
-            loop.take()
-            loop.step()
+        if not together:
+            _finish(loop)
+    _finish(loop)
+    return found
+
+
+def _finish(loop: EngineLoop) -> None:
     while loop.has_work:
         loop.take()
         loop.step()
-    return found, loop.heartbeat().counters

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from tailrace.server.body_memory import BodyMemory
@@ -23,6 +24,7 @@ from tailrace.server.engine_client import shutting_down
 from tailrace.server.http_protocol import HttpProtocol
 from tailrace.server.listener import Listener
 from tailrace.server.memory_trim import MemoryTrim
+from tailrace.server.tls import TlsCertificate
 from tailrace.settings import Settings
 
 #: Bytes that have come and gone after which freed memory is given back to the system.
@@ -69,10 +71,22 @@ class ServedWork(Protocol):
 
 
 class HttpServer:
-    """See the module. ``config`` has the ASGI app, and the TLS context where there is one."""
+    """See the module."""
 
-    def __init__(self, config: uvicorn.Config, sock: socket, app: ServedWork, open_files: int) -> None:
-        """``open_files``: how many this process may have."""
+    def __init__(
+        self, asgi: ASGIApp, sock: socket, app: ServedWork, open_files: int, tls: TlsCertificate | None
+    ) -> None:
+        """``asgi`` answers the requests. ``open_files``: how many this process may have. ``tls`` None: plain HTTP."""
+        config = uvicorn.Config(
+            asgi,
+            loop="none",
+            http=HttpProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            proxy_headers=False,
+            ssl_context_factory=None if tls is None else lambda config, make: tls.context,
+        )
         config.load()
         self._config = config
         self._app = app

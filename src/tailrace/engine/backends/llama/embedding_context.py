@@ -171,10 +171,7 @@ class LlamaEmbeddingContext:
         assert self._batch is not None, "reserve comes first"
         assert self._views is not None, "reserve comes first"
         count = len(tokens)
-        self._views.tokens[:count] = tokens
-        self._views.positions[:count] = positions
-        self._views.slots[:count] = slots
-        self._views.outputs[:count] = 1
+        self._views.fill(tokens, positions, slots)
         self._batch.n_tokens = count
         llama.llama_set_embeddings(self._context, embeddings)
         loader.set_exact_tokens(0)

@@ -38,13 +38,7 @@ class ForwardPass:
     ) -> Logits:
         """Compute all tokens in one pass. Arguments and result as in ``Backend.decode``."""
         count = len(tokens)
-        views = self._views
-        # Slice assignment from lists runs in C: 3 µs for 8 tokens, where ctypes stores take 20.
-        views.tokens[:count] = tokens
-        views.positions[:count] = positions
-        views.slots[:count] = slots
-        views.outputs[:count] = 0
-        views.outputs[outputs] = 1
+        self._views.fill(tokens, positions, slots, outputs)
         self._batch.n_tokens = count
         self._pools.use(self._context.pointer, prefill=count > len(outputs))
         return self._run(count, len(outputs), n_decode_tokens=n_decode_tokens)

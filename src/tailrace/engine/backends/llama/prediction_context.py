@@ -100,12 +100,7 @@ class LlamaPredictionContext:
     ) -> tuple[list[int], HiddenStates]:
         """See ``PredictionContext``."""
         count = len(tokens)
-        views = self._views
-        views.tokens[:count] = tokens
-        views.positions[:count] = positions
-        views.slots[:count] = slots
-        views.outputs[:count] = 0
-        views.outputs[outputs] = 1
+        self._views.fill(tokens, positions, slots, outputs)
         self._inputs[:count] = hidden
         self._batch.n_tokens = count
         loader.set_exact_tokens(0)
