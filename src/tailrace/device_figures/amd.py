@@ -6,12 +6,12 @@ the kernel's driver shows the same (``linux_gpu``), but for the GPU's name.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from tailrace.device_figures.sensors import plausible
+from tailrace.device_figures.vendor_library import VendorLibrary
 from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: The unit of ``amdsmi_get_gpu_vram_usage``.
@@ -42,39 +42,26 @@ def load_amdsmi() -> AmdSmi:
     return library
 
 
-class AmdFigures:
+class AmdFigures(VendorLibrary[AmdSmi]):
     """See the module."""
 
     def __init__(self, load: Callable[[], AmdSmi] = load_amdsmi) -> None:
-        self._load = load
-        self._library: AmdSmi | None = None  #: initialised; None: not yet, or no more
+        super().__init__(load)
 
-    def read(self) -> list[DeviceReading]:
-        """The GPUs now. A GPU that can't be asked is left out.
+    def _begin(self, library: AmdSmi) -> None:
+        library.amdsmi_init()
 
-        Raises what ``load`` raises, and ``AmdSmiException`` where the driver can't be asked. The next call begins anew.
-        """
-        library = self._library
-        if library is None:
-            library = self._load()
-            library.amdsmi_init()
-            self._library = library
-        lost: Exception | None = None
-        found = []
-        try:
-            for handle in library.amdsmi_get_processor_handles():
-                try:
-                    found.append(_read(library, handle))
-                except library.AmdSmiException as error:
-                    lost = error
-            if lost is not None and not found:
-                raise lost
-        except library.AmdSmiException:
-            self._library = None
-            with contextlib.suppress(library.AmdSmiException):
-                library.amdsmi_shut_down()
-            raise
-        return found
+    def _end(self, library: AmdSmi) -> None:
+        library.amdsmi_shut_down()
+
+    def _failure(self, library: AmdSmi) -> type[Exception]:
+        return library.AmdSmiException
+
+    def _handles(self, library: AmdSmi) -> Iterable[Any]:
+        return library.amdsmi_get_processor_handles()
+
+    def _read(self, library: AmdSmi, handle: Any) -> DeviceReading:
+        return _read(library, handle)
 
 
 def _read(library: AmdSmi, handle: Any) -> DeviceReading:

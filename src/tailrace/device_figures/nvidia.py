@@ -5,12 +5,12 @@ Source: NVML's API reference. Each figure that a GPU doesn't have raises an erro
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from tailrace.device_figures.sensors import plausible
+from tailrace.device_figures.vendor_library import VendorLibrary
 from tailrace.worker_protocol.device_reading import DeviceReading
 
 #: ``NVML_TEMPERATURE_GPU`` and ``NVML_TEMPERATURE_THRESHOLD_SLOWDOWN``.
@@ -42,40 +42,26 @@ def load_nvml() -> Nvml:
     return library
 
 
-class NvidiaFigures:
+class NvidiaFigures(VendorLibrary[Nvml]):
     """See the module."""
 
     def __init__(self, load: Callable[[], Nvml] = load_nvml) -> None:
-        self._load = load
-        self._library: Nvml | None = None  #: initialised; None: not yet, or no more
+        super().__init__(load)
 
-    def read(self) -> list[DeviceReading]:
-        """The GPUs now. A GPU that is lost is left out.
+    def _begin(self, library: Nvml) -> None:
+        library.nvmlInit()
 
-        Raises ImportError without nvidia-ml-py, and ``NVMLError`` where the driver can't be asked. The next call
-        begins anew, so a driver that was loaded again is found.
-        """
-        library = self._library
-        if library is None:
-            library = self._load()
-            library.nvmlInit()
-            self._library = library
-        lost: Exception | None = None
-        found = []
-        try:
-            for index in range(library.nvmlDeviceGetCount()):
-                try:
-                    found.append(_read(library, library.nvmlDeviceGetHandleByIndex(index)))
-                except library.NVMLError as error:
-                    lost = error
-            if lost is not None and not found:
-                raise lost
-        except library.NVMLError:
-            self._library = None
-            with contextlib.suppress(library.NVMLError):
-                library.nvmlShutdown()
-            raise
-        return found
+    def _end(self, library: Nvml) -> None:
+        library.nvmlShutdown()
+
+    def _failure(self, library: Nvml) -> type[Exception]:
+        return library.NVMLError
+
+    def _handles(self, library: Nvml) -> Iterable[int]:
+        return range(library.nvmlDeviceGetCount())
+
+    def _read(self, library: Nvml, handle: int) -> DeviceReading:
+        return _read(library, library.nvmlDeviceGetHandleByIndex(handle))
 
 
 def _read(library: Nvml, handle: Any) -> DeviceReading:

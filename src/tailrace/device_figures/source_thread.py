@@ -47,7 +47,7 @@ class SourceThread:
         self._readings: tuple[DeviceReading, ...] = ()
         self._read_at = -STALE_SECONDS
         self._not_before = 0.0  #: until then it isn't asked again, after an error
-        self._told_at = -_LOG_SECONDS
+        self._logged_at = -_LOG_SECONDS
         self._thread: threading.Thread | None = None
 
     def ask(self) -> None:
@@ -56,7 +56,7 @@ class SourceThread:
         with self._state:
             if self._begun is not None:
                 if now - self._begun >= HANG_SECONDS:
-                    self._tell(now, "it doesn't answer")
+                    self._log(now, "it doesn't answer")
                 return
             if now - self._read_at < _SHARED_SECONDS or now < self._not_before:
                 return
@@ -106,10 +106,10 @@ class SourceThread:
                 self._readings = readings
                 if problem:
                     self._not_before = now + self._pause
-                    self._tell(now, problem)
+                    self._log(now, problem)
                 self._state.notify_all()
 
-    def _tell(self, now: float, problem: str) -> None:
-        if now - self._told_at >= _LOG_SECONDS:
-            self._told_at = now
+    def _log(self, now: float, problem: str) -> None:
+        if now - self._logged_at >= _LOG_SECONDS:
+            self._logged_at = now
             structlog.get_logger().warning("figures of devices are missing", source=self._name, reason=problem)
