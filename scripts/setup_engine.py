@@ -200,14 +200,14 @@ def build_wheel(
     kept_log = folder / "build.log"
     progress = ProgressLine(terminal=sys.stdout.isatty(), write=write_now, clock=time.monotonic)
 
-    most = 0
+    max_steps = 0
 
     def on_line(line: str) -> None:
-        nonlocal most
+        nonlocal max_steps
         steps = build_progress(line)
         # A build inside of the build, as that of Vulkan's shader compiler, counts its own few steps.
-        if steps is not None and steps[1] >= most:
-            most = steps[1]
+        if steps is not None and steps[1] >= max_steps:
+            max_steps = steps[1]
             progress.show(*steps)
 
     # Made beside its place and moved in whole: neither a build that breaks off nor a second one at the same time

@@ -136,8 +136,8 @@ class SoakClient:
             "127.0.0.1", self._port, timeout=SILENCE_SECONDS, source_address=(self._address, 0)
         )
 
-    def _words(self, least: int = 3, most: int = 200) -> str:
-        return " ".join(self._random.choices(COMMON_WORDS, k=self._random.randint(least, most)))
+    def _words(self, min_count: int = 3, max_count: int = 200) -> str:
+        return " ".join(self._random.choices(COMMON_WORDS, k=self._random.randint(min_count, max_count)))
 
     def _body(self, **fields: Any) -> dict[str, Any]:
         chat = {"model": self._model, "messages": [{"role": "user", "content": self._words()}], "max_tokens": 40}

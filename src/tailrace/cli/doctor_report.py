@@ -52,8 +52,8 @@ def show(console: Console, found: Diagnosis) -> None:
 def _machine(found: Diagnosis) -> Iterable[tuple[str, str]]:
     yield "CPU", found.cpu or found.isa.architecture
     kinds = f", of them {found.efficiency_cores} efficiency cores" if found.efficiency_cores else ""
-    most = "up to " if found.efficiency_cores else ""
-    siblings = f" with {most}{found.smt} SMT siblings" if found.smt > 1 else ", no SMT"
+    up_to = "up to " if found.efficiency_cores else ""
+    siblings = f" with {up_to}{found.smt} SMT siblings" if found.smt > 1 else ", no SMT"
     yield (
         "layout",
         f"{_count(found.packages, 'socket')}, {_count(len(found.nodes), 'NUMA node')}, "

@@ -95,10 +95,10 @@ def read_other_processes(own: int, root: Path = Path("/")) -> dict[int, OtherPro
     }
 
 
-def last_cpus(pid: int, root: Path = Path("/"), *, most: int = 64) -> frozenset[int]:
+def last_cpus(pid: int, root: Path = Path("/"), *, max_threads: int = 64) -> frozenset[int]:
     """The CPUs on which the first threads of a process ran last; empty where it has ended."""
     tasks = root / f"proc/{pid}/task"
-    stats = [split_stat(read_text(tasks / entry / "stat")) for entry in _entries(tasks)[:most]]
+    stats = [split_stat(read_text(tasks / entry / "stat")) for entry in _entries(tasks)[:max_threads]]
     return frozenset(stat.last_cpu for stat in stats if stat is not None)
 
 

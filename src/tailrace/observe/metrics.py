@@ -166,11 +166,11 @@ class Metrics:
         """The same in pieces, as of the first one: with many models all of them together take long."""
         models = list(self._models.values())
         figures = {model.name: model.figures() for model in models}
-        many = len(models) > _MAX_UNLOADED_MODELS
+        shows_unloaded = len(models) <= _MAX_UNLOADED_MODELS
         views = [
             ((str(number), model.name), EngineView(each, model.requests(number), model.engine.model_info))
             for model in models
-            if model.engine.engine_starts or not many
+            if model.engine.engine_starts or shows_unloaded
             for number, each in enumerate(figures[model.name])
         ]
         yield from expose(VLLM_METRICS, ENGINE_LABELS, views)

@@ -144,8 +144,10 @@ def rank_query(identity: int, request: RerankRequest, texts: list[str], model: S
     keep_end = request.keeps_end
     if cuts:
         # Tokens beyond the context are cut off, so their text isn't sent to the engine.
-        most = max(_MIN_CHARACTERS, model.info.context * model.max_token_bytes)
-        texts = [text if len(text) <= most else text[-most:] if keep_end else text[:most] for text in texts]
+        max_length = max(_MIN_CHARACTERS, model.info.context * model.max_token_bytes)
+        texts = [
+            text if len(text) <= max_length else text[-max_length:] if keep_end else text[:max_length] for text in texts
+        ]
     return Rank(
         id=identity,
         query=request.query,
