@@ -1,4 +1,4 @@
-"""What answers a conversation in the terminal: a model in this process, or a server. And a reply's figures."""
+"""The model that answers a conversation in the terminal, in this process or a server's; and a reply's figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tailrace.cli.chat_history import ChatHistory
 
 @dataclass(frozen=True)
 class Stats:
-    """What one reply was: tokens as the engine counts them (the end token included), and seconds."""
+    """The figures of one reply: tokens as the engine counts them (the end token included), and seconds."""
 
     prompt_tokens: int | None  #: None: the server doesn't say
     cached_tokens: int | None
@@ -40,12 +40,12 @@ class ChatReply(Protocol):
 
     @property
     def stats(self) -> Stats:
-        """What the reply was, once the iteration is over."""
+        """The figures of the reply, once the iteration is over."""
         ...
 
 
 class ChatModel(Protocol):
-    """What answers, one conversation at a time."""
+    """A model that answers one conversation at a time."""
 
     def reply(self, conversation: ChatHistory) -> ChatReply:
         """The next assistant message. Raises a TailraceError where there can't be one."""

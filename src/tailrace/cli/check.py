@@ -159,7 +159,7 @@ def _seen(result: Result) -> str:
 
 
 def _sentence(report: Report) -> str:
-    """What it comes to, in one line, and what was left out in another."""
+    """The result in one line, and the rules that were left out in another."""
     counted = report.summary
     parts = [f"{counted['passed']} passed", f"{counted['errors']} failed", f"{counted['warnings']} warnings"]
     parts += [f"{counted['notes']} notes", f"{counted['not_seen']} not seen"]

@@ -54,7 +54,7 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the process may use; None where nothing limits it."""
+    """The limits of the process; None where nothing limits it."""
 
     usable: str
     affinity: str | None

@@ -97,7 +97,7 @@ def _kernels(console: Console, found: Diagnosis) -> None:
 
 
 def _computed(found: Diagnosis) -> Iterable[tuple[str, str]]:
-    """What computes what."""
+    """Which code computes products, attention and logits."""
     kernels = found.kernels
     yield "llama-cpp-python", kernels.llama_cpp
     yield "products", f"kernels: {', '.join(kernels.formats)}; others llama.cpp" if kernels.formats else "llama.cpp"
@@ -172,7 +172,7 @@ def _parts(console: Console, parts: ModelParts) -> None:
 
 
 def _placement(console: Console, found: PlacementFacts) -> None:
-    """What each device would have, and why."""
+    """Each device's part of the model, and why."""
     size = console_output.size
     table = _table("DEVICE", "LAYERS", "EXPERTS" if found.has_experts else "FFN", "WEIGHTS", "KV", "BUFFERS", "LEFT")
     for each in found.devices:

@@ -26,7 +26,7 @@ class NotSuitable(TailraceError):
 
 @dataclass(frozen=True)
 class Found:
-    """What the server says of the model. None: it doesn't say."""
+    """The server's facts of the model. None: it doesn't say."""
 
     target: Target
     tools: bool | None
@@ -127,7 +127,7 @@ def _props_context(client: ServerClient) -> int | None:
 
 
 def _shown(client: ServerClient, model: str) -> Mapping[str, Any]:
-    """What Ollama's API and this server's say of the model."""
+    """The facts of the model by Ollama's API and by this server's own."""
     try:
         status, body = client.post("/api/show", {"model": model})
     except (NoAnswer, Refused):

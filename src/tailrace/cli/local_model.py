@@ -126,7 +126,7 @@ class LocalReply:
 
     @property
     def stats(self) -> Stats:
-        """What the reply was, once the iteration is over."""
+        """The figures of the reply, once the iteration is over."""
         sequence = self._sequence
         first = self._first if self._first is not None else self._last
         return Stats(

@@ -147,7 +147,7 @@ class RowMaker:
 
 
 def _notes(model: FoundModel) -> tuple[str, ...]:
-    """What of a store's model isn't used here."""
+    """The parts of a store's model that aren't used here."""
     notes: list[str] = []
     if model.projector is not None:
         notes.append("images and audio aren't read here: its projector isn't used")

@@ -32,5 +32,5 @@ def fit(row: ModelRow) -> str:
 
 
 def works(row: ModelRow) -> str:
-    """What works, in words."""
+    """The abilities that work, in words."""
     return " ".join(row.works.words) if row.works is not None else ""

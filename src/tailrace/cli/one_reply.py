@@ -12,12 +12,12 @@ from tailrace.cli.chat_session import described, show_reply
 from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.errors import ConfigurationError
 
-#: What a shell shows for a program that Ctrl-C ended.
+#: The exit status that a shell shows for a program that Ctrl-C ended.
 INTERRUPTED = 130
 
 
 def read_question(prompt: str | None) -> str | None:
-    """What is asked once: the option, the pipe, or both; None means a conversation. Raises ConfigurationError."""
+    """The one question: the option, the pipe, or both; None means a conversation. Raises ConfigurationError."""
     piped = ""
     if sys.stdin is None or not sys.stdin.isatty():
         data = b"" if sys.stdin is None else sys.stdin.buffer.read()

@@ -31,7 +31,7 @@ from tailrace.settings import Settings
 
 
 class DevicePart(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device gets. Sizes are bytes."""
+    """One device's part of the model. Sizes are bytes."""
 
     name: str
     layers: int  #: at home there

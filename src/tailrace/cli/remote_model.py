@@ -97,7 +97,7 @@ class RemoteReply:
 
     @property
     def stats(self) -> Stats:
-        """What the reply was, once the iteration is over: tokens as the server counts them, or else its pieces."""
+        """The reply's figures, once the iteration is over: tokens as the server counts them, or else its pieces."""
         first = self._first if self._first is not None else self._last
         details = self._usage.get("prompt_tokens_details")
         return Stats(

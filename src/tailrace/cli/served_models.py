@@ -97,8 +97,9 @@ def served_models(references: Sequence[str], flags: Mapping[str, Any], file: Pat
 
 
 def _named(references: Sequence[str], resolved: Resolved, *, anything_else: bool) -> list[_Named]:
-    """What the user has named, in order: the arguments or the setting ``model``, then the tables of the file. The
-    default of ``model`` counts where there is nothing else.
+    """The models that the user names, in order: the arguments or the setting ``model``, then the tables of the file.
+
+    The default of ``model`` counts where there is nothing else.
     """
     sections, settings = resolved.models, resolved.settings
     if not references and (resolved.origins["model"] != "default" or not (sections or anything_else)):

@@ -12,7 +12,7 @@ from tailrace.models.pulls.progress import Pulled
 from tailrace.models.pulls.pull import pull
 from tailrace.models.reference import NameReference, Reference
 
-#: What a shell shows for a program that Ctrl-C ended.
+#: The exit status that a shell shows for a program that Ctrl-C ended.
 _INTERRUPTED = 130
 
 

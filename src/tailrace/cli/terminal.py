@@ -63,7 +63,7 @@ class Terminal:
         self.tty = sys.stdout.isatty()
         self._styled = self.tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._interrupts = interrupts
-        #: What the reply showed last, and whether its line has ended.
+        #: The kind of text that the reply showed last, and whether its line has ended.
         self._thinking = False
         self._line_open = False
         if isinstance(sys.stdout, io.TextIOWrapper):

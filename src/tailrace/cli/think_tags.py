@@ -52,7 +52,7 @@ class ThinkTags:
             self._after_tag = not self._held
 
     def finish(self) -> list[ReplyPart]:
-        """What was held back, at the reply's end."""
+        """The text that was held back, at the reply's end."""
         held, self._held = self._held, ""
         if not held:
             return []

@@ -1,4 +1,4 @@
-"""What the kernel counts of a TCP connection: bytes in both directions, time of sending, round trip.
+"""The kernel's counts of a TCP connection: bytes in both directions, time of sending, round trip.
 
 Source: ``struct tcp_info`` of Linux's include/uapi/linux/tcp.h; RFC 4898 for the names of the counters.
 """

@@ -63,7 +63,7 @@ class VendorLibrary(ABC, Generic[Library]):
 
     @abstractmethod
     def _handles(self, library: Library) -> Iterable[Any]:
-        """What ``_read`` takes for each GPU. Raises the library's error."""
+        """The argument of ``_read`` for each GPU. Raises the library's error."""
 
     @abstractmethod
     def _read(self, library: Library, handle: Any) -> DeviceReading:

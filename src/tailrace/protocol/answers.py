@@ -99,7 +99,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Step(msgspec.Struct, tag="step", frozen=True, array_like=True):
-    """What one engine step brought: request ``ids[i]`` got token ``tokens[i]``; an id may occur more than once.
+    """The results of one engine step: request ``ids[i]`` got token ``tokens[i]``; an id may occur more than once.
 
     ``logprobs`` maps the index i to its probabilities, for those requests that asked.
     """
@@ -115,7 +115,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, array_like=True):
 
 
 class Tokenized(msgspec.Struct, tag="tokenized", frozen=True, array_like=True):
-    """What was asked with ``Tokenize``."""
+    """The answer to ``Tokenize``."""
 
     id: int
     tokens: list[int]
@@ -131,7 +131,7 @@ class Embedded(msgspec.Struct, tag="embedded", frozen=True, array_like=True):
 
 
 class Ranked(msgspec.Struct, tag="ranked", frozen=True, array_like=True):
-    """What a ``Rank``'s document number ``index`` got. ``tokens``: those of the query and the document together."""
+    """The score of a ``Rank``'s document number ``index``. ``tokens``: those of the query and the document together."""
 
     id: int
     index: int
@@ -140,7 +140,7 @@ class Ranked(msgspec.Struct, tag="ranked", frozen=True, array_like=True):
 
 
 class Scored(msgspec.Struct, tag="scored", frozen=True, array_like=True):
-    """What was asked with ``Score``: ``logprobs[i]`` is that of ``tokens[i + 1]``."""
+    """The answer to ``Score``: ``logprobs[i]`` is that of ``tokens[i + 1]``."""
 
     id: int
     tokens: list[int]

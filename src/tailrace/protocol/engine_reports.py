@@ -1,4 +1,4 @@
-"""What an engine reports of itself while it runs: its counters, its links to workers, its prefixes."""
+"""The reports of an engine that runs: its counters, its links to workers, its prefixes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from tailrace.worker_protocol.device_reading import DeviceReading
 
-#: What an engine did while bytes went over a link: load the model, compute steps with prompt tokens, or without
+#: The work of an engine while bytes went over a link: load the model, compute steps with prompt tokens, or without
 #: (``decode``), or something between steps.
 LinkUse = Literal["load", "prompt", "decode", "other"]
 

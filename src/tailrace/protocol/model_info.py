@@ -6,12 +6,12 @@ from typing import Literal
 
 import msgspec
 
-#: What a reranker gives a document: an unbounded number, or the probability that the document answers the query.
+#: A reranker's score of a document: an unbounded number, or the probability that the document answers the query.
 RankScore = Literal["logit", "probability"]
 
 
 class DeviceShare(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device has of a placed model. Bytes are those of its memory."""
+    """One device's share of a placed model. Bytes are those of its memory."""
 
     name: str  #: ``local``, a worker's address, or llama.cpp's name of a GPU
     layers: int  #: whose attention it computes
@@ -25,7 +25,7 @@ class DeviceShare(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the HTTP process must know of the loaded model."""
+    """The facts of the loaded model that the HTTP process needs."""
 
     architecture: str
     description: str

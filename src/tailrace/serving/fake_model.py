@@ -1,4 +1,4 @@
-"""What tests script of a model of the fake backend, in environment variables that every process inherits.
+"""The properties of the fake backend's model that tests script, in environment variables that every process inherits.
 
 ``TAILRACE_FAKE_WEIGHTS_MB``, ``TAILRACE_FAKE_LOAD_SECONDS`` and ``TAILRACE_FAKE_LOAD_FAILS`` have one value for all
 models, or one for each of some: ``coder=200,writer=50``. A model is named as in its settings (``Settings.model``).

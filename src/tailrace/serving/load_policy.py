@@ -31,7 +31,7 @@ MAX_LOADS = 2
 
 @dataclass
 class Decision:
-    """What to do now. All names are of models."""
+    """The decisions for now. All names are of models."""
 
     begin: dict[str, int] = field(default_factory=dict)  #: how many of a loaded model's waiting requests begin
     load: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Decision:
 
 
 def decide(models: Sequence[ModelLoad], memory: int, now: float) -> Decision:
-    """What to do at the time ``now`` with models that may take ``memory`` bytes together."""
+    """The decisions at the time ``now`` for models that may take ``memory`` bytes together."""
     decision = Decision()
     _refuse(models, memory, now, decision)
     _expire(models, now, decision)

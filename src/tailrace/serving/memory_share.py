@@ -20,7 +20,8 @@ from tailrace.settings import Settings
 
 #: The HTTP process and the supervisor under load, and the process that waits for the next load.
 _PROCESSES = 200_000_000
-#: What no model may take: small allocations, sandboxes, page tables. At least these bytes, and this part of all memory.
+#: Memory that no model may take: small allocations, sandboxes, page tables. These bytes, or this part of all memory
+#: where that is more.
 _RESERVE = 64_000_000
 _RESERVE_PART = 32
 #: Parts of the budget that one model's KV cache and prefix cache have.

@@ -1,4 +1,4 @@
-"""What a model can do here, by its header and its files: text, tools, thinking, images, embeddings, fill-in-the-middle.
+"""A model's abilities here, by its header and its files: text, tools, thinking, images, embeddings, fill-in-the-middle.
 
 It renders no template and loads nothing: words of the template and of the metadata decide. A served model's engine
 knows more, and its answers count for requests.
@@ -43,7 +43,7 @@ class ModelAbilities(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What works, in words."""
+        """The abilities that work, in words."""
         named = {
             "chat": self.text,
             "tools": self.tools != "none",

@@ -1,4 +1,4 @@
-"""What the load policy knows of one model: its memory, its phase, its requests, and until when it stays loaded.
+"""One model as the load policy sees it: its memory, its phase, its requests, and until when it stays loaded.
 
 Times are seconds of one clock, which the caller reads: nothing here has a clock. ``load_policy`` decides.
 """

@@ -32,7 +32,7 @@ _MAX_SIZE = 1 << 22
 
 
 def model_needs(path: Path, settings: Settings) -> ModelNeeds:
-    """What a replica that serves the file takes, with a KV cache for one whole context. Raises ModelError."""
+    """The memory of a replica that serves the file, with a KV cache for one whole context. Raises ModelError."""
     facts = _summary(path, settings).facts
     tokens = settings.kv_tokens or settings.ctx or facts.context or 0
     return ModelNeeds(weights=total_bytes(path), kv=tokens * _token_bytes(facts, settings))
@@ -61,7 +61,7 @@ def _cache_types(settings: Settings) -> CacheTypes:
 
 
 def memory_demand(path: Path, settings: Settings) -> MemoryDemand:
-    """What a replica that serves the file takes, with its draft model. Raises ModelError and OSError.
+    """The memory of a replica that serves the file, with its draft model. Raises ModelError and OSError.
 
     The buffers are an estimate: the logits of a pass, and some vectors for each of its tokens.
     """
@@ -69,7 +69,7 @@ def memory_demand(path: Path, settings: Settings) -> MemoryDemand:
 
 
 def engine_demand(path: Path, settings: Settings) -> MemoryDemand:
-    """What one engine of several models takes, as ``memory_demand``.
+    """The memory of one engine of several models, as ``memory_demand``.
 
     A pass over a prompt needs the logits of its last token alone, so most of the buffer for logits is never touched.
     ``memory_demand`` counts all of it: with one model there is no other to make room for.

@@ -108,7 +108,7 @@ def _feed_width(tensor: Tensor, used: int) -> int:
 
 
 def _pinned(tensors: Iterable[Tensor], pinned: Mapping[str, int]) -> tuple[PinnedPart, ...]:
-    """What rules put on devices, each kind and device apart."""
+    """The parts that rules put on devices, each kind and device apart."""
     groups: dict[tuple[int, bool], list[Tensor]] = defaultdict(list)
     for tensor in tensors:
         if tensor.name in pinned:

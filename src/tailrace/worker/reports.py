@@ -1,4 +1,4 @@
-"""What a worker reports of itself: its devices and their free memory, the engine that uses it, its figures.
+"""A worker's reports of itself: its devices and their free memory, the engine that uses it, its figures.
 
 Its import loads llama.cpp.
 """

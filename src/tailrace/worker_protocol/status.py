@@ -88,7 +88,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class _Version(msgspec.Struct, frozen=True):
-    """What all versions of a report have."""
+    """The field that all versions of a report have."""
 
     protocol: int = 1
 

@@ -172,7 +172,7 @@ class Backend(Protocol):
 
     @property
     def counters(self) -> EngineCounters:
-        """What the backend counts by itself, in the fields for it; it goes on counting in this object."""
+        """The backend's own counts, in the fields for them; it goes on counting in this object."""
         ...
 
     @property

@@ -148,7 +148,7 @@ def _measure(
 def _speed_watch(
     path: Path, backend: llama.LlamaBackend, measured: tuple[MeasuredSpeed, ...], options: llama.LlamaOptions
 ) -> SpeedWatch | None:
-    """What compares the speed with the predicted one; None where that of this model can't be predicted."""
+    """The comparison of the speed with the predicted one; None where this model's can't be predicted."""
     assert backend.placed is not None
     assert backend.placement is not None
     try:
@@ -192,7 +192,7 @@ def _load(
 
 
 def _changes(planned: PlacedModel, placed: PlacedModel) -> str:
-    """What each device has, where there is more or less than planned."""
+    """The shares of devices that have more or less than planned."""
     before, now = planned.plan.shares(), placed.plan.shares()
     return ", ".join(f"{name} has {now[name]}, planned was {before[name]}" for name in now if now[name] != before[name])
 

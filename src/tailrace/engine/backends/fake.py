@@ -54,7 +54,7 @@ Memory = Literal["dense", "sliding", "recurrent", "hybrid"]
 _FIRST_CELLS = 512
 #: Length of the sliding window, in tokens.
 _WINDOW = 32
-#: What a checkpoint is taken for.
+#: The size that a checkpoint is taken to have.
 _CHECKPOINT_BYTES = 400
 _SCRIPT = re.compile(rb"<say>(.*?)</say>", re.DOTALL)
 #: Contains every message as it is, so that a script in any message is found.

@@ -15,7 +15,7 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 
 
 class DeviceList(NamedTuple):
-    """What the user wants to use."""
+    """The devices that the user wants to use."""
 
     local: bool  #: whether this machine takes layers, and not only what fits nowhere else
     workers: tuple[str, ...]  #: ``HOST:PORT``

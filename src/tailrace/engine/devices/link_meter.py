@@ -1,4 +1,4 @@
-"""Counts what goes over the connection to a worker, by what the engine did meanwhile.
+"""Counts the bytes of the connection to a worker, by what the engine did meanwhile.
 
 llama.cpp makes the connection and counts nothing. The kernel counts each connection's bytes, so they are read from it
 before and after each step: 5 µs, beside a step's journey over the network.
@@ -33,7 +33,7 @@ class LinkMeter:
         self.count("load")
 
     def count(self, use: LinkUse, *, steps: int = 0) -> None:
-        """What has gone over the link since the last call was for ``use``, which were so many ``steps``."""
+        """The bytes since the last call were for ``use``, in so many ``steps``."""
         reading = self._read()
         if reading is None:
             return

@@ -22,7 +22,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 class SpeedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What a speed is true for."""
+    """The conditions for which a speed is true."""
 
     device: str  #: llama.cpp's name and description of it
     llama_cpp: str  #: the version of llama-cpp-python

@@ -1,4 +1,4 @@
-"""What is raised for a worker that can't be used."""
+"""The errors of a worker that can't be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a placed model's workers: what they report of their devices, and what goes over the links to them."""
+"""The figures of a placed model's workers: of their devices, as they report them, and of the links to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class WorkerLinks:
         self._workers = [(link, LinkMeter(link.endpoint)) for link in links]
 
     def begin_step(self) -> None:
-        """What went over the links since the last step was no step's: states that moved, embedding passes."""
+        """The bytes since the last step were no step's: states that moved, embedding passes."""
         for _, meter in self._workers:
             meter.count("other")
 

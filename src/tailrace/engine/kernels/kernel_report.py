@@ -1,4 +1,4 @@
-"""What the kernels compute on this machine, and why: for ``tailrace doctor``, which runs no model."""
+"""The operations that the kernels compute on this machine, and why: for ``tailrace doctor``, which runs no model."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report_kernels(choice: str, *, prove: bool = False) -> KernelReport:
-    """What an engine computes here with the setting ``kernels`` at ``choice``. ``prove`` repeats the proof of each tier
-    that this CPU has, also where it isn't used.
+    """The operations of an engine here with the setting ``kernels`` at ``choice``.
+
+    ``prove`` repeats the proof of each tier that this CPU has, also where it isn't used.
     """
     build = partial(build_kernels, again=prove)
     libraries = report_tiers("kernels", KERNEL_TIERS, TIERS_OF_CHOICE, choice, build, prove_kernels, prove=prove)

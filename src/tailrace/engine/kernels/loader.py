@@ -28,7 +28,7 @@ from tailrace.machine import openmp_spin
 
 _VARIABLE = "TAILRACE_KERNELS"
 
-#: What became of the kernels in this process; None before ``load``.
+#: The state of the kernels in this process; None before ``load``.
 _status: str | None = None
 _kernels: ctypes.CDLL | None = None
 _tier: TierName | None = None

@@ -1,4 +1,4 @@
-"""What a user demands of a placement. The planner decides the rest."""
+"""The demands of a user on a placement. The planner decides the rest."""
 
 from __future__ import annotations
 

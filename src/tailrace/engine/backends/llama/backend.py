@@ -217,7 +217,7 @@ class LlamaBackend:
         )
 
     def _rank_score(self) -> RankScore | None:
-        """What the model gives documents, if it is a reranker."""
+        """The kind of score that the model gives documents, if it is a reranker."""
         if self.embedding_context is None or self.embedding_context.rank_format is None:
             return None
         architecture = self._metadata.value("general.architecture")

@@ -46,7 +46,7 @@ def local_gpus() -> list[int]:
 
 
 def offered_devices() -> list[int]:
-    """What this machine has to offer others: its GPUs, or without one its CPU."""
+    """The devices that this machine offers others: its GPUs, or without one its CPU."""
     return local_gpus() or [cpu_device()]
 
 
@@ -86,7 +86,7 @@ def device_name(device: int) -> str:
 
 
 def device_description(device: int) -> str:
-    """What the device is, such as a GPU's model."""
+    """The device in words, such as a GPU's model."""
     return _text("ggml_backend_dev_description", device)
 
 

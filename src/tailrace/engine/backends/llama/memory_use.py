@@ -1,4 +1,4 @@
-"""What a context takes of each device's memory, as llama.cpp reports it.
+"""The memory that a context takes of each device, as llama.cpp reports it.
 
 The function is llama.cpp's own C++ (``llama_get_memory_breakdown``, llama-ext.h). It returns a ``std::map`` of types
 of buffers, which is read here as libstdc++ has it: a tree whose nodes have their value behind four words.
@@ -54,7 +54,7 @@ class _Node(ctypes.Structure):
 
 
 def memory_use(context: llama.llama_context_p) -> dict[int, MemoryUse] | None:
-    """What ``context`` takes, by device; 0 is a device that isn't known. None where this llama.cpp doesn't tell it.
+    """The memory of ``context``, by device; 0 is a device that isn't known. None where this llama.cpp doesn't list it.
 
     The map's nodes are never freed: a few of 64 bytes for each call.
     """

@@ -35,7 +35,7 @@ _MAX_LISTED = 10
 
 
 class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What llama.cpp has loaded, and where."""
+    """The tensors that llama.cpp has loaded, and where."""
 
     devices: tuple[DeviceShare, ...]
     differences: tuple[str, ...]  #: from the placement; the first ones of each kind

@@ -1,4 +1,4 @@
-"""What states take on their way between this process and devices: counts, and the size of a piece.
+"""The transfers of states between this process and devices: counts, and the size of a piece.
 
 A piece is moved between two steps, so its time is a gap in all running replies. A link's speed isn't known before, and
 changes. So the size follows what pieces have taken.
