@@ -29,6 +29,7 @@ from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.backends.llama.placement_report import report_placement, with_memory
 from tailrace.engine.backends.llama.prediction_context import LlamaPredictionContext, open_prediction
 from tailrace.engine.backends.llama.prediction_layers import has_prediction_layer
+from tailrace.engine.backends.llama.relayout import Relayout
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.backends.llama.touched_bytes import touched_bytes
 from tailrace.engine.devices.speed_watch import SpeedWatch
@@ -101,6 +102,7 @@ class LlamaBackend:
             llama.llama_model_free(self._model)
             self._pools.close()
             raise
+        self._relayout = Relayout(self._context)
         self.layout_policy = replace(self.layout_policy, reserved_cells=self._context.reserved_cells)
         self.piece_tokens = self._context.piece_tokens
         self._forward = ForwardPass(self._context, self._pools, max_batch=self.max_batch, vocab_size=self._vocab.size)
@@ -322,7 +324,7 @@ class LlamaBackend:
 
     def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend``."""
-        return self._context.relayout(layout, slot_map)
+        return self._relayout(layout, slot_map)
 
     def kv_touch_ahead(self, used_cells: int, max_bytes: int) -> bool:
         """See ``Backend``."""

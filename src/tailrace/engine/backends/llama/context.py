@@ -6,16 +6,15 @@ It computes no batches: ``forward_pass`` does, on the context's pointer.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence as Seq
 from contextlib import nullcontext
 from functools import partial
 
 import llama_cpp.llama_cpp as llama
 
-from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState
+from tailrace.engine.backends.base import BackendError, KVState
 from tailrace.engine.backends.llama.cell_memory import CellMemory
 from tailrace.engine.backends.llama.coming_checkpoints import ComingCheckpoints
-from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
+from tailrace.engine.backends.llama.model_params import context_params
 from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.sequence_state import HEAD_BYTES, cells_bytes, kept_rows, with_streams
 from tailrace.engine.backends.llama.state_copies import PIECE_BYTES, StateCopies, StateLoad, StateSave, begin_load
@@ -26,7 +25,6 @@ from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout
 from tailrace.engine.kv_cache.rollback import Rollback
 from tailrace.engine.kv_cache.state_memory import allocate_state
 from tailrace.errors import ModelError
-from tailrace.machine.free_memory import MemoryGauge
 from tailrace.models.kv_shape import CacheTypes
 
 #: Tokens that llama.cpp computes in one graph, at most: larger batches are split.
@@ -72,16 +70,15 @@ class LlamaContext:
         self.needs_checkpoints = self._is_recurrent or bool(llama.llama_model_is_hybrid(model))
         #: Tokens of a sliding window; 0: there is none.
         self.window = max(0, int(llama.llama_model_n_swa(model)))
-        self._slots = slots
+        self.slots = slots
         self._max_batch = max_batch
         self._pools = pools
-        self._bytes_per_cell = bytes_per_cell
+        self.bytes_per_cell = bytes_per_cell
         self._cache_types = cache_types
         self._rope = rope
         self._is_local = is_local
         self.transfers = DeviceTransfers(has_device=on_devices and loader.status() == "on")
         self.coming = ComingCheckpoints()
-        self._gauge = MemoryGauge()
         self._recurrent_bytes = 0  #: of a slot's recurrent part in a state
         self.reserved_cells = reserved_cells  #: 0: the addresses can't be had
         #: Fewer than asked for where llama.cpp has none for this architecture.
@@ -113,20 +110,20 @@ class LlamaContext:
 
     def _make(self, layout: Layout, cells: int) -> llama.llama_context_p | None:
         """A context of this layout with addresses for ``cells`` cells; None where llama.cpp can't make it."""
-        params = llama.llama_context_default_params()
-        params.n_ctx = cells
-        params.n_batch = self._max_batch
+        params = context_params(
+            cells=cells,
+            slots=layout.partitions or self.slots,
+            batch=self._max_batch,
+            cache_types=self._cache_types,
+            rope=self._rope,
+            unified=layout.shared,
+        )
         params.n_ubatch = min(_MAX_UBATCH, self._max_batch)
-        params.n_seq_max = layout.partitions or self._slots
         params.n_rs_seq = self._snapshots
-        params.kv_unified = layout.shared
-        params.no_perf = True
         params.offload_kqv = not self._is_local
         if self._is_local:
             # Left to itself, llama.cpp gives it up where attention isn't computed on its layer's device.
             params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        set_cache_types(params, self._cache_types)
-        set_rope(params, self._rope)
         with self._cell_memory.made(layout, cells):
             return llama.llama_init_from_model(self._model, params)
 
@@ -139,60 +136,13 @@ class LlamaContext:
         """Whether the model has a KV cache or a recurrent state; encoders have none and can't generate."""
         return self._memory is not None
 
-    def relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
-        """See ``Backend.kv_relayout``. 25 ms for each 1,000 tokens of the starter model that move."""
-        previous = self.layout
-        if self._grows_in_place(layout, slot_map):
-            self._check_memory(layout, content=0)
-            self.layout = layout
-            return []
-        self._check_memory(layout, content=sum(self._size(slot) for slot in range(previous.partitions or self._slots)))
-        try:
-            states = {(old, new): self.save(old) for old, new in slot_map if self._has_content(old)}
-        except MemoryError as error:
-            raise KVLayoutError("there is no memory to move the KV cache's content") from error
-        moved = {old for old, _ in states}
-        lost = {slot for slot in range(previous.partitions or self._slots) if self._has_content(slot)} - moved
-        try:
-            self.replace(layout)
-        except ModelError as error:
-            try:
-                self.replace(previous)
-            except ModelError:
-                raise BackendError(f"neither the new KV layout nor the previous one can be made: {error}") from error
-            lost.update(old for (old, _), state in states.items() if not self.restore(old, state))
-            raise KVLayoutError(str(error), frozenset(lost)) from error
-        return [new for (_, new), state in states.items() if not self.restore(new, state)]
-
     def touch_ahead(self, used_cells: int, max_bytes: int) -> bool:
         """See ``Backend.kv_touch_ahead``."""
         return self.layout.shared and self._cell_memory.touch_ahead(used_cells, max_bytes)
 
-    def _grows_in_place(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> bool:
-        """Whether the cells have addresses already, and no slot's content moves or goes."""
-        if not layout.shared or not self.layout.shared:
-            return False
-        if not self.layout.cells <= layout.cells <= self.reserved_cells:
-            return False
-        stay = {old for old, new in slot_map if old == new}
-        return len(stay) == len(slot_map) and not any(
-            self._has_content(slot) for slot in range(self._slots) if slot not in stay
-        )
-
-    def _check_memory(self, layout: Layout, *, content: int) -> None:
-        """Raise KVLayoutError where there is no memory for the layout. Nothing has changed then.
-
-        The old cache is freed before the new one is made, but ``content``, its bytes in use, is copied first.
-        """
-        growth = (layout.total - self.layout.total) * self._bytes_per_cell
-        if growth > 0 and not self._gauge.allows(growth + content):
-            raise KVLayoutError(
-                f"a KV cache of {layout.total} tokens takes {(growth + content) / 1e6:.0f} MB more, which isn't free"
-            )
-
-    def _size(self, slot: int) -> int:
+    def size(self, slot: int) -> int:
         """Bytes of the slot's content."""
-        return int(llama.llama_state_seq_get_size(self.pointer, slot)) if self._has_content(slot) else 0
+        return int(llama.llama_state_seq_get_size(self.pointer, slot)) if self.has_content(slot) else 0
 
     def replace(self, layout: Layout) -> None:
         """Make an empty context of this layout. Raises ModelError without the memory: there is no context then."""
@@ -202,7 +152,7 @@ class LlamaContext:
 
     def swap(self, first: int, second: int) -> None:
         """See ``Backend.kv_swap``."""
-        states = [(to, self.save(at)) for at, to in ((first, second), (second, first)) if self._has_content(at)]
+        states = [(to, self.save(at)) for at, to in ((first, second), (second, first)) if self.has_content(at)]
         self.clear_slot(first)
         self.clear_slot(second)
         for slot, state in states:
@@ -228,21 +178,21 @@ class LlamaContext:
     def piece_tokens(self) -> int:
         """See ``Backend``."""
         piece = MAX_PIECE_BYTES if self.transfers.has_device else PIECE_BYTES
-        return max(1, piece // self._bytes_per_cell)
+        return max(1, piece // self.bytes_per_cell)
 
     def begin_save(self, slot: int) -> StateSave | None:
         """See ``Backend.kv_begin_save``."""
-        if not self._has_content(slot):
+        if not self.has_content(slot):
             return None
-        size = self._size(slot)
+        size = self.size(slot)
         at_once = 0 if self._defers_copies else size
         if self._defers_copies and (self.needs_checkpoints or self.window):
             at_once = int(llama.llama_state_seq_get_size_ext(self.pointer, slot, _PARTIAL))
-        memory = allocate_state(size + _GROWTH_TOKENS * self._bytes_per_cell, beside=True)
+        memory = allocate_state(size + _GROWTH_TOKENS * self.bytes_per_cell, beside=True)
         return StateSave(memory, range(max(0, size - at_once), size if at_once else 0), partial(self._begin_save, slot))
 
     def _begin_save(self, slot: int, memory: KVState) -> StateCopies:
-        size = self._size(slot)
+        size = self.size(slot)
         state = memory[:size] if size <= memory.size else allocate_state(size)
         return self._copy_out(slot, state, _WHOLE)
 
@@ -286,7 +236,7 @@ class LlamaContext:
         """
         layout = self.layout
         cells = max(self.reserved_cells, layout.cells) if layout.shared else layout.cells
-        sharing = self._slots if layout.shared else 1
+        sharing = self.slots if layout.shared else 1
         window_cells = self.window * sharing + self._max_batch + 2 * CELL_PADDING if self.window else 0
         return loader.status() == "on" and cells > window_cells
 
@@ -398,8 +348,9 @@ class LlamaContext:
             llama.llama_free(self.pointer)
         self.pointer = None
 
-    def _has_content(self, slot: int) -> bool:
-        if slot >= (self.layout.partitions or self._slots):
+    def has_content(self, slot: int) -> bool:
+        """Whether the slot has tokens."""
+        if slot >= (self.layout.partitions or self.slots):
             return False
         return bool(llama.llama_memory_seq_pos_max(self._memory, slot) >= 0)
 

@@ -14,7 +14,7 @@ from tailrace.engine.backends.base import BackendError, HiddenStates, Logits, Ra
 from tailrace.engine.backends.llama.batch import BatchViews, make_batch
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab
 from tailrace.engine.backends.llama.model_metadata import Metadata, chat_template, is_causal, kv_shape
-from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
+from tailrace.engine.backends.llama.model_params import context_params
 from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.result_rows import get_embeddings, get_logits, get_slot_result, rows_at
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
@@ -114,17 +114,16 @@ class LlamaEmbeddingContext:
             raise ModelError(f"there is no memory for reading texts of {size} tokens; send shorter ones, or try again")
         if not self.causal:
             self.max_pass_tokens = size  # A whole text has to fit into one pass.
-        params = llama.llama_context_default_params()
-        params.n_ctx = size
-        params.n_batch = params.n_ubatch = self.max_pass_tokens
-        params.n_seq_max = self.slots
-        params.kv_unified = True
+        params = context_params(
+            cells=size,
+            slots=self.slots,
+            batch=self.max_pass_tokens,
+            cache_types=self._cache_types,
+            rope=self._rope,
+        )
         params.embeddings = True
         ranks = self.rank_format is not None
         params.pooling_type = llama.LLAMA_POOLING_TYPE_RANK if ranks else llama.LLAMA_POOLING_TYPE_NONE
-        params.no_perf = True
-        set_cache_types(params, self._cache_types)
-        set_rope(params, self._rope)
         self._context = llama.llama_init_from_model(self._model, params)
         if self._context is None:
             raise ModelError(f"llama.cpp can't make a context for reading texts of {size} tokens; send shorter ones")

@@ -72,13 +72,30 @@ def override_array(overrides: Sequence[MetadataOverride]) -> object:
     return array
 
 
-def set_cache_types(params: llama.llama_context_params, types: CacheTypes) -> None:
+def context_params(
+    *, cells: int, slots: int, batch: int, cache_types: CacheTypes, rope: RopeOptions, unified: bool = True
+) -> llama.llama_context_params:
+    """``struct llama_context_params`` for so many cells and sequences. ``batch``: tokens of the largest pass.
+    ``unified``: all sequences share the cells.
+    """
+    params = llama.llama_context_default_params()
+    params.n_ctx = cells
+    params.n_batch = params.n_ubatch = batch
+    params.n_seq_max = slots
+    params.kv_unified = unified
+    params.no_perf = True
+    _set_cache_types(params, cache_types)
+    _set_rope(params, rope)
+    return params
+
+
+def _set_cache_types(params: llama.llama_context_params, types: CacheTypes) -> None:
     """Set how a context stores keys and values. llama.cpp turns flash attention on where the values' type needs it."""
     params.type_k = _GGML_TYPES[types.k]
     params.type_v = _GGML_TYPES[types.v]
 
 
-def set_rope(params: llama.llama_context_params, rope: RopeOptions) -> None:
+def _set_rope(params: llama.llama_context_params, rope: RopeOptions) -> None:
     """Set a context's RoPE and YaRN parameters. Every context of a model has the same ones."""
     params.rope_scaling_type = _ROPE_SCALINGS[rope.scaling]
     params.rope_freq_base = rope.freq_base

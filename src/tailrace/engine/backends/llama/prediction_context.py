@@ -15,7 +15,7 @@ import numpy as np
 from tailrace.engine.backends.base import BackendError, HiddenStates
 from tailrace.engine.backends.llama.batch import make_batch
 from tailrace.engine.backends.llama.context import LlamaContext
-from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
+from tailrace.engine.backends.llama.model_params import context_params
 from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.prediction_layers import GET_HIDDEN, SET_HIDDEN
 from tailrace.engine.backends.llama.result_rows import get_logits, rows_at
@@ -54,16 +54,12 @@ class LlamaPredictionContext:
         self._get_hidden = getattr(llama._lib, GET_HIDDEN)
         self._get_hidden.argtypes = [ctypes.c_void_p]
         self._get_hidden.restype = ctypes.c_void_p
-        params = llama.llama_context_default_params()
-        params.ctx_type = llama.LLAMA_CONTEXT_TYPE_MTP
         # A pass may need cells for all of its tokens before older ones are forgotten.
-        params.n_ctx = slots * _CELLS + self.max_pass_tokens
-        params.n_batch = params.n_ubatch = self.max_pass_tokens
-        params.n_seq_max = slots
-        params.kv_unified = True
-        params.no_perf = True
-        set_cache_types(params, cache_types)
-        set_rope(params, rope)
+        cells = slots * _CELLS + self.max_pass_tokens
+        params = context_params(
+            cells=cells, slots=slots, batch=self.max_pass_tokens, cache_types=cache_types, rope=rope
+        )
+        params.ctx_type = llama.LLAMA_CONTEXT_TYPE_MTP
         self._context: llama.llama_context_p | None = llama.llama_init_from_model(model, params)
         if self._context is None:
             raise MemoryError("llama.cpp can't make a context for the model's prediction layer")
