@@ -6,8 +6,8 @@ CPU or with the last layer. Of these divisions the search finds the best one tha
 of them fit, so more memory never makes the result slower.
 
 Costs and bytes of a block depend on the block alone, so devices are decided one after the other, from the one with the
-last layers to the CPU. What is known between two of them is how many layers are left and how many feeds of the CPU's
-layers are taken.
+last layers to the CPU. The state between two of them has two numbers: the layers that are left, and the feeds of the
+CPU's layers that are taken.
 
 The search runs up to three times: coarsely, without feeds of the CPU's layers elsewhere, and with all of it. Each run
 drops what can't become cheaper than the result of the one before (``RemainingCost``).
@@ -30,7 +30,7 @@ from tailrace.machine.placement.remaining_cost import RemainingCost
 
 
 class _Block(NamedTuple):
-    """What one device gets."""
+    """One device's part."""
 
     device: int
     layers: int
@@ -84,8 +84,8 @@ class DivisionSearch:
         # Prefix sums over layers: seconds that count by device, and bytes.
         self._home_cost, self._feed_cost = (
             [
-                sums(one + weight * many for one, many in zip(ones, manys, strict=True))
-                for ones, manys in zip(decoded, read, strict=True)
+                sums(token + weight * prompt for token, prompt in zip(tokens, prompts, strict=True))
+                for tokens, prompts in zip(decoded, read, strict=True)
             ]
             for decoded, read in ((decode.home, prompt.home), (decode.feed, prompt.feed))
         )
@@ -94,21 +94,21 @@ class DivisionSearch:
         self._named = list(accumulate((layer in demands.homes for layer in range(self._layers)), initial=0))
         self._home_bytes = list(accumulate(map(costs.home_bytes, model.layers), initial=0))
         self._feed_bytes = list(accumulate((model.feed(layer).bytes for layer in model.layers), initial=0))
-        both = range(len(devices))
-        self._move = [decode.move[device] + weight * prompt.move[device] for device in both]
-        self._fetch = [decode.fetch[device] + weight * prompt.fetch[device] for device in both]
-        self._visit = [decode.visit[device] + weight * prompt.visit[device] for device in both]
-        self._inputs = [decode.inputs[device] + weight * prompt.inputs[device] for device in both]
+        numbers = range(len(devices))
+        self._move = [decode.move[device] + weight * prompt.move[device] for device in numbers]
+        self._fetch = [decode.fetch[device] + weight * prompt.fetch[device] for device in numbers]
+        self._visit = [decode.visit[device] + weight * prompt.visit[device] for device in numbers]
+        self._inputs = [decode.inputs[device] + weight * prompt.inputs[device] for device in numbers]
         self._submit = [device.submit_seconds * (1 + weight) for device in devices]
-        self._move_last = [decode.move_last[device] + weight * prompt.move_last[device] for device in both]
-        self._output_cost = [decode.output[device] + weight * prompt.output[device] for device in both]
+        self._move_last = [decode.move_last[device] + weight * prompt.move_last[device] for device in numbers]
+        self._output_cost = [decode.output[device] + weight * prompt.output[device] for device in numbers]
         pinned, used = costs.pinned_bytes(), costs.pinned_devices()
         if demands.output is not None:
             pinned[demands.output] += costs.output_bytes
             used.add(demands.output)
         used.add(CPU)
         #: Whether a device needs its buffers also without a block.
-        self._has_buffers = [device in used for device in both]
+        self._has_buffers = [device in used for device in numbers]
         #: Bytes for blocks.
         self._free = [
             device.free - size - (costs.buffer_bytes if number in used else 0)
@@ -117,7 +117,7 @@ class DivisionSearch:
         if copier is not None:
             self._free[copier] -= costs.max_copied_bytes
         self._free[CPU] -= model.embedding.bytes + sum(map(costs.local_kv_bytes, model.layers))
-        self._gaining = [self._gains(device) for device in both]
+        self._gaining = [self._gains(device) for device in numbers]
         self._filled, self._tried = self._foreign_devices()
         everything = self._home_bytes[-1] + self._feed_bytes[-1] + costs.output_bytes
         #: Whether a faster placement may need too much of the CPU's memory.
@@ -152,20 +152,20 @@ class DivisionSearch:
                 cheapest = min(partial.cost for partial in partials)
                 for block, cost, size in self._blocks(device, left, taken, step, helps=helps_here):
                     state = left - block.layers, taken + block.foreign
-                    most = limit - cost - remaining.least(*state)
-                    if cheapest > most:
+                    max_cost = limit - cost - remaining.min_seconds(*state)
+                    if cheapest > max_cost:
                         continue
-                    room = self._free[CPU] - size - remaining.least_bytes(*state)
+                    max_bytes = self._free[CPU] - size - remaining.min_bytes(*state)
                     for before in partials:
-                        if before.cost <= most and before.cpu_bytes <= room:
+                        if before.cost <= max_cost and before.cpu_bytes <= max_bytes:
                             self._keep(found[state], before, block, cost, size)
             states = {state: self._pruned(partials) for state, partials in found.items()}
         ends = [end for state, partials in states.items() for end in self._ends(state, partials)]
         return min(ends, key=self._rank, default=None)
 
     def _remaining(self, devices: Sequence[int]) -> RemainingCost:
-        """The least cost of what is left for ``devices`` and the CPU."""
-        room = sum(
+        """Bounds for the layers that are left for ``devices`` and the CPU."""
+        capacity = sum(
             max(0, self._free[device] - (0 if self._has_buffers[device] else self.costs.buffer_bytes))
             for device in devices
         )
@@ -173,7 +173,7 @@ class DivisionSearch:
         if self._demands.output is None:
             gained = max((self._output_cost[CPU] - self._output_cost[device] for device in devices), default=0.0)
         sizes = self._home_bytes, self._feed_bytes
-        return RemainingCost(self._home_cost, self._feed_cost, sizes, devices, room=room, output=gained)
+        return RemainingCost(self._home_cost, self._feed_cost, sizes, devices, capacity=capacity, output=gained)
 
     def _rank(self, partial: _Partial) -> tuple[float, ...]:
         cost, size = partial.cost, partial.cpu_bytes
@@ -194,16 +194,16 @@ class DivisionSearch:
         """Those that may still be a part of the best placement."""
         if not self._cpu_decides:
             return partials
-        kept: list[_Partial] = []
+        useful: list[_Partial] = []
         for each in sorted(partials, key=self._rank):
-            if not kept or each.cpu_bytes < kept[-1].cpu_bytes:
-                kept.append(each)
-        return kept
+            if not useful or each.cpu_bytes < useful[-1].cpu_bytes:
+                useful.append(each)
+        return useful
 
     def _blocks(
         self, device: int, left: int, taken: int, step: int, *, helps: bool
     ) -> Iterator[tuple[_Block, float, int]]:
-        """What the device may get of the first ``left`` layers, with its cost and what the CPU gets of it."""
+        """The device's possible blocks of the first ``left`` layers, with their costs and the bytes left to the CPU."""
         demands = self._demands
         is_last = left == self._layers
         free = self._free[device]
@@ -216,11 +216,11 @@ class DivisionSearch:
                 break
             if layers % step and first:
                 continue
-            room = free - (self._home_bytes[left] - self._home_bytes[first])
-            if room < 0:
+            capacity = free - (self._home_bytes[left] - self._home_bytes[first])
+            if capacity < 0:
                 break
             for has_output in (True, False) if layers and is_last and demands.output is None else (False,):
-                here = room - (self.costs.output_bytes if has_output else 0)
+                here = capacity - (self.costs.output_bytes if has_output else 0)
                 if here >= 0:
                     cost = 0.0
                     if layers:
@@ -240,26 +240,26 @@ class DivisionSearch:
         return self._move[device] + self._move_last[device] + (0.0 if wanted is None else self._move_last[wanted])
 
     def _with_feeds(
-        self, device: int, first: int, left: int, taken: int, room: int, *, helps: bool
+        self, device: int, first: int, left: int, taken: int, capacity: int, *, helps: bool
     ) -> Iterator[tuple[_Block, float, int]]:
         layers = left - first
         home = self._home_cost[device][left] - self._home_cost[device][first]
-        for feeds in self._feed_choices(device, first, left, room):
-            kept = left - feeds
-            if self._named[kept] > self._named[first]:
+        for feeds in self._feed_choices(device, first, left, capacity):
+            begin = left - feeds  # of the layers with their feeds here
+            if self._named[begin] > self._named[first]:
                 continue
-            own = home + self._feed_cost[device][left] - self._feed_cost[device][kept]
-            own += self._feed_cost[CPU][kept] - self._feed_cost[CPU][first]
-            apart = self._feed_counts[kept] - self._feed_counts[first]
+            own = home + self._feed_cost[device][left] - self._feed_cost[device][begin]
+            own += self._feed_cost[CPU][begin] - self._feed_cost[CPU][first]
+            apart = self._feed_counts[begin] - self._feed_counts[first]
             own += self._fetch[device] * apart
             if apart:
                 own += self._submit[device] * layers
-            size = self._feed_bytes[kept] - self._feed_bytes[first]
+            size = self._feed_bytes[begin] - self._feed_bytes[first]
             if layers:
                 yield _Block(device, layers, feeds, 0, False), own, size
             if helps and feeds == layers:
                 for end in self._foreign_ends(
-                    device, taken, first, room - (self._feed_bytes[left] - self._feed_bytes[kept])
+                    device, taken, first, capacity - (self._feed_bytes[left] - self._feed_bytes[begin])
                 ):
                     extra = self._feed_cost[device][end] - self._feed_cost[device][taken]
                     count = self._feed_counts[end] - self._feed_counts[taken]
@@ -269,30 +269,30 @@ class DivisionSearch:
                         extra += self._submit[device] * (count + layers)
                     yield _Block(device, layers, feeds, end - taken, False), own + extra, size
 
-    def _foreign_ends(self, device: int, taken: int, first: int, room: int) -> Iterable[int]:
+    def _foreign_ends(self, device: int, taken: int, first: int, capacity: int) -> Iterable[int]:
         """Ends of the feeds of the CPU's layers, from ``taken`` on, that the device may have."""
-        most = min(first, bisect_right(self._feed_bytes, self._feed_bytes[taken] + room) - 1)
-        most = min(most, bisect_right(self._named, self._named[taken]) - 1)
-        if most <= taken:
+        max_end = min(first, bisect_right(self._feed_bytes, self._feed_bytes[taken] + capacity) - 1)
+        max_end = min(max_end, bisect_right(self._named, self._named[taken]) - 1)
+        if max_end <= taken:
             return ()
-        return range(taken + 1, most + 1) if device == self._tried else (most,)
+        return range(taken + 1, max_end + 1) if device == self._tried else (max_end,)
 
-    def _feed_choices(self, device: int, first: int, left: int, room: int) -> Iterator[int]:
+    def _feed_choices(self, device: int, first: int, left: int, capacity: int) -> Iterator[int]:
         """Numbers of the block's last layers that may have their feeds here."""
         layers = left - first
         if self._demands.device_layers is not None:
-            if self._feed_bytes[left] - self._feed_bytes[first] <= room:
+            if self._feed_bytes[left] - self._feed_bytes[first] <= capacity:
                 yield layers
             return
-        most = layers
-        if self._feed_bytes[left] - self._feed_bytes[first] > room:
+        max_feeds = layers
+        if self._feed_bytes[left] - self._feed_bytes[first] > capacity:
             # The first layer whose feed fits with all behind it.
-            most = left - bisect_left(self._feed_bytes, self._feed_bytes[left] - room)
+            max_feeds = left - bisect_left(self._feed_bytes, self._feed_bytes[left] - capacity)
         # Each feed that is here and not on the CPU is worth it, or none is.
         gains = self._gaining[device]
-        if gains or most == layers or not self._demands.local:
-            yield most
-        if not gains and most:
+        if gains or max_feeds == layers or not self._demands.local:
+            yield max_feeds
+        if not gains and max_feeds:
             yield 0
 
     def _gains(self, device: int) -> bool:
@@ -311,7 +311,7 @@ class DivisionSearch:
             device: self._feed_cost[device][-1] + self._visit[device] * self._feed_counts[-1] for device in self._order
         }
         helping = [device for device in self._order if costs[device] < self._feed_cost[CPU][-1]]
-        # What the last device that is decided doesn't take, none does.
+        # Feeds that the last device to be decided doesn't take, none takes.
         filled = next((device for device in helping if device == self._order[0]), None)
         tried = min((device for device in helping if device != filled), key=lambda device: costs[device], default=None)
         return filled, tried

@@ -1,6 +1,6 @@
 """Finds the placement with the best predicted speed that fits each device's memory and the user's demands.
 
-``DivisionSearch`` tries the divisions of a model. What prompts cost depends on the GPU that is used first, so there
+``DivisionSearch`` tries the divisions of a model. The cost of prompts depends on the GPU that is used first, so there
 is a search for each.
 """
 
@@ -21,7 +21,7 @@ from tailrace.machine.plan_wording import memory_size
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """The chosen placement and what it is predicted to take and give."""
+    """The chosen placement and its predicted memory and speed."""
 
     placement: Placement
     prediction: Prediction
@@ -52,7 +52,7 @@ def _fits(choice: Choice, devices: Sequence[Device]) -> bool:
 def _searches(
     costs: CostModel, model: ModelParts, devices: Sequence[Device], work: Work, demands: Demands
 ) -> Iterator[DivisionSearch]:
-    """The searches whose best placements are compared: which GPU is used first decides what prompts cost.
+    """The searches whose best placements are compared: the GPU that is used first decides the cost of prompts.
 
     One of them is among the CPU and workers. In one no weights are the CPU's, and so none are copied. In the others
     a GPU computes with the CPU's weights, and those before it get nothing.
