@@ -23,6 +23,9 @@ _MIN_SLOWDOWN = 2.0
 _FIRST_SLOWDOWN = 2.4
 #: Where one gap of a hundred exceeds that by more, other programs make it so long: no smaller part keeps the bound.
 _MAX_EXCESS = 1.5
+#: How many times longer a prompt token takes in a small chunk beside replies than in a large one without, until it has
+#: been measured there.
+_SMALL_CHUNK_COST = 1.5
 #: How long a step may take that brings a prompt to its end beside replies that have just begun. Without it eight short
 #: prompts at once took three times as long. Its estimate is rough, and no gap should be longer than 100 ms.
 _LAST_CHUNK_SECONDS = 0.08
@@ -176,7 +179,7 @@ class PrefillBudget:
         quiet = self.quiet_seconds(n_decoding)
         kept = _KEPT_FOR_MOVES * quiet if moving else 0.0
         seconds = self._step_seconds or self._slowdown * quiet
-        self._expected = quiet + kept, self._token_seconds or 0.0
+        self._expected = quiet + kept, self._mixed_token_seconds()
         self._allowed = self._tokens_in(seconds - kept, n_decoding)
         return self._allowed
 
@@ -205,8 +208,13 @@ class PrefillBudget:
         """Prompt tokens that fit into a step of ``seconds``."""
         if self._token_seconds is None:
             return min(self._max_tokens, _FIRST_TOKENS)
-        tokens = int((seconds - self.quiet_seconds(n_decoding)) / self._token_seconds)
+        token = self._mixed_token_seconds() if n_decoding else self._token_seconds
+        tokens = int((seconds - self.quiet_seconds(n_decoding)) / token)
         return max(min(MIN_TOKENS, self._max_tokens), min(self._max_tokens, tokens))
+
+    def _mixed_token_seconds(self) -> float:
+        """Expected seconds per prompt token beside decoding sequences; 0: nothing was measured."""
+        return (self._token_seconds or 0.0) * (1.0 if self._token_mixed else _SMALL_CHUNK_COST)
 
     def quiet_seconds(self, n_decoding: int) -> float:
         """Seconds of a step of so many sequences, or of the nearest number that was measured."""

@@ -84,6 +84,15 @@ def test_token_times_measured_beside_decode_replace_those_measured_without() -> 
     assert 89 <= budget.mixed(1) <= 90
 
 
+def test_the_first_chunk_beside_replies_is_smaller_than_a_large_one_s_token_time_allows() -> None:
+    budget = PrefillBudget(512, step_seconds=0.1)
+    budget.observe(4, 0, 0.01)
+    budget.observe(0, 512, 0.512)
+    assert 59 <= budget.mixed(4) <= 60
+    budget.observe(4, 60, 0.07)
+    assert 89 <= budget.mixed(4) <= 90, "a token takes no more time there, as was measured"
+
+
 def test_one_outlier_hardly_changes_the_budget() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=None), {4: 0.1}, 0.001)
     before = budget.mixed(4)
