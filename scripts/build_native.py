@@ -6,10 +6,13 @@ one that couldn't be made.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+import structlog
 
 from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, cpu_tiers
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
@@ -20,6 +23,8 @@ from tailrace.engine.sampling.logits_ops.native.build import LOGITS_TIERS, build
 
 def main() -> int:
     """Build all; the exit status."""
+    # Set-up says itself that it compiles.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     failed = False
     builds: list[tuple[str, Callable[[], Path]]] = [
         ("layout of ggml's structs", build_ggml_layout),

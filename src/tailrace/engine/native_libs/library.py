@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
@@ -115,6 +116,8 @@ class Build:
 
     def write(self, library: Path) -> None:
         """Write the library's file, unproved. Raises NativeUnavailable, and OSError."""
+        # Without it a first start is silent for a minute or two.
+        structlog.get_logger().info("compiling, once for this CPU", library=self.source.name, tier=self.tier.name)
         self.compiler.build(self._objects(), self._flags(), library)
 
     def defect(self) -> str | None:
@@ -184,6 +187,21 @@ def ensure_built(source: Source, tier: Tier, cache: Path | None = None, *, again
     """
     tier.require()
     build = _describe(source, tier, cache or cache_folder() / "kernels")
+    if (found := _find(build)) is not None:
+        return found
+    with _one_at_a_time(build):
+        # Another process may have made it meanwhile, or found that it is wrong.
+        if (found := _find(build)) is not None:
+            return found
+        if not again and (reason := find_refusal(build.path, source.folder)) is not None:
+            raise NativeUnavailable(reason)
+        build.make()
+    prune(build.cache)
+    return build.path
+
+
+def _find(build: Build) -> Path | None:
+    """The library's file in the cache; None where it has to be made."""
     path = build.path
     try:
         if path.is_file():
@@ -196,11 +214,22 @@ def ensure_built(source: Source, tier: Tier, cache: Path | None = None, *, again
             structlog.get_logger().warning("a native library is built again", reason=defect)
     except OSError as error:
         structlog.get_logger().warning("a native library is built again", reason=str(error))
-    if not again and (reason := find_refusal(path, source.folder)) is not None:
-        raise NativeUnavailable(reason)
-    build.make()
-    prune(build.cache)
-    return path
+    return None
+
+
+@contextlib.contextmanager
+def _one_at_a_time(build: Build) -> Iterator[None]:
+    """Let one process at a time make the library: it takes a minute of a core or more, and the others need it, too.
+
+    A file system without locks has none.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            build.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = stack.enter_context(build.path.with_suffix(".lock").open("wb"))
+            stack.callback(build.path.with_suffix(".lock").unlink, missing_ok=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _insecurity(path: Path) -> str | None:
@@ -265,7 +294,7 @@ def prune(cache: Path) -> None:
 
 def _unused(cache: Path) -> Iterator[Path]:
     limit = time.time() - PRUNE_AFTER_SECONDS
-    for pattern in ("*.so", "*.wrong", "building-*"):
+    for pattern in ("*.so", "*.wrong", "*.lock", "building-*"):
         for path in cache.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < limit:

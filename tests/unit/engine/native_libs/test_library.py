@@ -6,6 +6,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,22 @@ def test_a_library_with_wrong_results_is_not_cached(source: Source, tmp_path: Pa
     with pytest.raises(NativeUnavailable, match="computes this, that wrongly"):
         ensure_built(wrong, LOW, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.so"))
+
+
+def test_processes_that_want_a_library_at_once_wait_for_the_one_that_makes_it(source: Source, tmp_path: Path) -> None:
+    """Locks are of open files, so threads are as good as processes."""
+    cache = tmp_path / "cache"
+    proved: list[str] = []
+
+    def prove(library: ctypes.CDLL) -> list[str]:
+        proved.append("once")
+        return []
+
+    counted = Source(source.name, source.folder, prove, source.include)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda number: ensure_built(counted, LOW, cache), range(4)))
+    assert len(set(made)) == len(proved) == 1
+    assert {path.suffix for path in cache.iterdir()} == {".so", ".json"}
 
 
 def test_a_failed_proof_is_remembered_until_code_or_proof_change(source: Source, tmp_path: Path) -> None:
@@ -248,7 +265,8 @@ def test_builds_that_no_process_has_loaded_for_long_are_pruned(source: Source, t
     (cache / "building-x").mkdir()
     (cache / "building-x" / "one.o").write_text("", encoding="utf-8")
     (cache / "0123456789abcdef.so").write_text("", encoding="utf-8")  # As earlier versions named them.
-    (cache / "0123456789abcdef.wrong").write_text("", encoding="utf-8")
+    for kind in ("wrong", "lock"):
+        (cache / f"0123456789abcdef.{kind}").write_text("", encoding="utf-8")
     long_ago = time.time() - PRUNE_AFTER_SECONDS - 60
     for path in list(cache.iterdir()):
         os.utime(path, (long_ago, long_ago))
