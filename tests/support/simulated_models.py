@@ -28,6 +28,7 @@ class SimulatedModel:
     pinned: bool = False
     idle_seconds: float = math.inf
     places: int = 0
+    workers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,12 @@ class Simulation:
         self._kinds = {model.name: model for model in models}
         self.models = {
             model.name: ModelLoad(
-                model.name, model.size, pinned=model.pinned, idle_seconds=model.idle_seconds, places=model.places
+                model.name,
+                model.size,
+                pinned=model.pinned,
+                idle_seconds=model.idle_seconds,
+                places=model.places,
+                workers=model.workers,
             )
             for model in models
         }

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.engine.devices.device_list import LOCAL, planned_devices, worker_device_name
 from tailrace.engine.devices.open_worker import open_worker
 from tailrace.engine.devices.placement import PlannedModel, place, work_of
 from tailrace.engine.devices.placement_prediction import measured_numbers, weights_by_device
@@ -27,6 +26,7 @@ from tailrace.machine.placement.reasons import reasons
 from tailrace.machine.placement.search import Choice
 from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.model_header import ModelHeader, read_header
+from tailrace.serving.device_list import LOCAL, planned_devices, worker_device_name
 from tailrace.settings import Settings
 
 

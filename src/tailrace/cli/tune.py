@@ -19,13 +19,13 @@ from rich.table import Table
 
 from tailrace.cli import console_output
 from tailrace.cli.model_argument import find_model
-from tailrace.engine.devices.device_list import device_key
 from tailrace.engine.weights.file_choice import ReportProgress, select_weights_file
 from tailrace.errors import ConfigurationError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningRecord, TuningStore
 from tailrace.models.file_fingerprint import fingerprint
 from tailrace.observe import logs
+from tailrace.serving.device_list import device_key
 from tailrace.settings import Resolved, Settings, resolve
 from tailrace.tuning.placement_search import search_placements
 from tailrace.tuning.settings_search import STAGES, SettingsSearch

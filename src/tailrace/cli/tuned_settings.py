@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tailrace.cli.model_argument import find_model
-from tailrace.engine.devices.device_list import LOCAL, device_key
 from tailrace.errors import ModelError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningStore, usable_cpus
 from tailrace.models.file_fingerprint import fingerprint
+from tailrace.serving.device_list import LOCAL, device_key
 from tailrace.settings import Resolved, resolve
 
 

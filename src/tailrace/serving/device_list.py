@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import NamedTuple
 
@@ -44,12 +45,25 @@ def device_key(text: str) -> str:
     return ",".join([*([LOCAL] if found.local else []), *found.workers])
 
 
+def worker_addresses(settings: Settings) -> frozenset[str]:
+    """The workers that an engine with these settings claims, for the model and for its draft model. What can't be read
+    names none here: the engine reports it.
+    """
+    lists = [settings.devices, settings.draft_devices if settings.speculate == "draft" else None]
+    found: set[str] = set()
+    for text in lists:
+        if text is not None:
+            with contextlib.suppress(ConfigurationError):
+                found.update(parse_devices(text).workers)
+    return frozenset(found)
+
+
 def parse_devices(text: str) -> DeviceList:
     """The setting's value, ``local,HOST:PORT,...``. A worker's port may be left out. Raises ConfigurationError."""
     workers: list[str] = []
     local = False
     for part in (each.strip() for each in text.split(",")):
-        if part == LOCAL:
+        if part.lower() == LOCAL:
             if local:
                 raise ConfigurationError(f"devices names {LOCAL} twice")
             local = True

@@ -5,6 +5,7 @@ The rules, which docs/many-models.md has in plain words:
 - What fits is loaded at once, the model with the oldest waiting request first, ``MAX_LOADS`` at a time.
 - What doesn't fit takes the memory of others: of idle ones, the least recently used first, and no more than it needs.
   Pinned models stay. A model with running requests stays until they have ended.
+- A worker has one engine at a time. A model that needs a worker takes it from the model that has it, as memory.
 - A loaded model whose memory is waited for has a turn, from the time when both are there: the loaded model, and the
   waiting request. Its own requests begin until the turn ends, as many as its engines run at a time. Then they wait, and
   the running ones end.
@@ -58,9 +59,16 @@ def decide(models: Sequence[ModelLoad], memory: int, now: float) -> Decision:
     return decision
 
 
-def why_too_large(model: ModelLoad, models: Sequence[ModelLoad], memory: int) -> str | None:
+def why_never_loaded(model: ModelLoad, models: Sequence[ModelLoad], memory: int) -> str | None:
     """Why the model can never be loaded beside the pinned ones, with the numbers; None where it can."""
-    pinned = sum(other.need for other in models if other is not model and other.pinned and other.is_present)
+    stay = [other for other in models if other is not model and other.pinned and other.is_present]
+    for other in stay:
+        if shared := sorted(model.workers & other.workers):
+            return (
+                f"The model '{model.name}' needs the worker {shared[0]}, which the pinned model '{other.name}' has. A "
+                "worker has one model at a time: name another one in devices."
+            )
+    pinned = sum(other.need for other in stay)
     if model.need <= memory - pinned:
         return None
     beside = f", of which pinned models take {memory_size(pinned)}" if pinned else ""
@@ -75,7 +83,7 @@ def _refuse(models: Sequence[ModelLoad], memory: int, now: float, decision: Deci
     for model in models:
         if not model.waits or model.phase in ("starting", "stopping"):
             continue
-        if (why := why_too_large(model, models, memory)) is not None:
+        if (why := why_never_loaded(model, models, memory)) is not None:
             decision.refuse[model.name] = why
         elif model.phase == "failed" and now < model.retry_at:
             decision.refuse[model.name] = f"The model '{model.name}' can't be loaded: {model.reason}"
@@ -91,7 +99,7 @@ def _expire(models: Sequence[ModelLoad], now: float, decision: Decision) -> None
 
 
 class _Memory:
-    """Gives memory to the models that are waited for, one after the other."""
+    """Gives memory and workers to the models that are waited for, one after the other."""
 
     def __init__(self, models: Sequence[ModelLoad], memory: int, now: float, decision: Decision) -> None:
         self._models = models
@@ -101,6 +109,8 @@ class _Memory:
         ending = [model for model in present if model.phase == "stopping" or model.name in decision.unload]
         self._free = memory - sum(model.taken for model in present)  #: now
         self._spare = self._free + sum(model.taken for model in ending)  #: soon, and not promised to a model
+        self._present = present
+        self._promised: set[str] = set()  #: workers of models that are waited for longer
         self._candidates = [
             model for model in present if model.phase == "serving" and not model.pinned and model not in ending
         ]
@@ -111,6 +121,10 @@ class _Memory:
         if self._spare < 0:
             self._take(-self._spare, -math.inf)
         for model in wanted:
+            holders = [other for other in self._present if other.workers & model.workers]
+            is_free = not holders and not model.workers & self._promised
+            self._promised |= model.workers
+            self._end([other for other in holders if other in self._candidates], model.oldest)
             if model.need > self._spare:
                 self._take(model.need - self._spare, model.oldest)
             if model.need > self._spare:
@@ -118,14 +132,17 @@ class _Memory:
                 self._spare -= model.need
                 continue
             self._spare -= model.need
-            if model.need <= self._free and self._loads < MAX_LOADS:
+            if is_free and model.need <= self._free and self._loads < MAX_LOADS:
                 self._free -= model.need
                 self._loads += 1
                 self._decision.load.append(model.name)
 
     def _take(self, missing: int, since: float) -> None:
         """Have models end that take ``missing`` bytes together, for one that is waited for ``since`` then."""
-        victims = self._choose(missing, since)
+        self._end(self._choose(missing, since), since)
+
+    def _end(self, victims: Sequence[ModelLoad], since: float) -> None:
+        """Have these models end, when all of them can."""
         ready = [model for model in victims if self._ready_at(model, since) <= self._now]
         for model in victims:
             self._candidates.remove(model)

@@ -39,6 +39,7 @@ class ModelLoad:
     need: int  #: bytes that it takes once it is loaded
     pinned: bool = False  #: it is never unloaded for another one, or because it is idle
     idle_seconds: float = math.inf  #: it is unloaded when it has been idle for so long, unless a request says otherwise
+    workers: frozenset[str] = frozenset()  #: addresses of the workers that it has alone while it is loaded
     places: int = 0  #: requests that its engines run at a time; 0: any number
     phase: ModelPhase = "unloaded"
     used: int = 0  #: bytes that it takes now, as measured last; 0: ``need``

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.engine.devices.device_list import DeviceList, parse_devices, planned_devices
 from tailrace.errors import ConfigurationError
+from tailrace.serving.device_list import DeviceList, parse_devices, planned_devices, worker_addresses
 from tailrace.settings import Settings
 
 
 def test_workers_have_llama_cpps_port_where_none_is_named() -> None:
     assert parse_devices("local, 10.0.0.2 ,gpu-box:6000") == DeviceList(True, ("10.0.0.2:50052", "gpu-box:6000"))
     assert parse_devices("A:01") == DeviceList(False, ("a:1",))
-    assert parse_devices("local") == DeviceList(True, ())
+    assert parse_devices("local") == parse_devices("LOCAL") == DeviceList(True, ())
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,12 @@ def test_a_gpu_is_planned_with_where_no_setting_divides_the_model() -> None:
     assert planned_devices(Settings(tensor_split="3,1"), has_gpu=True) is None
     named = planned_devices(Settings(devices="a", tensor_split="3,1"), has_gpu=False)
     assert named == DeviceList(local=False, workers=("a:50052",))
+
+
+def test_an_engine_claims_the_workers_of_both_models() -> None:
+    assert worker_addresses(Settings()) == frozenset()
+    assert worker_addresses(Settings(devices="local,a,b:5")) == {"a:50052", "b:5"}
+    drafts = Settings(devices="a", draft_devices="b", speculate="draft")
+    assert worker_addresses(drafts) == {"a:50052", "b:50052"}
+    assert worker_addresses(Settings(devices="a", draft_devices="b")) == {"a:50052"}
+    assert worker_addresses(Settings(devices="::1")) == frozenset()

@@ -31,6 +31,9 @@ def keeps_the_rules(models: Sequence[ModelLoad], decision: Decision) -> None:
         model = by_name[name]
         assert not model.places or model.running + decision.begin[name] <= model.places
     assert sum(model.phase == "starting" for model in models) + len(decision.load) <= MAX_LOADS
+    present = [model for model in models if model.is_present or model.name in decision.load]
+    claimed = [worker for model in present for worker in model.workers]
+    assert len(set(claimed)) == len(claimed)
 
 
 def mixed(seed: int, *, models: int = 6, clients: int = 8, requests: int = 500, pause: float = 0.5) -> list[list[Ask]]:
@@ -183,6 +186,40 @@ def test_no_more_is_unloaded_than_needed_the_least_recently_used_first() -> None
     models[:2] = [SimulatedModel("old", 20), SimulatedModel("new", 60)]
     asks = [Ask("old"), Ask("new"), Ask("large")]
     assert [name for _, name in Simulation(models, 150, [asks]).run().unloads] == ["new"]
+
+
+def test_a_model_takes_its_worker_from_the_one_that_has_it_and_leaves_others_alone() -> None:
+    one, two = frozenset({"w1"}), frozenset({"w2"})
+    models = [
+        SimulatedModel("a", workers=one),
+        SimulatedModel("b", workers=one),
+        SimulatedModel("c", workers=two),
+        SimulatedModel("d"),
+    ]
+    clients = [[Ask("d"), Ask("a"), Ask("c"), Ask("b"), Ask("a", 1.0, 20.0)]]
+    outcome = Simulation(models, 10_000, clients, check=keeps_the_rules).run()
+    assert all(request.began is not None for request in outcome.requests)
+    assert [name for _, name in outcome.unloads] == ["a", "b"]
+    both = [SimulatedModel("a", workers=one), SimulatedModel("b", workers=two), SimulatedModel("ab", workers=one | two)]
+    outcome = Simulation(both, 10_000, [[Ask("a"), Ask("b"), Ask("ab")]], check=keeps_the_rules).run()
+    assert {name for _, name in outcome.unloads} == {"a", "b"}
+    assert outcome.requests[2].began is not None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_waits_for_a_worker_are_bounded(seed: int) -> None:
+    models = [SimulatedModel(f"m{number}", workers=frozenset({f"w{number % 2}"})) for number in range(6)]
+    simulation = Simulation(models, 10_000, mixed(seed), check=keeps_the_rules)
+    check_waits(simulation.run(), simulation, models, longest=2.0)
+
+
+def test_a_worker_of_a_pinned_model_is_refused_at_once() -> None:
+    worker = frozenset({"10.0.0.2:50052"})
+    models = [SimulatedModel("kept", pinned=True, workers=worker), SimulatedModel("other", workers=worker)]
+    outcome = Simulation(models, 1000, [[Ask("kept"), Ask("other")]], check=keeps_the_rules).run()
+    refused = outcome.requests[1]
+    assert refused.began is None
+    assert "'other' needs the worker 10.0.0.2:50052, which the pinned model 'kept' has" in refused.refusal
 
 
 def test_pinned_models_stay() -> None:

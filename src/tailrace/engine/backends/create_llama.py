@@ -14,7 +14,6 @@ from tailrace.engine.backends.llama.devices import has_own_memory
 from tailrace.engine.backends.llama.memory_budget import repacked_weights
 from tailrace.engine.backends.llama.placed_model import OpenDevices, PlacedModel, open_devices, place_model
 from tailrace.engine.backends.llama.placed_speed import measure_devices, prediction
-from tailrace.engine.devices.device_list import DeviceList, planned_devices
 from tailrace.engine.devices.placement import work_of
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed
 from tailrace.engine.devices.rules import PlacementRules, read_rules
@@ -27,6 +26,7 @@ from tailrace.machine.topology import read_topology
 from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.metadata_override import parse_overrides
 from tailrace.models.model_header import read_facts
+from tailrace.serving.device_list import DeviceList, planned_devices
 from tailrace.settings import Settings
 from tailrace.worker_protocol.status import WorkerStatus
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from tailrace.engine.devices.device_list import LOCAL
 from tailrace.engine.devices.name_patterns import search_names
 from tailrace.engine.devices.rules import PlacementRules, layers_of
 from tailrace.errors import ConfigurationError
 from tailrace.machine.placement.demands import Demands
 from tailrace.machine.placement.division import CPU
+from tailrace.serving.device_list import LOCAL
 from tailrace.serving.placement_parts import EMBEDDING, OUTPUT
 
 

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from tailrace.engine.devices.device_list import parse_devices
 from tailrace.engine.devices.open_worker import open_worker
 from tailrace.engine.devices.rpc_greeting import check_rpc_port
 from tailrace.engine.devices.worker_errors import WorkerUnavailableError, WorkerVersionError
@@ -24,6 +23,7 @@ from tailrace.engine.native_libs.ggml_headers import binding_version
 from tailrace.errors import ConfigurationError
 from tailrace.observe import log_writer
 from tailrace.own_process.thread_name import name_thread
+from tailrace.serving.device_list import parse_devices
 from tailrace.settings import Settings
 from tailrace.shared_memory.progress_page import ProgressPage
 from tailrace.worker_protocol.status import WorkerStatus

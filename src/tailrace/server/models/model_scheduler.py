@@ -18,7 +18,8 @@ from tailrace.errors import ModelLoadFailed, ModelNotFound
 from tailrace.server.engine_client import shutting_down
 from tailrace.server.models.model_service import ModelService
 from tailrace.server.models.model_turn import ModelTurn
-from tailrace.serving.load_policy import Decision, decide, why_too_large
+from tailrace.serving.device_list import worker_addresses
+from tailrace.serving.load_policy import Decision, decide, why_never_loaded
 from tailrace.serving.memory_share import load_bytes
 from tailrace.serving.model_load import ModelLoad
 from tailrace.serving.model_spec import ModelSpec
@@ -30,7 +31,13 @@ class _Model:
     def __init__(self, service: ModelService) -> None:
         settings = service.spec.settings
         self.service = service
-        self.load = ModelLoad(service.name, 0, pinned=settings.pinned, idle_seconds=settings.idle_seconds or math.inf)
+        self.load = ModelLoad(
+            service.name,
+            0,
+            pinned=settings.pinned,
+            idle_seconds=settings.idle_seconds or math.inf,
+            workers=worker_addresses(settings),
+        )
         self.waiting: dict[ModelTurn, asyncio.Future[None]] = {}  #: oldest first
         self.running: Counter[str] = Counter()  #: requests by caller
 
@@ -133,7 +140,7 @@ class ModelScheduler:
         known, now = [model.load for model in self._models.values()], time.monotonic()
         if load.phase == "failed" and now < load.retry_at:
             raise self._error(service.name, known, now)
-        if (why := why_too_large(load, known, self._memory)) is not None:
+        if (why := why_never_loaded(load, known, self._memory)) is not None:
             raise ModelLoadFailed(why)
         load.wanted(now)
         self._decide_soon()
@@ -243,7 +250,7 @@ class ModelScheduler:
 
     def _error(self, name: str, loads: list[ModelLoad], now: float) -> ModelLoadFailed:
         load = self._models[name].load
-        if (why := why_too_large(load, loads, self._memory)) is not None:
+        if (why := why_never_loaded(load, loads, self._memory)) is not None:
             return ModelLoadFailed(why)
         error = self._models[name].service.load_error()
         error.retry_after = max(1, math.ceil(load.retry_at - now))

@@ -17,7 +17,6 @@ import msgspec
 
 from tailrace.engine.backends.llama import devices
 from tailrace.engine.backends.llama.prediction_layers import without_prediction_layers
-from tailrace.engine.devices.device_list import LOCAL, DeviceList, worker_device_name
 from tailrace.engine.devices.placement import PlannedModel, place
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed, devices_of, weights_by_device
 from tailrace.engine.devices.rules import PlacementRules
@@ -27,6 +26,7 @@ from tailrace.machine.placement.devices import Device, Work
 from tailrace.machine.placement.division import CPU, Placement
 from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.model_header import read_header
+from tailrace.serving.device_list import LOCAL, DeviceList, worker_device_name
 from tailrace.serving.placement_parts import EMBEDDING
 from tailrace.worker_protocol.status import WorkerStatus
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from tailrace.engine.backends.llama.device_speeds import device_speed
 from tailrace.engine.backends.llama.measure_device import measure_link
 from tailrace.engine.backends.llama.placed_model import PlacedModel
-from tailrace.engine.devices.device_list import DeviceList
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed, devices_of, predict, weights_by_device
 from tailrace.engine.devices.speed_watch import Predict, PredictedSeconds
 from tailrace.machine.placement.devices import Work
 from tailrace.machine.placement.division import CPU
 from tailrace.models.model_header import read_header
+from tailrace.serving.device_list import DeviceList
 from tailrace.worker_protocol.status import WorkerStatus
 
 

@@ -17,10 +17,10 @@ from tailrace.engine.backends.llama.ggml_function import ggml_function, llama_fu
 from tailrace.engine.backends.llama.memory_use import MemoryUse, memory_use
 from tailrace.engine.backends.llama.placed_model import PlacedModel
 from tailrace.engine.backends.llama.upstream_repack import tensor_buffer
-from tailrace.engine.devices.device_list import worker_device_name
 from tailrace.machine.placement.division import CPU
 from tailrace.machine.plan_wording import memory_size
 from tailrace.protocol import DeviceShare
+from tailrace.serving.device_list import worker_device_name
 from tailrace.serving.placement_parts import EMBEDDING
 from tailrace.worker_protocol.status import WorkerStatus
 
