@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from openai_wire import Connection, Reply, ask, metric, say
+from responses_requests import post
 from responses_wire import response_events, response_stream
 from servers import ServerProcess, wait_for
 
@@ -24,10 +25,6 @@ TOOLS = [
     {"type": "function", "name": "weather", "parameters": {"type": "object"}},
     {"type": "custom", "name": "patch"},
 ]
-
-
-def post(server: ServerProcess, given: object, **fields: object) -> Reply:
-    return ask(server.port, "POST", "/v1/responses", {"input": given, **fields})
 
 
 def stream_of(server: ServerProcess, identity: str, query: str = "") -> Reply:
