@@ -96,7 +96,7 @@ def test_a_growth_that_the_kernel_has_no_memory_for_changes_nothing(
     assert greedy(backend, 0) == expected
     assert backend.kv_relayout(Layout(0, 512), [(1, 0)]) == [], "a smaller one takes none"
     assert backend.embedding_context is not None
-    with pytest.raises(ModelError, match="no memory for reading texts of 4096"):
+    with pytest.raises(ModelError, match="no memory for an embedding pass of 4096"):
         backend.embedding_context.reserve(4096)
 
 

@@ -111,7 +111,7 @@ class LlamaEmbeddingContext:
         size = -(-cells // (power // 8)) * (power // 8)
         # Models that aren't causal have no KV cache.
         if self.causal and not self._gauge.allows(size * self._bytes_per_cell):
-            raise ModelError(f"there is no memory for reading texts of {size} tokens; send shorter ones, or try again")
+            raise ModelError(f"there is no memory for an embedding pass of {size} tokens; send shorter texts, or try again")
         if not self.causal:
             self.max_pass_tokens = size  # A whole text has to fit into one pass.
         params = context_params(
@@ -126,7 +126,7 @@ class LlamaEmbeddingContext:
         params.pooling_type = llama.LLAMA_POOLING_TYPE_RANK if ranks else llama.LLAMA_POOLING_TYPE_NONE
         self._context = llama.llama_init_from_model(self._model, params)
         if self._context is None:
-            raise ModelError(f"llama.cpp can't make a context for reading texts of {size} tokens; send shorter ones")
+            raise ModelError(f"llama.cpp can't make a context for an embedding pass of {size} tokens; send shorter texts")
         self._pools.attach(self._context, prefill=True)
         self._memory = llama.llama_get_memory(self._context)
         self._batch, self._views = make_batch(self.max_pass_tokens)
@@ -176,4 +176,4 @@ class LlamaEmbeddingContext:
         loader.set_exact_tokens(0)
         code = llama.llama_decode(self._context, self._batch)
         if code != 0:
-            raise BackendError(f"llama_decode failed with code {code} on {count} tokens of texts to read")
+            raise BackendError(f"llama_decode failed with code {code} on {count} tokens of an embedding pass")
