@@ -111,7 +111,9 @@ class LlamaEmbeddingContext:
         size = -(-cells // (power // 8)) * (power // 8)
         # Models that aren't causal have no KV cache.
         if self.causal and not self._gauge.allows(size * self._bytes_per_cell):
-            raise ModelError(f"there is no memory for an embedding pass of {size} tokens; send shorter texts, or try again")
+            raise ModelError(
+                f"there is no memory for an embedding pass of {size} tokens; send shorter texts, or try again"
+            )
         if not self.causal:
             self.max_pass_tokens = size  # A whole text has to fit into one pass.
         params = context_params(
@@ -126,7 +128,9 @@ class LlamaEmbeddingContext:
         params.pooling_type = llama.LLAMA_POOLING_TYPE_RANK if ranks else llama.LLAMA_POOLING_TYPE_NONE
         self._context = llama.llama_init_from_model(self._model, params)
         if self._context is None:
-            raise ModelError(f"llama.cpp can't make a context for an embedding pass of {size} tokens; send shorter texts")
+            raise ModelError(
+                f"llama.cpp can't make a context for an embedding pass of {size} tokens; send shorter texts"
+            )
         self._pools.attach(self._context, prefill=True)
         self._memory = llama.llama_get_memory(self._context)
         self._batch, self._views = make_batch(self.max_pass_tokens)
