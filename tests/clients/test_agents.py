@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,14 @@ MATRIX = [
     if client.name in AGENTS
     for way in client.ways
 ]
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[Results]:
+    """What is proven in this run."""
+    gathered = Results()
+    yield gathered
+    gathered.write()
 
 
 # Where they aren't among the run's clients there is no test, rather than a skipped one.

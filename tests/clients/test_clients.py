@@ -151,6 +151,14 @@ def ports(servers: dict[str, ServerProcess]) -> Iterator[dict[str, int]]:
 
 
 @pytest.fixture(scope="module")
+def results() -> Iterator[Results]:
+    """What is proven in this run."""
+    gathered = Results()
+    yield gathered
+    gathered.write()
+
+
+@pytest.fixture(scope="module")
 def running() -> Iterator[dict[str, Driver]]:
     """Drivers stay for all of their client's proofs."""
     with drivers() as known:

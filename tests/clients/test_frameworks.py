@@ -31,6 +31,14 @@ MATRIX = [
 
 
 @pytest.fixture(scope="module")
+def results() -> Iterator[Results]:
+    """What is proven in this run."""
+    gathered = Results()
+    yield gathered
+    gathered.write()
+
+
+@pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
     """The scripted backend."""
     with fake("--ctx", "32768", "--parallel", "4") as made:

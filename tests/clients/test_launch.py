@@ -36,6 +36,14 @@ OPEN_WEBUI = [client for client in chosen() if client.name == "open-webui"]
 
 
 @pytest.fixture(scope="module")
+def results() -> Iterator[Results]:
+    """What is proven in this run."""
+    gathered = Results()
+    yield gathered
+    gathered.write()
+
+
+@pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
     """A scripted server that wants a key."""
     with fake(*SERVER, api_key=KEY) as running:

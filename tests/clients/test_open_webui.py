@@ -9,6 +9,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def browse(url: str, screenshots: Path, models: dict[str, str] | None = None) ->
     )
     assert done.returncode == 0, done.stderr
     return dict(zip(REPLIES, json.loads(done.stdout), strict=True))
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[Results]:
+    """What is proven in this run."""
+    gathered = Results()
+    yield gathered
+    gathered.write()
 
 
 # Where it isn't among the run's clients there is no test, rather than a skipped one.
