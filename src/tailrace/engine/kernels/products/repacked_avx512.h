@@ -18,6 +18,7 @@ INLINE void prefetch_weights(enum weights_from from, const uint8_t *group, int b
     for (int line = begin; line < end; line++) {
         const char *weights = (const char *)group + 64 * line;
         if (from == CACHE) _mm_prefetch(weights + 10240, _MM_HINT_T0);
+        else if (from == MEMORY && __builtin_cpu_is("intel")) _mm_prefetch(weights + 4096, _MM_HINT_T0);
         else if (from == MEMORY) _mm_prefetch(weights + 3072, _MM_HINT_T1);
     }
 }
