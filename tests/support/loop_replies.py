@@ -29,12 +29,12 @@ class Replies:
         self.finished: dict[int, Finished] = {}
         self.failed: dict[int, Failed] = {}
 
-    def ask(self, identity: int, text: str, max_tokens: int | None = 48) -> None:
+    def ask(self, identity: int, text: str, max_tokens: int | None = 48, *, ignore_eos: bool = False) -> None:
         prompt = PromptText(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
         submit = Submit(
             id=identity,
             prompt=prompt,
-            params=GenerationParams(max_tokens=max_tokens, sampling=Sampling(temperature=0.0)),
+            params=GenerationParams(max_tokens=max_tokens, ignore_eos=ignore_eos, sampling=Sampling(temperature=0.0)),
         )
         sequence = prepare_sequence(self.backend, submit)
         assert isinstance(sequence, Sequence)
