@@ -15,6 +15,7 @@ from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.draft_rollback import DraftRollback
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch
+from tailrace.engine.unfinished_passes import PromptTime, UnfinishedPasses, prompt_tokens
 from tailrace.observe.buckets import STEP_TOKENS
 from tailrace.protocol import EngineCounters
 
@@ -38,6 +39,7 @@ class StepAccounting:
         self._prefill_budget = prefill_budget
         self._speculator = speculator
         self._worker_links = worker_links
+        self._unfinished = None if worker_links is None else UnfinishedPasses()
         self._speed_watch = speed_watch
 
     def add(self, batch: StepBatch, lengths: list[int], *, pass_seconds: float, seconds: float) -> None:
@@ -45,8 +47,11 @@ class StepAccounting:
         model's pass, ``seconds``: with the wait for masks after it.
         """
         tokens = len(batch.tokens)
-        if not batch.n_beyond_one:
-            self._prefill_budget.observe(batch.n_decoding, tokens - batch.n_decoding, seconds)
+        prompt: PromptTime | None = PromptTime(prompt_tokens(batch), seconds)
+        if self._unfinished is not None:
+            prompt = self._unfinished.finish(batch, seconds)
+        if prompt is not None and not batch.n_beyond_one:
+            self._prefill_budget.observe(batch.n_decoding, prompt.tokens, prompt.seconds)
         counters, cells_read = self.counters, tokens
         counters.steps += 1
         counters.prefill_tokens += tokens - len(batch.outputs)
@@ -63,13 +68,13 @@ class StepAccounting:
         counters.kv_cells_read += cells_read
         if self._worker_links is not None:
             self._worker_links.end_step(with_prompt=batch.n_prompt_tokens > 0)
-        if self._speed_watch is not None:
+        if self._speed_watch is not None and prompt is not None:
             self._speed_watch.observe(
                 decoding=batch.n_decoding,
-                prompt_tokens=batch.n_prompt_tokens,
+                prompt_tokens=prompt.tokens,
                 drafted=batch.n_beyond_one > 0,
                 depth=cells_read - tokens,
-                seconds=pass_seconds,
+                seconds=prompt.seconds - (seconds - pass_seconds),
             )
         if self._speculator is not None:
             self._speculator.observe(batch.token_counts, batch.n_decoding, seconds)
