@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 
 from architectures import ARCHITECTURES, tiny_model
-from tailrace.engine.backends.base import KVState, Logits, StateMove
+from moving_slots import OTHERS, PROMPT, MovingSlots
+from tailrace.engine.backends.base import Logits
 from tailrace.engine.backends.llama import LlamaBackend, state_copies
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.load import load_llama
 from tailrace.settings import Settings
-
-_PROMPT = [3 + place * 37 % 250 for place in range(200)]
-_OTHERS = [3 + place * 53 % 250 for place in range(200)]
 
 
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))
@@ -35,54 +33,15 @@ def backend(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LlamaBacke
     backend.close()
 
 
-class Slots:
-    """Slots of a backend, of which one goes on with another text between pieces."""
-
-    def __init__(self, backend: LlamaBackend, other: int = 3) -> None:
-        self._backend = backend
-        self._other = other
-        self._others = 0
-        self.read(other, _OTHERS[:30])
-
-    def read(self, slot: int, tokens: list[int], start: int = 0) -> Logits:
-        """The logits after the tokens. They are computed one by one, so a wrong cell shows in exact numbers."""
-        logits = np.empty(0, np.float32)
-        for place, token in enumerate(tokens):
-            logits = self._backend.decode([token], [start + place], [slot], [0], 1)[0].copy()
-        return logits
-
-    def finish(self, move: StateMove | None) -> KVState:
-        """Move the rest, with a step of the other slot before each piece."""
-        assert move is not None
-        pieces = 0
-        while not move.done:
-            self.read(self._other, [_OTHERS[self._others % 200]], 30 + self._others)
-            self._others += 1
-            move.advance()
-            pieces += 1
-        assert pieces >= 3 or not self._backend.rollback.has_cells
-        assert move.state is not None
-        return move.state
-
-
 def test_a_state_that_moved_in_pieces_gives_the_same_numbers(backend: LlamaBackend) -> None:
-    slots = Slots(backend)
-    slots.read(0, _PROMPT)
-    whole = backend.kv_save(0)
-    state = slots.finish(backend.kv_begin_save(0))
-    assert np.array_equal(state, whole)
-    expected = slots.read(0, [7, 8, 9], 200)
-    backend.kv_truncate(0, 0)
-    if not backend.rollback.has_cells:
-        assert backend.kv_begin_load(1, state, 200) is None
-        return
-    slots.finish(backend.kv_begin_load(1, state, 200))
-    assert np.array_equal(slots.read(1, [7, 8, 9], 200), expected)
+    slots = MovingSlots(backend, others=30)
+    slots.read(0, PROMPT)
+    assert slots.move() == backend.rollback.has_cells
 
 
 def test_a_reply_goes_on_while_its_state_is_copied(backend: LlamaBackend) -> None:
-    slots = Slots(backend)
-    slots.read(0, _PROMPT)
+    slots = MovingSlots(backend, others=30)
+    slots.read(0, PROMPT)
     save = backend.kv_begin_save(0)
     assert save is not None
     while save.state is None:
@@ -97,13 +56,13 @@ def test_a_reply_goes_on_while_its_state_is_copied(backend: LlamaBackend) -> Non
 @pytest.mark.parametrize("saved", [Layout(0, 2048), Layout(2, 2048), Layout(4, 2048)], ids=str)
 def test_a_state_moves_into_a_partition_in_pieces(backend: LlamaBackend, saved: Layout) -> None:
     backend.kv_relayout(saved, ())
-    slots = Slots(backend, other=1)
-    slots.read(0, _PROMPT)
+    slots = MovingSlots(backend, other=1, others=30)
+    slots.read(0, PROMPT)
     whole = backend.kv_save(0)
     state = slots.finish(backend.kv_begin_save(0))
     assert np.array_equal(state, whole)
     backend.kv_relayout(Layout(4, 2048), ())
-    slots = Slots(backend)
+    slots = MovingSlots(backend, others=30)
     load = backend.kv_begin_load(1, state, 200)
     is_adapted = saved.partitions != 4
     if not backend.rollback.has_cells or (is_adapted and backend.rollback.by_checkpoints):
@@ -112,41 +71,41 @@ def test_a_state_moves_into_a_partition_in_pieces(backend: LlamaBackend, saved: 
     else:
         assert slots.finish(load).size == backend.kv_save(1).size
     again = slots.read(1, [7, 8, 9], 200)
-    assert np.array_equal(again, _alone(backend, [*_PROMPT, 7, 8, 9]))
+    assert np.array_equal(again, _alone(backend, [*PROMPT, 7, 8, 9]))
 
 
 def test_a_part_of_a_state_comes_into_a_partition(backend: LlamaBackend) -> None:
     if backend.rollback.window or backend.rollback.by_checkpoints:
         pytest.skip("this state can't be cut")
-    slots = Slots(backend)
-    slots.read(0, _PROMPT)
+    slots = MovingSlots(backend, others=30)
+    slots.read(0, PROMPT)
     state = backend.kv_save(0)
     backend.kv_relayout(Layout(4, 512), ())
-    slots = Slots(backend)
+    slots = MovingSlots(backend, others=30)
     slots.finish(backend.kv_begin_load(2, state, 60))
-    after = slots.read(2, _PROMPT[60:100], 60)
-    assert np.array_equal(after, _alone(backend, _PROMPT[:100]))
+    after = slots.read(2, PROMPT[60:100], 60)
+    assert np.array_equal(after, _alone(backend, PROMPT[:100]))
 
 
 def test_a_part_of_a_state_takes_the_cells_of_that_part(backend: LlamaBackend) -> None:
     rollback = backend.rollback
     if rollback.window or not rollback.has_cells:
         pytest.skip("this state can't be cut")
-    slots = Slots(backend)
-    slots.read(0, _PROMPT[:60])
+    slots = MovingSlots(backend, others=30)
+    slots.read(0, PROMPT[:60])
     checkpoint = backend.kv_checkpoint(0) if rollback.by_checkpoints else None
-    slots.read(0, _PROMPT[60:], 60)
+    slots.read(0, PROMPT[60:], 60)
     state = backend.kv_save(0)
     backend.kv_truncate(0, 0)
     load = backend.kv_begin_load(1, state, 60)
     if checkpoint is not None:
         assert backend.kv_rollback(1, checkpoint, 60)
     # Another sequence takes the cells behind the 60 at once.
-    slots.read(2, _OTHERS[:140])
+    slots.read(2, OTHERS[:140])
     slots.finish(load)
-    after = slots.read(1, _PROMPT[60:100], 60)
-    assert np.array_equal(slots.read(2, [7], 140), _alone(backend, [*_OTHERS[:140], 7]))
-    assert np.array_equal(after, _alone(backend, _PROMPT[:100]))
+    after = slots.read(1, PROMPT[60:100], 60)
+    assert np.array_equal(slots.read(2, [7], 140), _alone(backend, [*OTHERS[:140], 7]))
+    assert np.array_equal(after, _alone(backend, PROMPT[:100]))
 
 
 def _alone(backend: LlamaBackend, tokens: list[int]) -> Logits:
@@ -159,11 +118,11 @@ def _alone(backend: LlamaBackend, tokens: list[int]) -> Logits:
 
 
 def test_a_broken_state_leaves_the_slot_empty(backend: LlamaBackend) -> None:
-    slots = Slots(backend)
-    slots.read(0, _PROMPT[:50])
+    slots = MovingSlots(backend, others=30)
+    slots.read(0, PROMPT[:50])
     state = backend.kv_save(0)
     backend.kv_truncate(0, 0)
     broken = state.copy()
     broken[8 + 50 * 12 :] = 255
     assert backend.kv_begin_load(1, broken, 50) is None
-    assert np.array_equal(slots.read(1, _PROMPT[:20]), _alone(backend, _PROMPT[:20]))
+    assert np.array_equal(slots.read(1, PROMPT[:20]), _alone(backend, PROMPT[:20]))
