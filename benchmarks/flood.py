@@ -27,6 +27,9 @@ from benchmarks.harness.benchmark import (
     run_and_save,
 )
 from benchmarks.harness.gap_reports import GapReport, notes, reporting_server
+from benchmarks.harness.move_figures import BOUND as _BOUND
+from benchmarks.harness.move_figures import GAP_BOUND as _GAP_BOUND
+from benchmarks.harness.move_figures import move_figures
 from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
 from benchmarks.harness.results import Curve, Figure, Plot, figure
 from benchmarks.llama_server import peer_server
@@ -41,11 +44,8 @@ _STREAMS = 4
 _PROMPT = 4000
 #: Tokens of every stream before the prompt is sent: enough for a 99th percentile.
 _TOKENS_BEFORE = 128
-_BOUND = 3.0
 #: Tokens of a reply over which the quiet gaps have one median.
 _BLOCK = 32
-#: No gap may be longer than this, in milliseconds.
-_GAP_BOUND = 100
 #: Conversations that come one after the other, and slots for them.
 _CONVERSATIONS = 5
 _CONVERSATION_SLOTS = 2
@@ -101,8 +101,11 @@ def flood(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
     return found
 
 
-def moves(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
-    """Start four streams, then the conversations one by one, and then the first conversation's next turn."""
+def moves(client: BenchClient, turn: int, prompt_tokens: int, *, quiet_tokens: int | None = None) -> Flood:
+    """Start four streams, then the conversations one by one, and then the first conversation's next turn.
+
+    The streams are compared with the same ones alone, which are as long, or of ``quiet_tokens`` at most.
+    """
     running = LoadProfile(streams=_STREAMS, prompt_tokens=32, output_tokens=4000).requests(turn)
     profile = LoadProfile(streams=_CONVERSATIONS, prompt_tokens=prompt_tokens, output_tokens=2)
     opening = profile.requests(300_000 + turn)
@@ -114,13 +117,15 @@ def moves(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
     late = [msgspec.structs.replace(each, start_after=event) for each, event in zip(late, after, strict=True)]
     timings = client.exchange([*running, *late], until=_STREAMS + _CONVERSATIONS)
     found = evaluate(timings, late=_CONVERSATIONS + 1)
-    found.compare(_quiet_streams(client, turn, found))
+    found.compare(_quiet_streams(client, turn, found, quiet_tokens))
     return found
 
 
-def _quiet_streams(client: BenchClient, turn: int, found: Flood) -> list[StreamTiming]:
-    """The same streams alone, as long as they were in ``found``."""
+def _quiet_streams(client: BenchClient, turn: int, found: Flood, most: int | None = None) -> list[StreamTiming]:
+    """The same streams alone, as long as they were in ``found``, or of ``most`` tokens."""
     tokens = max(found.max_reply_tokens, 2 * _TOKENS_BEFORE)
+    if most is not None:
+        tokens = min(tokens, most)
     return client.run(LoadProfile(streams=_STREAMS, prompt_tokens=32, output_tokens=tokens), turn)
 
 
@@ -208,29 +213,9 @@ def _moves_figures(options: Options, size: int, reports: list[GapReport]) -> lis
     for turn in range(_turns(options)):
         with reporting_server(options, _GAP_BOUND, reports, *flags) as client:
             turns.append(moves(client, turn, size))
-    worst = [percentile(turn.gaps_during, 0.99) for turn in turns]
-    without = [statistics.median(turn.gaps_without) for turn in turns]
     what = f"tailrace: while {_CONVERSATIONS} conversations of {size} tokens come and leave"
-    return [
-        figure(
-            f"{what}, p99 gap ÷ median gap of replies as long without them",
-            paired_ratios(worst, without),
-            bound=_BOUND,
-            is_upper_bound=True,
-        ),
-        _relative_figure(f"{what}, p99 of each gap", turns, _BOUND),
-        figure(
-            f"{what}, longest gap",
-            [max(turn.gaps_during) for turn in turns],
-            unit="ms",
-            bound=_GAP_BOUND,
-            is_upper_bound=True,
-        ),
-        figure(f"{what}, p99 gap", worst, unit="ms"),
-        figure(f"{what}, median gap of replies as long without them", without, unit="ms"),
-        figure(f"{what}, the first one's next turn: first token", [turn.prefill_seconds for turn in turns], unit="s"),
-        figure(f"{what}, its tokens from the cache", [turn.cached_tokens for turn in turns], unit="tokens"),
-    ]
+    ratio, *others = move_figures(what, turns)
+    return [ratio, _relative_figure(f"{what}, p99 of each gap", turns, _BOUND), *others]
 
 
 def _relative_figure(what: str, turns: list[Flood], bound: float | None) -> Figure:
