@@ -21,6 +21,10 @@
 
 int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
 
+/* The name in libraries of upstream's ggml_backend_amx_buffer_type, which is a C++ function. */
+#define AMX_BUFFER_TYPE _Z28ggml_backend_amx_buffer_typev
+ggml_backend_buffer_type_t AMX_BUFFER_TYPE(void);
+
 /* OPTIONAL: the kernels are complete without it. A llama.cpp without OpenMP has a barrier that is as fast as ours, and
  * one without an operation never asks for it. */
 #define UPSTREAM_FUNCTIONS(X)                                                                                          \
@@ -70,6 +74,7 @@ int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
     X(ggml_backend_offload_op, REQUIRED)                                                                               \
     X(ggml_backend_name, REQUIRED)                                                                                     \
     X(ggml_graph_view, REQUIRED)                                                                                       \
+    X(_Z28ggml_backend_amx_buffer_typev, OPTIONAL)                                                                     \
     X(omp_get_num_threads, OPTIONAL)                                                                                   \
     X(ggml_compute_forward_gated_delta_net, OPTIONAL)                                                                  \
     X(ggml_compute_forward_ssm_scan, OPTIONAL)                                                                         \
