@@ -12,6 +12,7 @@ import structlog
 
 from tailrace.device_figures.device_watch import DeviceWatch
 from tailrace.engine.backends.llama import devices
+from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.operation_counts import operation_counts
 from tailrace.engine.kernels.served_weights import ServedWeights
 from tailrace.engine.native_libs.ggml_headers import binding_version
@@ -65,6 +66,7 @@ class Reports:
             hardware=self._figures.latest(),
             sending_seconds=None if client is None else client.sending_seconds,
             holder=holder,
+            reads_mask_runs=loader.status() == "on",
             protocol=PROTOCOL,
         )
 

@@ -75,6 +75,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: In which bytes to that engine were on their way; None: not counted.
     sending_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
     holder: str | None = None  #: the engine that has claimed it
+    reads_mask_runs: bool = False  #: whether it writes attention masks from runs of cells
     repacked_bytes: _Bytes = 0  #: of the CPU's memory that the kernels' copies of the weights take
     #: That the CPU has computed, by kind; none without the kernels.
     operations: Annotated[Mapping[_Text, OperationCounts], msgspec.Meta(max_length=64)] = {}

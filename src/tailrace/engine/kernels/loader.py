@@ -213,6 +213,19 @@ def free_snapshots() -> None:
         _kernels.tailrace_kernels_free_snapshots()
 
 
+def send_mask_runs(endpoint: str, *, on: bool) -> None:
+    """Send the worker at ``endpoint`` attention masks as runs of cells from now on, or no longer. ``on``: it can read
+    them.
+    """
+    if _kernels is not None:
+        _kernels.tailrace_kernels_send_mask_runs(endpoint.encode(), on)
+
+
+def mask_runs_sent() -> int:
+    """How many masks went to workers as runs."""
+    return int(_kernels.tailrace_kernels_mask_runs_sent()) if _kernels is not None else 0
+
+
 def ahead_count() -> int:
     """How often a device has computed beside the CPU in this process, where llama.cpp would have computed in order."""
     return int(_kernels.tailrace_kernels_ahead_count()) if _kernels is not None else 0
@@ -274,6 +287,9 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_fused_count.restype = ctypes.c_long
     kernels.tailrace_kernels_states_in_place.restype = ctypes.c_long
     kernels.tailrace_kernels_ahead_count.restype = ctypes.c_long
+    kernels.tailrace_kernels_send_mask_runs.restype = None
+    kernels.tailrace_kernels_send_mask_runs.argtypes = [ctypes.c_char_p, ctypes.c_bool]
+    kernels.tailrace_kernels_mask_runs_sent.restype = ctypes.c_long
     kernels.tailrace_kernels_record_cells.restype = None
     kernels.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     kernels.tailrace_kernels_end_record.restype = None

@@ -21,6 +21,7 @@ from tailrace.engine.devices.placement import PlannedModel, place
 from tailrace.engine.devices.placement_prediction import MeasuredSpeed, devices_of, weights_by_device
 from tailrace.engine.devices.rules import PlacementRules
 from tailrace.engine.devices.tensor_homes import home_of
+from tailrace.engine.kernels import loader
 from tailrace.machine.placement.assumed import device_of
 from tailrace.machine.placement.devices import Device, Work
 from tailrace.machine.placement.division import CPU, Placement
@@ -129,6 +130,7 @@ def open_devices(wanted: DeviceList, statuses: Mapping[str, WorkerStatus]) -> Op
         found.append(device_of(devices.device_name(handle), "gpu", devices.device_memory(handle).free))
     for endpoint in wanted.workers:
         offered = statuses[endpoint].devices
+        loader.send_mask_runs(endpoint, on=statuses[endpoint].reads_mask_runs)
         for number, handle in enumerate(devices.worker_devices(endpoint)):
             free = devices.device_memory(handle).free
             is_gpu = False

@@ -13,6 +13,7 @@
 #include "loading/cells.h"
 #include "loading/copies.h"
 #include "loading/ggml_api.h"
+#include "loading/masks.h"
 #include "loading/snapshots.h"
 #include "loading/served_weights.h"
 
@@ -225,7 +226,9 @@ EXPORT void ggml_backend_tensor_get(const struct ggml_tensor *tensor, void *data
 EXPORT void ggml_backend_tensor_set(struct ggml_tensor *tensor, const void *data, size_t offset, size_t size) {
     if (!upstream.ggml_backend_tensor_set) return;
     note_change(tensor->view_src ? tensor->view_src->buffer : tensor->buffer);
+    if (receive_mask_runs(tensor, data, offset, size)) return;
     const bool host = is_host(tensor);
+    if (!host && send_mask_runs(tensor, data, offset, size)) return;
     const size_t row = is_deferred(tensor, offset, size) ? tensor->nb[1] : 0;
     if (!row || size % row || offset % row) {
         if (host) upstream.ggml_backend_tensor_set(tensor, data, offset, size);
