@@ -8,35 +8,50 @@ import struct
 import threading
 from collections.abc import Callable
 
+from tailrace.worker.address import ListenAddress, free_address
+from tailrace.worker_protocol.status import STATUS_PORT_OFFSET
+
 #: ``enum rpc_cmd`` of llama.cpp's ggml-rpc.cpp.
 GRAPH_COMPUTE = 10
 
 
 class RpcRelay:
     """Listens on loopback for one engine. ``before`` is called with each request's number and size before the worker
-    gets the request: what it waits for, the worker waits for, too.
+    gets the request: what it waits for, the worker waits for, too, and an OSError ends the connection.
+    ``with_status``: the next port is the worker's status port, as a server wants it.
     """
 
-    def __init__(self, worker: str, before: Callable[[int, int], None] = lambda command, size: None) -> None:
+    def __init__(
+        self,
+        worker: str,
+        before: Callable[[int, int], None] = lambda command, size: None,
+        *,
+        with_status: bool = False,
+    ) -> None:
         host, _, port = worker.rpartition(":")
         self._worker = (host, int(port))
         self.before = before
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"127.0.0.1:{self._server.getsockname()[1]}"
+        address = free_address(ListenAddress("127.0.0.1", 0, is_loopback=True))
+        self.endpoint = str(address)
         self._connections: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._servers: list[socket.socket] = []
+        for offset in (0, STATUS_PORT_OFFSET) if with_status else (0,):
+            self._servers.append(socket.create_server((address.host, address.port + offset)))
+            threading.Thread(target=self._accept, args=(self._servers[-1], offset), daemon=True).start()
 
-    def _accept(self) -> None:
+    def _accept(self, server: socket.socket, offset: int) -> None:
+        host, port = self._worker
         while True:
             try:
-                engine, _ = self._server.accept()
+                engine, _ = server.accept()
             except OSError:
                 return
             engine.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            worker = socket.create_connection(self._worker)
+            worker = socket.create_connection((host, port + offset))
             worker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connections += engine, worker
-            threading.Thread(target=self._requests, args=(engine, worker), daemon=True).start()
+            forward = _copy if offset else self._requests
+            threading.Thread(target=forward, args=(engine, worker), daemon=True).start()
             threading.Thread(target=_copy, args=(worker, engine), daemon=True).start()
 
     def _requests(self, engine: socket.socket, worker: socket.socket) -> None:
@@ -48,10 +63,13 @@ class RpcRelay:
                 worker.sendall(head + requests.read(size))
         # Also where the engine's end was a reset: the worker would wait for it otherwise.
         _end(worker)
+        _end(engine)
 
     def close(self) -> None:
         """Accept no further engine, and close the connections of those that were here."""
-        self._server.close()
+        for server in self._servers:
+            _end(server)
+            server.close()
         for each in self._connections:
             _end(each)
             each.close()
@@ -67,3 +85,4 @@ def _copy(source: socket.socket, to: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             to.sendall(data)
+    _end(to)
