@@ -226,6 +226,12 @@ def mask_runs_sent() -> int:
     return int(_kernels.tailrace_kernels_mask_runs_sent()) if _kernels is not None else 0
 
 
+def wait_for_inputs(*, waits: bool) -> None:
+    """Wait until each input of a pass is sent to its worker, as llama.cpp does, or don't: for comparison."""
+    if _kernels is not None:
+        _kernels.tailrace_kernels_wait_for_inputs(waits)
+
+
 def ahead_count() -> int:
     """How often a device has computed beside the CPU in this process, where llama.cpp would have computed in order."""
     return int(_kernels.tailrace_kernels_ahead_count()) if _kernels is not None else 0
@@ -290,6 +296,8 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_send_mask_runs.restype = None
     kernels.tailrace_kernels_send_mask_runs.argtypes = [ctypes.c_char_p, ctypes.c_bool]
     kernels.tailrace_kernels_mask_runs_sent.restype = ctypes.c_long
+    kernels.tailrace_kernels_wait_for_inputs.restype = None
+    kernels.tailrace_kernels_wait_for_inputs.argtypes = [ctypes.c_bool]
     kernels.tailrace_kernels_record_cells.restype = None
     kernels.tailrace_kernels_record_cells.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     kernels.tailrace_kernels_end_record.restype = None

@@ -8,6 +8,7 @@
  * Results are the same to the last bit: each device computes the same operations in the same order. Their memory is
  * theirs, too. The scheduler allocates a device's memory in this order, the CPU's split has none of it, and copies for
  * the CPU are made before. The copies for the rest of the split are allocated before its first operation. */
+#include "graph/inputs.h"
 #include "graph/remote.h"
 #include "graph/splits.h"
 #include "loading/ggml_api.h"
@@ -93,12 +94,18 @@ static bool can_compute_ahead(ggml_backend_sched_t scheduler) {
 EXPORT enum ggml_status ggml_backend_sched_graph_compute_async(ggml_backend_sched_t scheduler,
                                                                struct ggml_cgraph *graph) {
     if (!upstream.ggml_backend_sched_graph_compute_async) return GGML_STATUS_FAILED;
-    if (!can_compute_ahead(scheduler)) return upstream.ggml_backend_sched_graph_compute_async(scheduler, graph);
+    begin_inputs(scheduler);
+    if (!can_compute_ahead(scheduler)) {
+        const enum ggml_status status = upstream.ggml_backend_sched_graph_compute_async(scheduler, graph);
+        end_inputs();
+        return status;
+    }
     current.scheduler = scheduler;
     current.cpu = cpu_of(scheduler);
     current.graph = graph;
     current.begin = current.end = 0;
     const enum ggml_status status = upstream.ggml_backend_sched_graph_compute_async(scheduler, graph);
     current.graph = 0;
+    end_inputs();
     return status;
 }

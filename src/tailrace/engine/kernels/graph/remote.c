@@ -72,7 +72,7 @@ static void attach_all(void) {
     }
 }
 
-static bool is_remote(ggml_backend_t device) {
+bool is_remote(ggml_backend_t device) {
     const char *name = upstream.ggml_backend_name ? upstream.ggml_backend_name(device) : 0;
     return name && !strncmp(name, "RPC", 3);
 }

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "graph/inputs.h"
 #include "loading/cells.h"
 #include "loading/copies.h"
 #include "loading/ggml_api.h"
@@ -228,7 +229,7 @@ EXPORT void ggml_backend_tensor_set(struct ggml_tensor *tensor, const void *data
     note_change(tensor->view_src ? tensor->view_src->buffer : tensor->buffer);
     if (receive_mask_runs(tensor, data, offset, size)) return;
     const bool host = is_host(tensor);
-    if (!host && send_mask_runs(tensor, data, offset, size)) return;
+    if (!host && (send_mask_runs(tensor, data, offset, size) || send_input(tensor, tensor, data, offset, size))) return;
     const size_t row = is_deferred(tensor, offset, size) ? tensor->nb[1] : 0;
     if (!row || size % row || offset % row) {
         if (host) upstream.ggml_backend_tensor_set(tensor, data, offset, size);

@@ -72,6 +72,8 @@ ggml_backend_buffer_type_t AMX_BUFFER_TYPE(void);
     X(ggml_backend_sched_get_tensor_backend, REQUIRED)                                                                 \
     X(ggml_backend_sched_set_tensor_backend, REQUIRED)                                                                 \
     X(ggml_backend_offload_op, REQUIRED)                                                                               \
+    X(ggml_backend_synchronize, REQUIRED)                                                                              \
+    X(ggml_backend_tensor_set_async, REQUIRED)                                                                         \
     X(ggml_backend_name, REQUIRED)                                                                                     \
     X(ggml_graph_view, REQUIRED)                                                                                       \
     X(_Z28ggml_backend_amx_buffer_typev, OPTIONAL)                                                                     \

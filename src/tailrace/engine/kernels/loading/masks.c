@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "graph/inputs.h"
 #include "loading/served_weights.h"
 
 #define MASK_NAME   "attn_inp_kq_mask" /* llama.cpp's */
@@ -100,7 +101,8 @@ bool send_mask_runs(struct ggml_tensor *tensor, const void *data, size_t offset,
     if (!find_runs(data, n_rows, n_cells, max, &n)) return false;
     struct ggml_tensor named = *tensor;
     snprintf(named.name, sizeof named.name, "%s", RUNS_NAME);
-    upstream.ggml_backend_tensor_set(&named, runs.words, 0, n * sizeof *runs.words);
+    if (!send_input(tensor, &named, runs.words, 0, n * sizeof *runs.words))
+        upstream.ggml_backend_tensor_set(&named, runs.words, 0, n * sizeof *runs.words);
     n_sent++;
     return true;
 }

@@ -1,4 +1,4 @@
-"""Attention masks go to a worker as runs of cells, and are the same there."""
+"""Inputs of a pass go to a worker: attention masks as runs of cells, and all of them without a wait."""
 
 from __future__ import annotations
 
@@ -64,3 +64,21 @@ def test_a_worker_without_the_kernels_gets_whole_masks(tmp_path: Path) -> None:
             assert loader.mask_runs_sent() == before
     finally:
         worker.close()
+
+
+def test_inputs_that_nothing_waits_for_give_the_same_numbers(workers: Workers, tmp_path: Path) -> None:
+    """Layers are here and on two workers, so each pass goes to both of them."""
+    here = {"0": "local", "1": workers[0].endpoint, "2-3": workers[1].endpoint}
+    backend = load_placed(
+        [each.endpoint for each in workers],
+        model=tiny_model("dense", tmp_path, layers=4),
+        kv_tokens=4096,
+        placement={"layers": here},
+    )
+    try:
+        found = read(backend)
+        loader.wait_for_inputs(waits=True)
+        assert np.array_equal(read(backend), found)
+    finally:
+        loader.wait_for_inputs(waits=False)
+        backend.close()
