@@ -9,9 +9,10 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-from tailrace.engine.backends.llama.devices import is_cpu
+from tailrace.engine.backends.llama.devices import device_name, is_cpu
 from tailrace.engine.backends.llama.ggml_function import ggml_function
 from tailrace.engine.backends.llama.upstream_repack import InitParams, check_structs, new_tensor
+from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
 
 #: ``GGML_TYPE_F32``, ``GGML_TYPE_I32`` and ``GGML_BACKEND_BUFFER_USAGE_WEIGHTS``.
@@ -21,6 +22,8 @@ _MAX_TENSORS, _TENSOR_BYTES = 2048, 512
 #: A byte of weights. As a scale it is a small normal number in each float format, so no product takes the slow way.
 _WEIGHT_BYTE = 0x22
 _NORM_EPSILON = 1e-5
+#: The begin of llama.cpp's names of workers' devices.
+_WORKER = "RPC"
 
 
 class DeviceBackend:
@@ -34,6 +37,8 @@ class DeviceBackend:
             raise ModelError("llama.cpp can't open the device to measure it")
         self.address = int(found)
         self.cpu_threads = threads if is_cpu(device) else 0  #: of this process that compute
+        #: Whether the kernels send and read tensors without waiting before (``kernels/graph/inputs.c``).
+        self.has_inputs_at_once = loader.status() == "on" and device_name(device).startswith(_WORKER)
         if is_cpu(device):
             _set_threads(device, self.address, threads)
 
@@ -52,6 +57,7 @@ class OpGraph:
 
     def __init__(self, backend: DeviceBackend) -> None:
         self._backend = backend.address
+        self._at_once = backend.has_inputs_at_once
         check_structs()
         parameters = InitParams(_MAX_TENSORS * _TENSOR_BYTES, None, True)
         self._context = ggml_function("ggml_init", ctypes.c_void_p, InitParams)(parameters)
@@ -122,17 +128,23 @@ class OpGraph:
 
     def write(self, tensor: int, data: Any, size: int) -> None:
         """Copy bytes into the tensor, as llama.cpp's scheduler does between two devices."""
-        self._transfer("ggml_backend_tensor_set", tensor, data, size)
+        if self._at_once:
+            pointers, sizes = [ctypes.c_void_p] * 3, [ctypes.c_size_t] * 2
+            send = ggml_function("ggml_backend_tensor_set_async", None, *pointers, *sizes)
+            send(self._backend, tensor, data, 0, size)
+        else:
+            self._transfer("ggml_backend_tensor_set", tensor, data, size)
 
     def read(self, tensor: int, data: Any, size: int) -> None:
         """Copy bytes out of the tensor, as llama.cpp's scheduler does between two devices."""
         self._transfer("ggml_backend_tensor_get", tensor, data, size)
 
     def _transfer(self, name: str, tensor: int, data: Any, size: int) -> None:
-        wait = ggml_function("ggml_backend_synchronize", None, ctypes.c_void_p)
-        # The scheduler waits before it tries a direct copy, and again before this one.
-        wait(self._backend)
-        wait(self._backend)
+        if not self._at_once:
+            wait = ggml_function("ggml_backend_synchronize", None, ctypes.c_void_p)
+            # The scheduler waits before it tries a direct copy, and again before this one.
+            wait(self._backend)
+            wait(self._backend)
         sizes = [ctypes.c_size_t] * 2
         ggml_function(name, None, ctypes.c_void_p, ctypes.c_void_p, *sizes)(tensor, data, 0, size)
 
