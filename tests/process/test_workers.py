@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 
@@ -9,7 +10,9 @@ import pytest
 
 from loop_replies import Replies
 from placed_backend import load_placed
+from servers import wait_for
 from tailrace.engine.backends.llama import LlamaBackend
+from tailrace.engine.devices.rpc_greeting import check_rpc_port
 from tailrace.engine.devices.worker_link import WorkerLink
 from tailrace.engine.devices.worker_links import WorkerLinks
 from tailrace.engine.kernels import loader
@@ -55,6 +58,16 @@ def test_a_worker_offers_the_memory_that_can_be_allocated(worker: WorkerProcess)
     link.close()
     (cpu,) = link.status.devices
     assert 0 < cpu.free < cpu.total
+
+
+def test_an_engine_that_ends_is_no_error_in_the_workers_log() -> None:
+    with contextlib.closing(WorkerProcess()) as other:
+        address, _, port = other.endpoint.partition(":")
+        check_rpc_port(address, int(port))
+        load_placed([other.endpoint], ctx=512).close()
+        wait_for("the engine's end", lambda: "engine disconnected" in other.log)
+        assert "recv failed" not in other.log
+        assert "[error]" not in other.log
 
 
 def test_a_worker_s_figures_and_the_link_s_bytes(worker: WorkerProcess, divided: LlamaBackend) -> None:

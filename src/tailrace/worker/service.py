@@ -30,6 +30,8 @@ from tailrace.worker_protocol.status import STATUS_PORT_OFFSET
 
 #: Seconds between two looks at the folder of tensors.
 _TEND_SECONDS = 1.0
+#: What llama.cpp says of a connection that its client has closed.
+_CLOSED = "recv failed (bytes_recv=0,"
 _NO_PORT = "llama.cpp can't listen on {}: another process has taken the port"
 
 
@@ -60,7 +62,13 @@ def run_worker(options: WorkerOptions, announce: Callable[[str], None]) -> NoRet
     from tailrace.worker.reports import Reports
 
     log = structlog.get_logger()
-    redirect_log(lambda level, line: getattr(log, level)(line, source="llama.cpp"))
+
+    def log_llama(level: str, line: str) -> None:
+        # An engine that ends closes its connection, which llama.cpp calls an error.
+        level = "debug" if line.startswith(_CLOSED) else level
+        getattr(log, level)(line, source="llama.cpp")
+
+    redirect_log(log_llama)
     offered = devices.offered_devices()
     if options.memory and offered != [devices.cpu_device()]:
         raise ConfigurationError("--memory-mb limits a CPU's memory, and this worker offers GPUs: leave it out")
