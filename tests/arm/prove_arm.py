@@ -75,7 +75,7 @@ _MISTAKES: tuple[tuple[Proof, tuple[str, ...], tuple[Mistake, ...]], ...] = (
 
 def main() -> int:
     """The exit status: 0 when all results are right, and each mistake was noticed."""
-    if (shutil.which(COMPILER) is None or shutil.which(EMULATOR) is None) and not install():
+    if not is_installed() and not install():
         return 2
     failed = False
     with tempfile.TemporaryDirectory(prefix="tailrace-arm-") as name:
@@ -90,6 +90,14 @@ def main() -> int:
                 print(f"not noticed ({', '.join(found) or 'all is right'}): {mistakes}", flush=True)
                 failed = True
     return int(failed)
+
+
+def is_installed() -> bool:
+    """Whether the compiler with the C library's headers, and the emulator, are here: Debian has a package for each."""
+    if shutil.which(COMPILER) is None or shutil.which(EMULATOR) is None:
+        return False
+    command = [COMPILER, "-E", "-include", "stdlib.h", "-x", "c", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def install() -> bool:
