@@ -146,6 +146,8 @@ _OF_DEVICES = {name for name in NEEDED if "_sched_" in name} | {
     "ggml_backend_offload_op",
     "ggml_backend_name",
     "ggml_graph_view",
+    "ggml_backend_synchronize",
+    "ggml_backend_tensor_set_async",
 }
 
 

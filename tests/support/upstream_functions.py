@@ -1,62 +1,17 @@
-"""llama.cpp's functions that the kernels replace or call."""
+"""llama.cpp's functions that the kernels replace or call, as ``loading/ggml_api.h`` lists them."""
 
 from __future__ import annotations
 
+import re
+
+from tailrace.engine.kernels.build import SOURCES
+
+_LIST = re.findall(
+    r"^    X\((\w+), (REQUIRED|OPTIONAL)\)",
+    (SOURCES / "loading" / "ggml_api.h").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
 #: Without one of these, the kernels aren't used.
-NEEDED = [
-    "llamafile_sgemm",
-    "ggml_compute_forward_mul_mat_tiled",
-    "ggml_compute_forward_flash_attn_ext",
-    "ggml_cpu_extra_compute_forward",
-    "ggml_graph_compute",
-    "ggml_get_type_traits_cpu",
-    "ggml_threadpool_chunk_set",
-    "ggml_threadpool_chunk_add",
-    "ggml_barrier",
-    "ggml_tiled_wdata_size",
-    "ggml_backend_buffer_get_usage",
-    "ggml_backend_buffer_clear",
-    "ggml_backend_buffer_get_base",
-    "ggml_backend_buffer_get_size",
-    "ggml_backend_buffer_is_host",
-    "ggml_backend_alloc_ctx_tensors_from_buft",
-    "ggml_backend_tensor_get",
-    "ggml_backend_tensor_set",
-    "ggml_get_first_tensor",
-    "ggml_get_next_tensor",
-    "ggml_backend_tensor_memset",
-    "ggml_backend_buffer_free",
-    "ggml_backend_graph_compute_async",
-    "ggml_backend_sched_graph_compute_async",
-    "ggml_backend_sched_split_graph",
-    "ggml_backend_sched_get_n_backends",
-    "ggml_backend_sched_get_n_copies",
-    "ggml_backend_sched_get_backend",
-    "ggml_backend_sched_get_tensor_backend",
-    "ggml_backend_sched_set_tensor_backend",
-    "ggml_backend_offload_op",
-    "ggml_backend_name",
-    "ggml_graph_view",
-]
+NEEDED = [name for name, need in _LIST if need == "REQUIRED"]
 #: Without one of these, llama.cpp computes what needs it.
-OPTIONAL = [
-    "ggml_init",
-    "ggml_free",
-    "ggml_tensor_overhead",
-    "ggml_graph_overhead_custom",
-    "ggml_new_tensor_1d",
-    "ggml_cpy",
-    "ggml_new_graph_custom",
-    "ggml_build_forward_expand",
-    "ggml_backend_buffer_get_type",
-    "ggml_backend_buft_get_device",
-    "ggml_backend_dev_init",
-    "ggml_backend_graph_compute",
-    "ggml_backend_free",
-    "omp_get_num_threads",
-    "ggml_compute_forward_gated_delta_net",
-    "ggml_compute_forward_ssm_scan",
-    "ggml_compute_forward_ssm_conv",
-    "ggml_compute_forward_concat",
-    "ggml_compute_forward_mul",
-]
+OPTIONAL = [name for name, need in _LIST if need == "OPTIONAL"]
