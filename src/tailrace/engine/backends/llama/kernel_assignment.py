@@ -72,6 +72,16 @@ def assign_kernels(
     ]
 
 
+def ends_in_repacked_buffers(tensors: Iterable[Tensor], repack_buffer_type: RepackBufferType) -> bool:
+    """Whether llama.cpp ends the process where it chooses repacked buffer types itself.
+
+    Latent attention has a matrix for each head. For AMX, llama.cpp repacks such a tensor, because it could be
+    multiplied with contiguous activations, and then finds nothing that multiplies it with those of heads.
+    """
+    per_head = (tensor for tensor in tensors if len(tensor.dimensions) > 2 and not is_experts(tensor))
+    return any(repack_buffer_type(tensor, False) is not None for tensor in per_head)
+
+
 def repackable_part(tensors: Iterable[Tensor], own: OwnKernels) -> float:
     """The part of the matrices' bytes, 0 to 1, that tailrace's kernels can repack: dense ones and experts alike.
 

@@ -13,6 +13,7 @@ from tailrace.engine.backends.llama.kernel_assignment import (
     OwnKernels,
     assign_kernels,
     buffer_type_overrides,
+    ends_in_repacked_buffers,
     repackable_part,
 )
 from tailrace.engine.backends.llama.model_params import ModelParams
@@ -68,7 +69,7 @@ def load_model(
     is_too_large = (
         not repacks and not offloads and loader.status() == "on" and repacks_most_weights(path, options.placed)
     )
-    params.use_extra_bufts = not (repacks or is_too_large or _is_better_unrepacked(path))
+    params.use_extra_bufts = not (repacks or is_too_large or _is_better_unrepacked(path) or _ends_if_repacked(path))
     assignments = (
         []
         if offloads
@@ -125,6 +126,13 @@ def _is_better_unrepacked(path: Path) -> bool:
     if loader.status() != "on" or "AMX INT8" in read_isa().sets:
         return False
     return (read_facts(path).quantisation or "").startswith("Q4_K")
+
+
+def _ends_if_repacked(path: Path) -> bool:
+    """Whether llama.cpp may repack only the tensors that it is told by name."""
+    return ends_in_repacked_buffers(
+        read_header(path).tensors, lambda tensor, experts: repack_buffer_type(tensor, experts=experts)
+    )
 
 
 def repacks_most_weights(path: Path, placed: PlacedModel | None = None) -> bool:

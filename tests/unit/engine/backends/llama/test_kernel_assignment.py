@@ -15,6 +15,7 @@ from tailrace.engine.backends.llama.kernel_assignment import (
     OwnKernels,
     assign_kernels,
     buffer_type_overrides,
+    ends_in_repacked_buffers,
     repackable_part,
     summary,
     tensor_bytes,
@@ -60,6 +61,16 @@ def test_experts_are_computed_by_own_kernels_in_formats_that_these_know() -> Non
         "blk.1.ffn_up_exps": (UPSTREAM_REPACKED, REPACK),
         "blk.1.ffn_down_exps": (OWN, None),
     }
+
+
+def test_matrices_of_heads_that_llama_cpp_would_repack_are_noticed() -> None:
+    """Its buffers for AMX take them, and its graph of latent attention then ends the process."""
+    others = tensor("blk.0.attn_q"), tensor("blk.0.ffn_up_exps")
+    assert not ends_in_repacked_buffers(others, repack_buffer_type)
+    for kind, ends in ((Kind.Q4_0, True), (Kind.Q8_0, False)):
+        heads = tensor("blk.0.attn_k_b", kind, 128, 512, 16)
+        assert ends_in_repacked_buffers((*others, heads), repack_buffer_type) == ends
+        assert assigned(heads, kernels=NO_KERNELS) == {"blk.0.attn_k_b": (UPSTREAM, None)}
 
 
 def test_so_are_formats_and_shapes_that_own_kernels_do_not_repack() -> None:
