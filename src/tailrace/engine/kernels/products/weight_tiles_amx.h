@@ -1,9 +1,8 @@
-/* Repacked weights as AMX tiles of bf16, with their scales applied: each format's conversion. prefill_amx.c multiplies
+/* Repacked weights as AMX tiles of bf16, with their scales applied: each format's conversion. panels_amx.c multiplies
  * the tiles. */
 #pragma once
 #include "products/repacked_avx512.h"
-
-#define TILE_BYTES 1024 /* 16 by 32 numbers of bf16, or 16 by 16 of single precision */
+#include "products/panels_amx.h"
 
 /* Eight lanes from `from` on, each twice. */
 INLINE __m512 doubled(__m512 v, int from) {
