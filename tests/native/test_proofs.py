@@ -94,6 +94,7 @@ MISTAKES_IN_TILES: list[tuple[list[Mistake], set[str]]] = [
         {"prompt Q5_0", "prompt Q5_1", "prompt MXFP4", "prompt Q5_K", "prompt Q6_K"},
     ),
     ([("before + 3 * TILE_SUMS", "before")], {f"prompt {kind.name}" for kind in REPACKED}),
+    ([(" + place / MIN_EXPERT_TOKENS", "")], {f"prompt {kind.name}" for kind in REPACKED}),
 ]
 #: The same in code for AVX2 alone.
 MISTAKES_IN_AVX2: list[tuple[list[Mistake], set[str]]] = [

@@ -3,11 +3,8 @@
  * Pairs are grouped by expert, quantised in that order, and multiplied in one pass over the chosen experts. The threads
  * take work chunks of all experts from one counter, so they end together though experts have different numbers of
  * tokens. */
-#include "experts/expert_products.h"
+#include "experts/product_by_expert.h"
 
-#include <math.h>
-
-#include "experts/routing.h"
 #include "loading/repack.h"
 #include "products/file_order.h"
 #include "products/panels.h"
@@ -21,17 +18,6 @@
 #define MIN_UPSTREAM_TILED_TOKENS 16
 _Static_assert(MAX_SUMS % TILE_TOKENS == 0, "activations are cut between tiles");
 
-struct product {
-    const struct expert_op *op;
-    enum format format;
-    bool in_file_order;
-    struct routing routing;
-    uint8_t *quantised;         /* pairs by place; for repacked weights in tiles of pairs of one expert */
-    int64_t n_blocks, n_panels; /* blocks of a row; panels of 16 rows of an expert's result, the last may have fewer */
-    int64_t panel_bytes, act_bytes; /* of the weights of a panel; of a pair's quantised activations */
-    int64_t n_parts;                /* work chunks of an expert */
-};
-
 /* Whether shapes are those of a product by expert. Upstream asserts most of this. */
 static bool has_known_shape(const struct ggml_tensor *result) {
     const struct ggml_tensor *weights = result->src[0], *activations = result->src[1], *ids = result->src[2];
@@ -41,8 +27,6 @@ static bool has_known_shape(const struct ggml_tensor *result) {
            result->type == GGML_TYPE_F32 && result->nb[0] == sizeof(float) && result->ne[0] == weights->ne[1] &&
            result->ne[1] == ids->ne[0] && result->ne[2] == ids->ne[1] && result->ne[3] == 1;
 }
-
-INLINE int64_t n_pairs_of(const struct ggml_tensor *ids) { return ids->ne[0] * ids->ne[1]; }
 
 static int64_t act_bytes_of(enum format format, bool in_file_order, int64_t n_blocks) {
     return n_blocks * (in_file_order ? traits_of(format).activation_bytes : act_block_bytes(format));
@@ -60,7 +44,8 @@ size_t expert_work_bytes(int n_threads, const struct ggml_tensor *result) {
     const size_t own = quantised_bytes(format, false, result->src[1], result->src[2]);
     const size_t upstreams = quantised_bytes(format, true, result->src[1], result->src[2]);
     return 64 + (own > upstreams ? own : upstreams) +
-           (size_t)n_threads * routing_bytes(result->src[0]->ne[2], n_pairs_of(result->src[2]));
+           (size_t)n_threads * routing_bytes(result->src[0]->ne[2], n_pairs_of(result->src[2])) +
+           expert_tile_bytes(n_threads, result);
 }
 
 bool can_compute_expert_op(const struct expert_op *op, int n_threads, size_t work_bytes) {
@@ -72,10 +57,6 @@ bool can_compute_expert_op(const struct expert_op *op, int n_threads, size_t wor
     return needed && needed <= work_bytes && op->result->nb[0] == sizeof(float) &&
            op->result->ne[1] == op->ids->ne[0] && op->result->ne[2] == op->ids->ne[1] &&
            (n_threads == 1 || can_share_work(&(struct ggml_compute_params){.nth = n_threads}));
-}
-
-INLINE float *out_of(const struct ggml_tensor *result, struct pair pair) {
-    return (float *)((char *)result->data + pair.used * (int64_t)result->nb[1] + pair.token * (int64_t)result->nb[2]);
 }
 
 /* ---- Activations ------------------------------------------------------------------------------------------------- */
@@ -103,6 +84,7 @@ static void quantise_share(const struct ggml_compute_params *params, const struc
     const int64_t n_blocks = p->n_blocks, total = routing->begins[p->op->n_experts] * n_blocks;
     const int64_t begin = total * params->ith / params->nth, end = total * (params->ith + 1) / params->nth;
     for (int64_t c = 0; c < routing->n_chosen; c++) {
+        const bool in_tiles = is_in_tiles(p, routing->chosen[c]);
         const int32_t first = routing->begins[routing->chosen[c]], last = routing->begins[routing->chosen[c] + 1];
         if (last * n_blocks <= begin || first * n_blocks >= end) continue;
         for (int64_t place = first; place < last; place++) {
@@ -114,6 +96,10 @@ static void quantise_share(const struct ggml_compute_params *params, const struc
             const char *x = (const char *)activations->data +
                             pair.used % activations->ne[1] * (int64_t)activations->nb[1] +
                             pair.token * (int64_t)activations->nb[2];
+            if (in_tiles) {
+                if (!begin_block) pack_pair(p, routing->chosen[c], place, (const float *)x);
+                continue;
+            }
             if (p->in_file_order) {
                 quantise_as_upstream(p->format, (const float *)x, begin_block, end_block,
                                      p->quantised + place * p->act_bytes);
@@ -128,60 +114,16 @@ static void quantise_share(const struct ggml_compute_params *params, const struc
 
 /* ---- Panels ------------------------------------------------------------------------------------------------------ */
 
-/* The panels of a work chunk, which are numbered expert by expert. */
-struct chunk {
-    int64_t expert, begin, end;
-};
-
 static struct chunk chunk_of(const struct product *p, int64_t number) {
     const int64_t part = number % p->n_parts;
     return (struct chunk){p->routing.chosen[number / p->n_parts], p->n_panels * part / p->n_parts,
                           p->n_panels * (part + 1) / p->n_parts};
 }
 
-static const uint8_t *panel_at(const struct product *p, int m, int64_t expert, int64_t panel) {
-    const struct expert_matrix *matrix = p->op->matrices + m;
-    if (p->in_file_order)
-        return (const uint8_t *)matrix->weights->data + expert * (int64_t)matrix->weights->nb[2] +
-               (matrix->first_row + panel * GROUP_ROWS) * (int64_t)matrix->weights->nb[1];
-    return matrix->repacked->data +
-           ((expert * matrix->expert_rows + matrix->first_row) / GROUP_ROWS + panel) * p->panel_bytes;
-}
-
 /* The first weights of a work chunk. */
 static const uint8_t *start_of(const struct product *p, int64_t number) {
     const struct chunk chunk = chunk_of(p, number);
     return panel_at(p, 0, chunk.expert, chunk.begin);
-}
-
-/* Add the bias of rows `begin` to `begin` + `n_rows` of the result to the sums of each token. */
-static void add_bias(const struct expert_matrix *matrix, int64_t expert, int64_t begin, int64_t n_rows, int64_t count,
-                     float *sums) {
-    const float *bias = (const float *)((const char *)matrix->bias->data + expert * (int64_t)matrix->bias->nb[1]) +
-                        matrix->first_row + begin;
-    for (int64_t j = 0; j < count; j++)
-        for (int64_t r = 0; r < n_rows; r++) sums[j * n_rows + r] += bias[r];
-}
-
-/* x / (1 + e^-(factor x)) */
-INLINE vf sigmoid_times(vf x, float factor) {
-    const vf power = vf_exp2(vf_mul(x, vf_set1(-1.44269504f * factor)));
-    return vf_div(x, vf_add(vf_set1(1), power));
-}
-
-/* The gated numbers, in the place of those of the gate. */
-static void apply_gate(const struct expert_op *op, int64_t n, float *gate, const float *up) {
-    const vf limit = vf_set1(op->limit), below = vf_set1(-op->limit);
-    for (int64_t i = 0; i < n; i += VF_LANES) {
-        vf x = vf_loadu(gate + i), y = vf_loadu(up + i);
-        if (op->gate == SWIGLU_OAI) {
-            x = vf_min(limit, x), y = vf_max(below, vf_min(limit, y)); /* of NaN and a number, the second operand */
-            x = sigmoid_times(x, op->alpha), y = vf_add(y, vf_set1(1));
-        } else {
-            x = sigmoid_times(x, 1);
-        }
-        vf_storeu(gate + i, vf_mul(x, y));
-    }
 }
 
 /* Panels `begin` to `end` by pairs `first` to `first` + `count`, whose sums fit into MAX_SUMS vectors. All panels of a
@@ -211,9 +153,7 @@ static void compute_panels(const struct product *p, panel_function *function, in
         if (op->matrices[m].bias) add_bias(op->matrices + m, expert, row, n_rows, count, sums[m]);
     }
     if (op->gate != NO_GATE) apply_gate(op, count * n_rows, sums[0], sums[1]);
-    for (int64_t j = 0; j < count; j++)
-        memcpy(out_of(op->result, p->routing.pairs[first + j]) + row, sums[0] + j * n_rows,
-               (size_t)n_rows * sizeof(float));
+    store_results(p, first, count, row, n_rows, sums[0]);
 }
 
 /* A work chunk; `following` is the start of the thread's next one, or 0. */
@@ -238,7 +178,9 @@ static void compute_chunks(const struct ggml_compute_params *params, const struc
     for (int64_t number = params->ith; number < n_chunks;) {
         struct chunk chunk = chunk_of(p, number);
         number = params->nth > 1 ? upstream.ggml_threadpool_chunk_add(params->threadpool, 1) : number + 1;
-        compute_chunk(p, function, chunk, number < n_chunks ? start_of(p, number) : 0);
+        const uint8_t *following = number < n_chunks ? start_of(p, number) : 0;
+        if (is_in_tiles(p, chunk.expert)) compute_tile_chunk(p, &chunk, following);
+        else compute_chunk(p, function, chunk, following);
     }
 }
 
@@ -278,9 +220,12 @@ void compute_expert_op(const struct ggml_compute_params *params, const struct ex
     p.panel_bytes = p.in_file_order ? GROUP_ROWS * (int64_t)weights->nb[1] : p.n_blocks * group_bytes(p.format);
     p.act_bytes = act_bytes_of(p.format, p.in_file_order, p.n_blocks);
     uint8_t *work = p.quantised = (uint8_t *)(((uintptr_t)params->wdata + 63) & ~(uintptr_t)63);
-    work += quantised_bytes(p.format, p.in_file_order, op->activations, op->ids) +
-            (size_t)params->ith * routing_bytes(op->n_experts, n_pairs_of(op->ids));
-    p.routing = group_pairs(op->ids, op->n_experts, work);
+    const size_t own_routing = routing_bytes(op->n_experts, n_pairs_of(op->ids));
+    work += quantised_bytes(p.format, p.in_file_order, op->activations, op->ids);
+    p.routing = group_pairs(op->ids, op->n_experts, work + (size_t)params->ith * own_routing);
+    if (!p.in_file_order)
+        p.tiles = expert_tiles_in(work + (size_t)params->nth * own_routing, expert_tile_bytes(params->nth, op->product),
+                                  params->ith, params->nth);
     if (p.routing.n_chosen) {
         p.n_parts = parts_of_expert(&p, params->nth);
         if (params->ith < p.routing.n_chosen * p.n_parts) prefetch_l2(start_of(&p, params->ith), PREFETCH_FIRST);

@@ -29,6 +29,8 @@ Ids = npt.NDArray[np.int32]
 _EXPERTS, _ROWS, _BLOCKS, _USED = 7, 48, 2, 3
 #: Numbers of tokens: one expert has more than are multiplied at once, others have a few or none.
 _TOKENS = (90, 9, 1)
+#: The same where more tokens go through tiles (``prompt_products``).
+_TOKENS_BESIDE_TILES = (39, 9, 1)
 #: Of the largest sum. Both sides use single precision, and add in different orders.
 _TOLERANCE = 2e-5
 
@@ -54,16 +56,18 @@ def _agrees(
     library: ctypes.CDLL, ggml_type: GgmlType, random: np.random.Generator, inputs: int, *, repacked: bool
 ) -> bool:
     """``inputs``: each token has so many rows of activations, one for all of its experts or one for each."""
+    library.tailrace_kernels_amx_usable.restype = ctypes.c_bool
+    token_counts = _TOKENS_BESIDE_TILES if library.tailrace_kernels_amx_usable() else _TOKENS
     columns = _BLOCKS * block_weights(ggml_type)
     weights = random_weights(ggml_type, random, _EXPERTS * _ROWS, columns).reshape(_EXPERTS, _ROWS, -1)
-    activations = random.standard_normal((max(_TOKENS), inputs, columns)).astype(np.float32)
-    ids = _random_ids(random, max(_TOKENS))
+    activations = random.standard_normal((max(token_counts), inputs, columns)).astype(np.float32)
+    ids = _random_ids(random, max(token_counts))
     everything = [exact_product(ggml_type, matrix, activations.reshape(-1, columns)) for matrix in weights]
-    by_expert = np.stack(everything).reshape(_EXPERTS, max(_TOKENS), inputs, _ROWS)
+    by_expert = np.stack(everything).reshape(_EXPERTS, max(token_counts), inputs, _ROWS)
     tokens, used = np.indices(ids.shape)
     expected = by_expert[ids, tokens, used % inputs]
     # Of many tokens, super-blocks in the file's order are left to llama.cpp.
-    counts = _TOKENS if repacked or block_weights(ggml_type) == 32 else _TOKENS[1:]
+    counts = token_counts if repacked or block_weights(ggml_type) == 32 else token_counts[1:]
     all_tokens: Numbers | None = None
     with repacking(library, 2 * weights.nbytes if repacked else 0):
         for count in counts:

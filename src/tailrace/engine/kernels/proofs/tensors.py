@@ -16,7 +16,7 @@ from tailrace.engine.native_libs.ggml_layout import GgmlStruct
 #: ``enum ggml_backend_buffer_usage``: a buffer of weights, and one of another kind.
 WEIGHTS, COMPUTE = 1, 2
 #: Bytes of an operation's work buffer.
-_WORK_BYTES = 1 << 18
+_WORK_BYTES = 1 << 24
 
 
 def tensor_of(array: npt.NDArray[np.floating]) -> GgmlStruct:
