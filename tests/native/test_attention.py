@@ -162,8 +162,8 @@ def test_damaged_cells_of_other_types_stay_visible(
 @pytest.mark.skipif(
     bool(_AMX_WITHOUT_TILES - read_cpu_flags()), reason="this CPU can't run the other code of the tier with tiles"
 )
-def test_no_type_but_f16_uses_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packing cells into tiles reads 16-bit floats. Here tiles count as usable, and the first one ends the process."""
+def test_a_prompt_over_each_type_uses_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here tiles count as usable, and the first one ends the process."""
     usable = mutate_source(build.SOURCES, tmp_path / "usable", "return answer == YES;", "return true;")
     begin = "INLINE struct tile_config tiles_begin(void) {"
     trapped = mutate_source(usable, tmp_path / "kernels", begin, f"{begin} __builtin_trap();")
@@ -171,10 +171,14 @@ def test_no_type_but_f16_uses_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(ALL_TIERS["amx"]), "require", lambda _: None)
     monkeypatch.setattr(compiler, "COMPILE_FLAGS", ("-O1", *compiler.COMPILE_FLAGS[1:]))
     library = ensure_built(source, ALL_TIERS["amx"], tmp_path / "kept")
-    for types, code in ((QUANTISED, 0), (CACHE_TYPES[:1], -signal.SIGILL)):
-        arguments = [str(library), *(f"{int(k)},{int(v)}" for k, v in types)]
+    has_code, has_none = 64, 32
+    for dim, types, code in (
+        (has_none, CACHE_TYPES[0], 0),
+        *((has_code, each, -signal.SIGILL) for each in CACHE_TYPES),
+    ):
+        arguments = [str(library), str(dim), *(str(int(kind)) for kind in types)]
         done = subprocess.run([sys.executable, "-c", _PROMPT_OF_TYPES, *arguments], capture_output=True, check=False)
-        assert done.returncode == code, (types, done.stderr)
+        assert done.returncode == code, (dim, types, done.stderr)
 
 
 _PROMPT_OF_TYPES = """
@@ -182,12 +186,10 @@ import ctypes, sys
 import numpy as np
 from gguf import GGMLQuantizationType as CacheType
 from tailrace.engine.kernels.proofs.attention import attention_by, store_cells
-library = ctypes.CDLL(sys.argv[1])
-query, mask = np.ones((1, 4, 40, 64), np.float32), np.zeros((1, 1, 40, 80), np.float16)
-for pair in sys.argv[2:]:
-    types = tuple(CacheType(int(kind)) for kind in pair.split(","))
-    k, v = (store_cells(np.ones((1, 2, 80, 64), np.float32), kind) for kind in types)
-    assert np.abs(attention_by(library, query, k, v, mask, 0.125, types=types) - 1).max() < 0.01
+library, dim, types = ctypes.CDLL(sys.argv[1]), int(sys.argv[2]), tuple(CacheType(int(kind)) for kind in sys.argv[3:])
+query, mask = np.ones((1, 4, 40, dim), np.float32), np.zeros((1, 1, 40, 80), np.float16)
+k, v = (store_cells(np.ones((1, 2, 80, dim), np.float32), kind) for kind in types)
+assert np.abs(attention_by(library, query, k, v, mask, 0.125, types=types) - 1).max() < 0.01
 """
 
 

@@ -15,11 +15,10 @@
  * from the prefix cache. */
 #define MIN_TILE_RUN_CELLS 512
 
-/* Whether AMX tiles can have a group's cells: packing reads 16-bit floats of some head dimensions. */
+/* Whether AMX tiles can have a group's cells: packing is written for some head dimensions. */
 INLINE bool tiles_possible(const struct query_group *g) {
 #if HAS_AMX
-    return g->k_type == CACHE_F16 && g->v_type == CACHE_F16 && g->k_dim == g->v_dim && has_amx_code(g->k_dim) &&
-           g->softcap == 0 && g->alibi_bias == 0 && tailrace_kernels_amx_usable();
+    return has_amx_code(g->k_dim, g->v_dim) && g->softcap == 0 && g->alibi_bias == 0 && tailrace_kernels_amx_usable();
 #else
     (void)g;
     return false;
@@ -28,8 +27,8 @@ INLINE bool tiles_possible(const struct query_group *g) {
 
 /* The maximum number of rows of a group in a key head: what a run in float vectors has, or the heads of a token. */
 INLINE int max_rows(const struct query_group *g) {
-    if (tiles_possible(g)) return MAX_ROWS;
     const int row = g->k_row > g->v_row ? g->k_row : g->v_row, fit = STATE_FLOATS / row;
+    if (tiles_possible(g)) return MAX_ROWS < fit ? MAX_ROWS : fit;
     const int rows = g->heads < MAX_FEW_ROWS ? MAX_FEW_ROWS : g->heads;
     return rows < fit ? (rows < MAX_ROWS ? rows : MAX_ROWS) : (fit < MAX_ROWS ? fit : MAX_ROWS);
 }
@@ -43,6 +42,7 @@ INLINE int fitting_key_heads(const struct query_group *g, int n_rows) {
     if (tiles_possible(g)) { /* in blocks */
         const int rows = (n_rows + BLOCK_ROWS - 1) / BLOCK_ROWS * BLOCK_ROWS;
         if (AMX_STATE_FLOATS / (rows * row) < fit) fit = AMX_STATE_FLOATS / (rows * row);
+        if (MAX_STATE_ROWS / rows < fit) fit = MAX_STATE_ROWS / rows;
     }
 #endif
     return fit > 1 ? fit : 1;

@@ -69,6 +69,11 @@ INLINE void softmax_pair(int blocks, struct softmax_step *w) {
     w->n_done++;
 }
 
+/* Numbers of a head's key and of its value. */
+struct head_dims {
+    int k, v;
+};
+
 /* ---- Products ---------------------------------------------------------------------------------------------------- */
 
 /* Tiles 0 and 1 are sums of two blocks, 2 and 3 their queries or probabilities, 4 is keys or values. A product takes 16
@@ -78,9 +83,9 @@ INLINE void softmax_some(int head_dim, int blocks, struct softmax_step *w, bool 
 }
 
 /* Scores of a step, relative to row_max. */
-INLINE void score_step(struct scratch *scratch, int head_dim, int blocks, int block, const uint16_t *cells,
+INLINE void score_step(struct scratch *scratch, int k_dim, int blocks, int block, const uint16_t *cells,
                        float *const *scores, struct softmax_step *other) {
-    const int steps = head_dim / 32;
+    const int steps = k_dim / 32;
     const uint16_t *q = scratch->query_tiles + block * steps * TILE_NUMBERS;
     for (int c = 0; c < STEP_CELLS / 16; c++) {
         TILE_LOAD(0, scratch->neg_max + block * BLOCK_ROWS, 0);
@@ -90,12 +95,12 @@ INLINE void score_step(struct scratch *scratch, int head_dim, int blocks, int bl
             TILE_LOAD(4, key, 64);
             TILE_LOAD(2, q + s * TILE_NUMBERS, 64);
             _tile_dpbf16ps(0, 4, 2);
-            softmax_some(head_dim, blocks, other, true);
+            softmax_some(k_dim, blocks, other, true);
             if (blocks > 1) {
                 TILE_LOAD(3, q + (steps + s) * TILE_NUMBERS, 64);
                 _tile_dpbf16ps(1, 4, 3);
             }
-            softmax_some(head_dim, blocks, other, false);
+            softmax_some(k_dim, blocks, other, false);
         }
         TILE_STORE(0, scores[0] + c * 256, 64);
         if (blocks > 1) TILE_STORE(1, scores[1] + c * 256, 64);
@@ -103,24 +108,24 @@ INLINE void score_step(struct scratch *scratch, int head_dim, int blocks, int bl
 }
 
 /* Accumulate the values of a step. */
-INLINE void accumulate_step(struct scratch *scratch, int head_dim, int blocks, int block, const uint16_t *cells,
-                            float *const *probs, struct softmax_step *other) {
-    const uint16_t *values = cells + STEP_CELLS * head_dim;
-    float *acc = scratch->acc_t + block * head_dim * BLOCK_ROWS;
+INLINE void accumulate_step(struct scratch *scratch, struct head_dims dims, int blocks, int block,
+                            const uint16_t *cells, float *const *probs, struct softmax_step *other) {
+    const uint16_t *values = cells + STEP_CELLS * dims.k;
+    float *acc = scratch->acc_t + block * dims.v * BLOCK_ROWS;
     TILE_LOAD(2, probs[0], 128);
     if (blocks > 1) TILE_LOAD(3, probs[1], 128);
-    for (int c = 0; c < head_dim / 16; c++) {
+    for (int c = 0; c < dims.v / 16; c++) {
         TILE_LOAD(0, acc + c * 256, 64);
         TILE_LOAD(4, values + c * TILE_NUMBERS, 64);
         _tile_dpbf16ps(0, 4, 2);
         TILE_STORE(0, acc + c * 256, 64);
-        softmax_some(head_dim, blocks, other, true);
+        softmax_some(dims.v, blocks, other, true);
         if (blocks > 1) {
-            TILE_LOAD(1, acc + head_dim * BLOCK_ROWS + c * 256, 64);
+            TILE_LOAD(1, acc + dims.v * BLOCK_ROWS + c * 256, 64);
             _tile_dpbf16ps(1, 4, 3);
-            TILE_STORE(1, acc + head_dim * BLOCK_ROWS + c * 256, 64);
+            TILE_STORE(1, acc + dims.v * BLOCK_ROWS + c * 256, 64);
         }
-        softmax_some(head_dim, blocks, other, false);
+        softmax_some(dims.v, blocks, other, false);
     }
 }
 
@@ -131,8 +136,8 @@ INLINE int row_of(struct mask_run run, int kh) { return (kh * run.g->n_tokens + 
 
 /* Raise a block's row_max to the maximum of its scores, and make its scores, the next step's scores and its sums
  * relative to it. */
-OUT_OF_LINE void raise_max(struct scratch *scratch, int head_dim, int block, const uint8_t *n_hidden, int heads,
-                           int row, float *scores, float *next_scores) {
+OUT_OF_LINE void raise_max(struct scratch *scratch, int v_dim, int block, const uint8_t *n_hidden, int heads, int row,
+                           float *scores, float *next_scores) {
     const __m512 minus_infinity = _mm512_set1_ps(-INFINITY);
     __m512 top = minus_infinity;
     for (int j = 0; j < STEP_CELLS; j++) {
@@ -145,10 +150,10 @@ OUT_OF_LINE void raise_max(struct scratch *scratch, int head_dim, int block, con
     scratch->no_cell_yet[block] = fresh & nothing;
     const __m512 times = _mm512_maskz_mov_ps((__mmask16)~fresh, exp2_approx(_mm512_sub_ps(_mm512_setzero_ps(), rise)));
     float *neg_max = scratch->neg_max + block * BLOCK_ROWS, *row_sum = scratch->row_sum_t + block * BLOCK_ROWS;
-    float *acc = scratch->acc_t + block * head_dim * BLOCK_ROWS;
+    float *acc = scratch->acc_t + block * v_dim * BLOCK_ROWS;
     _mm512_store_ps(neg_max, _mm512_sub_ps(_mm512_load_ps(neg_max), rise));
     _mm512_store_ps(row_sum, _mm512_mul_ps(_mm512_load_ps(row_sum), times));
-    for (float *p = acc; p < acc + head_dim * BLOCK_ROWS; p += BLOCK_ROWS)
+    for (float *p = acc; p < acc + v_dim * BLOCK_ROWS; p += BLOCK_ROWS)
         _mm512_store_ps(p, _mm512_mul_ps(_mm512_load_ps(p), times));
     for (int j = 0; j < STEP_CELLS * BLOCK_ROWS; j += BLOCK_ROWS) {
         _mm512_store_ps(scores + j, _mm512_sub_ps(_mm512_load_ps(scores + j), rise));
@@ -157,12 +162,12 @@ OUT_OF_LINE void raise_max(struct scratch *scratch, int head_dim, int block, con
 }
 
 /* Compute a step's probabilities again: they were too large, or a row had no row_max so far. */
-OUT_OF_LINE void redo_softmax(struct scratch *scratch, int head_dim, int blocks, int block, const uint16_t *cells,
-                              struct softmax_step *w, float *const *next_scores) {
-    score_step(scratch, head_dim, blocks, block, cells, w->scores, 0);
+OUT_OF_LINE void redo_softmax(struct scratch *scratch, struct head_dims dims, int blocks, int block,
+                              const uint16_t *cells, struct softmax_step *w, float *const *next_scores) {
+    score_step(scratch, dims.k, blocks, block, cells, w->scores, 0);
     w->n_done = 0;
     for (int n = 0; n < blocks; n++) {
-        raise_max(scratch, head_dim, block + n, w->n_hidden, w->heads, w->row + n * BLOCK_ROWS, w->scores[n],
+        raise_max(scratch, dims.v, block + n, w->n_hidden, w->heads, w->row + n * BLOCK_ROWS, w->scores[n],
                   next_scores ? next_scores[n] : 0);
         w->sum[n] = _mm512_setzero_ps();
     }
@@ -182,37 +187,37 @@ INLINE bool exceeds(__m512 step_sum) { return _mm512_cmp_ps_mask(step_sum, _mm51
 
 /* One or two blocks of rows by `n_tiles` packed tiles of cells. `block` is the scratch buffers' first one, and `row`
  * its first row in the run. */
-INLINE void attend_blocks(struct scratch *scratch, int head_dim, int blocks, int block, int heads, int row,
+INLINE void attend_blocks(struct scratch *scratch, struct head_dims dims, int blocks, int block, int heads, int row,
                           int n_tiles) {
     const uint16_t *cells[MAX_TILES * 2];
     const uint8_t *n_hidden[MAX_TILES * 2];
     int steps = 0;
     for (int i = 0; i < n_tiles * 2; i++) {
         if (scratch->min_hidden[i / 2][i % 2] * heads >= row + blocks * BLOCK_ROWS) continue;
-        cells[steps] = scratch->cells + i * 2 * STEP_CELLS * head_dim;
+        cells[steps] = scratch->cells + i * STEP_CELLS * (dims.k + dims.v);
         n_hidden[steps++] = scratch->all_visible[i / 2] ? 0 : scratch->n_hidden[i / 2] + i % 2 * STEP_CELLS;
     }
     if (!steps) return;
     float *scores[2][2] = {{scratch->scores[0][0], scratch->scores[0][1]},
                            {scratch->scores[1][0], scratch->scores[1][1]}};
     __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    score_step(scratch, head_dim, blocks, block, cells[0], scores[0], 0);
+    score_step(scratch, dims.k, blocks, block, cells[0], scores[0], 0);
     for (int i = 0; i < steps; i++) {
         float *const *here = scores[i % 2], *const *other = scores[(i + 1) % 2];
         struct softmax_step w = {
             {here[0], here[1]}, n_hidden[i], heads, row, 0, {_mm512_setzero_ps(), _mm512_setzero_ps()}};
-        if (i) accumulate_step(scratch, head_dim, blocks, block, cells[i - 1], other, &w);
-        if (i + 1 < steps) score_step(scratch, head_dim, blocks, block, cells[i + 1], other, &w);
+        if (i) accumulate_step(scratch, dims, blocks, block, cells[i - 1], other, &w);
+        if (i + 1 < steps) score_step(scratch, dims.k, blocks, block, cells[i + 1], other, &w);
         while (w.n_done < STEP_CELLS / 2) softmax_pair(blocks, &w);
         bool redo = scratch->no_cell_yet[block] || exceeds(w.sum[0]);
         if (blocks > 1) redo |= scratch->no_cell_yet[block + 1] || exceeds(w.sum[1]);
         if (redo) {
             add_row_sums(scratch, blocks, block, sums);
-            redo_softmax(scratch, head_dim, blocks, block, cells[i], &w, i + 1 < steps ? other : 0);
+            redo_softmax(scratch, dims, blocks, block, cells[i], &w, i + 1 < steps ? other : 0);
         }
         for (int n = 0; n < blocks; n++) sums[n] = _mm512_add_ps(sums[n], w.sum[n]);
     }
-    accumulate_step(scratch, head_dim, blocks, block, cells[steps - 1], scores[(steps - 1) % 2], 0);
+    accumulate_step(scratch, dims, blocks, block, cells[steps - 1], scores[(steps - 1) % 2], 0);
     add_row_sums(scratch, blocks, block, sums);
 }
 
@@ -240,8 +245,8 @@ OUT_OF_LINE void find_hidden(struct scratch *scratch, struct mask_run run, int t
 }
 
 /* Pack keys and values of `n_tiles` tiles of one key head into the scratch buffers. */
-INLINE void pack_cells(struct scratch *scratch, int head_dim, struct mask_run run, int kh, int tile, int n_tiles,
-                       int n_parts) {
+INLINE void pack_cells(struct scratch *scratch, struct head_dims dims, struct mask_run run, int kh, int tile,
+                       int n_tiles, int n_parts) {
     const struct query_group *g = run.g;
     const size_t k_stride = g->k->nb[1], v_stride = g->v->nb[1];
     const uint8_t *k = cells_of(g->k, g), *v = cells_of(g->v, g);
@@ -254,24 +259,25 @@ INLINE void pack_cells(struct scratch *scratch, int head_dim, struct mask_run ru
             if (next_tile >= run.n_tiles) next_tile = tile;
             const uint32_t *list = run.list + (tile + i * n_parts) * TILE_CELLS + half;
             const uint32_t *next = run.list + next_tile * TILE_CELLS + half;
-            uint16_t *to = scratch->cells + (2 * i + half / STEP_CELLS) * 2 * STEP_CELLS * head_dim;
-            pack_keys(head_dim, to, k + (size_t)kh * g->k->nb[2], k_stride, list, k + next_head * g->k->nb[2], next);
-            pack_values(head_dim, to + STEP_CELLS * head_dim, v + (size_t)kh * g->v->nb[2], v_stride, list,
+            uint16_t *to = scratch->cells + (2 * i + half / STEP_CELLS) * STEP_CELLS * (dims.k + dims.v);
+            pack_keys(g->k_type, dims.k, to, k + (size_t)kh * g->k->nb[2], k_stride, list, k + next_head * g->k->nb[2],
+                      next);
+            pack_values(g->v_type, dims.v, to + STEP_CELLS * dims.k, v + (size_t)kh * g->v->nb[2], v_stride, list,
                         v + next_head * g->v->nb[2], next);
         }
 }
 
 /* A run by `n_tiles` tiles of its list: `tile` and every n_parts-th after it. */
-INLINE void attend_chunk(struct scratch *scratch, int head_dim, struct mask_run run, int tile, int n_tiles,
+INLINE void attend_chunk(struct scratch *scratch, struct head_dims dims, struct mask_run run, int tile, int n_tiles,
                          int n_parts) {
     const struct query_group *g = run.g;
     const int blocks = blocks_of(run);
     find_hidden(scratch, run, tile, n_tiles, n_parts);
     for (int kh = 0; kh < g->key_heads; kh++) {
-        pack_cells(scratch, head_dim, run, kh, tile, n_tiles, n_parts);
+        pack_cells(scratch, dims, run, kh, tile, n_tiles, n_parts);
         for (int b = 0; b < blocks; b += 2) {
-            if (b + 1 < blocks) attend_blocks(scratch, head_dim, 2, kh * blocks + b, g->heads, b * BLOCK_ROWS, n_tiles);
-            else attend_blocks(scratch, head_dim, 1, kh * blocks + b, g->heads, b * BLOCK_ROWS, n_tiles);
+            if (b + 1 < blocks) attend_blocks(scratch, dims, 2, kh * blocks + b, g->heads, b * BLOCK_ROWS, n_tiles);
+            else attend_blocks(scratch, dims, 1, kh * blocks + b, g->heads, b * BLOCK_ROWS, n_tiles);
         }
     }
 }
@@ -287,17 +293,17 @@ INLINE __m512i row_offsets(int head_dim) {
 }
 
 /* Bring the run's rows from the query state into blocks. */
-OUT_OF_LINE void gather_state(struct scratch *scratch, int head_dim, struct mask_run run) {
+OUT_OF_LINE void gather_state(struct scratch *scratch, struct head_dims dims, struct mask_run run) {
     const int rows = run.n_tokens * run.g->heads, blocks = blocks_of(run);
     for (int kh = 0; kh < run.g->key_heads; kh++)
         for (int b = 0; b < blocks; b++) {
             const int to = kh * blocks + b, from = row_of(run, kh) + b * BLOCK_ROWS;
             const int n = rows - b * BLOCK_ROWS < BLOCK_ROWS ? rows - b * BLOCK_ROWS : BLOCK_ROWS;
             const __mmask16 lanes = (__mmask16)((1 << n) - 1);
-            for (int s = 0; s < head_dim / 32; s++) {
-                uint16_t *tile = scratch->query_tiles + (to * (head_dim / 32) + s) * TILE_NUMBERS;
+            for (int s = 0; s < dims.k / 32; s++) {
+                uint16_t *tile = scratch->query_tiles + (to * (dims.k / 32) + s) * TILE_NUMBERS;
                 for (int r = 0; r < BLOCK_ROWS; r++) {
-                    const float *query = scratch->query + (from + r) * head_dim + 32 * s;
+                    const float *query = scratch->query + (from + r) * dims.k + 32 * s;
                     const __m512i row =
                         r < n ? to_bf16(_mm512_load_ps(query), _mm512_load_ps(query + 16)) : _mm512_setzero_si512();
                     transpose_pairs(r, row, tile);
@@ -309,16 +315,16 @@ OUT_OF_LINE void gather_state(struct scratch *scratch, int head_dim, struct mask
                             _mm512_maskz_sub_ps((__mmask16)~scratch->no_cell_yet[to], _mm512_setzero_ps(), max));
             _mm512_store_ps(scratch->row_sum_t + to * BLOCK_ROWS,
                             _mm512_maskz_loadu_ps(lanes, scratch->row_sum + from));
-            for (int d = 0; d < head_dim; d++) {
-                const __m512 x = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, row_offsets(head_dim),
-                                                          scratch->acc + from * head_dim + d, 4);
-                _mm512_store_ps(scratch->acc_t + (to * head_dim + d) * BLOCK_ROWS, x);
+            for (int d = 0; d < dims.v; d++) {
+                const __m512 x = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, row_offsets(dims.v),
+                                                          scratch->acc + from * dims.v + d, 4);
+                _mm512_store_ps(scratch->acc_t + (to * dims.v + d) * BLOCK_ROWS, x);
             }
         }
 }
 
 /* Bring the blocks back into the query state. */
-OUT_OF_LINE void scatter_state(struct scratch *scratch, int head_dim, struct mask_run run) {
+OUT_OF_LINE void scatter_state(struct scratch *scratch, int v_dim, struct mask_run run) {
     const int rows = run.n_tokens * run.g->heads, blocks = blocks_of(run);
     for (int kh = 0; kh < run.g->key_heads; kh++)
         for (int b = 0; b < blocks; b++) {
@@ -330,52 +336,55 @@ OUT_OF_LINE void scatter_state(struct scratch *scratch, int head_dim, struct mas
             _mm512_mask_storeu_ps(scratch->row_max + to, lanes,
                                   _mm512_mask_mov_ps(base, scratch->no_cell_yet[from], _mm512_set1_ps(-INFINITY)));
             _mm512_mask_storeu_ps(scratch->row_sum + to, lanes, _mm512_load_ps(scratch->row_sum_t + from * BLOCK_ROWS));
-            for (int d = 0; d < head_dim; d++) {
-                const __m512 x = _mm512_load_ps(scratch->acc_t + (from * head_dim + d) * BLOCK_ROWS);
-                _mm512_mask_i32scatter_ps(scratch->acc + to * head_dim + d, lanes, row_offsets(head_dim), x, 4);
+            for (int d = 0; d < v_dim; d++) {
+                const __m512 x = _mm512_load_ps(scratch->acc_t + (from * v_dim + d) * BLOCK_ROWS);
+                _mm512_mask_i32scatter_ps(scratch->acc + to * v_dim + d, lanes, row_offsets(v_dim), x, 4);
             }
         }
 }
 
 /* The tiles of a run that belong to `part`. */
-INLINE void attend_run_amx_of(struct scratch *scratch, int head_dim, struct mask_run run, int part, int n_parts) {
+INLINE void attend_run_amx_of(struct scratch *scratch, struct head_dims dims, struct mask_run run, int part,
+                              int n_parts) {
     int tile = first_tile_of(run, part, n_parts);
     if (tile >= run.n_tiles) return;
     /* With few rows, reading the cells takes longest. It is fastest with all heads of a tile before the next tile. */
     const bool few_rows = run.n_tokens * run.g->heads <= 2 * BLOCK_ROWS && run.g->key_heads > 1;
-    const int max_tiles = few_rows ? 1 : OPERAND_NUMBERS / (2 * head_dim * TILE_CELLS);
+    const int max_tiles = few_rows ? 1 : OPERAND_NUMBERS / ((dims.k + dims.v) * TILE_CELLS);
     const struct tile_config before = tiles_begin();
-    gather_state(scratch, head_dim, run);
+    gather_state(scratch, dims, run);
     while (tile < run.n_tiles) {
         const int left = (run.n_tiles - tile + n_parts - 1) / n_parts, n_tiles = left < max_tiles ? left : max_tiles;
-        attend_chunk(scratch, head_dim, run, tile, n_tiles, n_parts);
+        attend_chunk(scratch, dims, run, tile, n_tiles, n_parts);
         tile += n_tiles * n_parts;
     }
-    scatter_state(scratch, head_dim, run);
+    scatter_state(scratch, dims.v, run);
     tiles_end(before);
 }
 
-/* The same for each head dimension, compiled once. */
-#define ATTEND_RUN_AMX(HEAD_DIM)                                                                                       \
-    OUT_OF_LINE void attend_run_amx_##HEAD_DIM(struct scratch *scratch, struct mask_run run, int part, int n_parts) {  \
-        attend_run_amx_of(scratch, HEAD_DIM, run, part, n_parts);                                                      \
-    }
-ATTEND_RUN_AMX(64)
-ATTEND_RUN_AMX(96)
-ATTEND_RUN_AMX(128)
-ATTEND_RUN_AMX(256)
+/* Dimensions of a head's keys and values for which there is code. Others use float vectors. The last two are those of
+ * latent attention (DeepSeek): 512 numbers and 64 with positions, of which the first are values, and not absorbed. */
+#define AMX_DIMS(X) X(64, 64) X(96, 96) X(128, 128) X(256, 256) X(576, 512) X(192, 128)
 
-/* Whether there is code for a head dimension. Others use float vectors. */
-INLINE bool has_amx_code(int head_dim) {
-    return head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256;
+#define ATTEND_RUN_AMX(K, V)                                                                                           \
+    OUT_OF_LINE void attend_run_amx_##K##_##V(struct scratch *scratch, struct mask_run run, int part, int n_parts) {   \
+        attend_run_amx_of(scratch, (struct head_dims){K, V}, run, part, n_parts);                                      \
+    }
+AMX_DIMS(ATTEND_RUN_AMX)
+#undef ATTEND_RUN_AMX
+
+INLINE bool has_amx_code(int k_dim, int v_dim) {
+#define IS_CODED(K, V)                                                                                                 \
+    if (k_dim == (K) && v_dim == (V)) return true;
+    AMX_DIMS(IS_CODED)
+#undef IS_CODED
+    return false;
 }
 
 INLINE void attend_run_amx(struct scratch *scratch, struct mask_run run, int part, int n_parts) {
-    switch (run.g->k_dim) {
-        case 64: attend_run_amx_64(scratch, run, part, n_parts); break;
-        case 96: attend_run_amx_96(scratch, run, part, n_parts); break;
-        case 128: attend_run_amx_128(scratch, run, part, n_parts); break;
-        case 256: attend_run_amx_256(scratch, run, part, n_parts); break;
-    }
+#define ATTEND(K, V)                                                                                                   \
+    if (run.g->k_dim == (K) && run.g->v_dim == (V)) attend_run_amx_##K##_##V(scratch, run, part, n_parts);
+    AMX_DIMS(ATTEND)
+#undef ATTEND
 }
 #endif

@@ -21,8 +21,8 @@
 #define STEP_CELLS       32        /* cells between two updates of the softmax */
 #define OPERAND_NUMBERS  (1 << 17) /* of keys and values in bf16: 256 KB, which the second-level cache holds */
 #define MIN_AMX_HEAD_DIM 64
-#define MAX_AMX_HEAD_DIM 256
-#define AMX_STATE_FLOATS (MAX_ROWS * MAX_AMX_HEAD_DIM)
+#define MAX_AMX_HEAD_DIM 512 /* of values */
+#define AMX_STATE_FLOATS STATE_FLOATS
 #define MAX_TILES        (OPERAND_NUMBERS / (2 * MIN_AMX_HEAD_DIM * TILE_CELLS))
 #endif
 

@@ -19,7 +19,7 @@ from tailrace.engine.kernels.proofs.tensors import cache_tensor, compute, set_fl
 
 Numbers = npt.NDArray[np.floating]
 
-#: Types of K and V. Only cells in 16-bit floats go through AMX tiles.
+#: Types of K and V.
 CACHE_TYPES = (
     (CacheType.F16, CacheType.F16),
     (CacheType.BF16, CacheType.BF16),
@@ -72,6 +72,7 @@ _SHAPES = (
     # Multi-head latent attention: few and many heads over one key head whose values are the beginning of its keys.
     AttentionShape(576, 3, 1, 2, 1, 80, 1, value_dim=512),
     AttentionShape(576, 20, 1, 3, 1, 144, 1, value_dim=512),
+    AttentionShape(576, 16, 1, 43, 2, 592, 1, value_dim=512),
     AttentionShape(192, 4, 2, 40, 1, 80, 1, value_dim=128),
     # Sliding windows, of a prompt and of replies beside it.
     AttentionShape(64, 8, 2, 40, 1, 208, 1, window=48),
@@ -90,19 +91,22 @@ _SHAPES_OF_TYPES = (
     AttentionShape(64, 9, 3, 5, 1, 336, 0),
     AttentionShape(96, 2, 2, 40, 1, 112, 0),
     AttentionShape(96, 4, 2, 43, 1, 208, 1, sinks=True, window=30),
+    AttentionShape(64, 9, 3, 100, 1, 1216, 1),
+    AttentionShape(256, 4, 1, 41, 2, 192, 1),
     AttentionShape(128, 8, 2, 7, 2, 208, 3, softcap=20.0, alibi_bias=8.0),
     AttentionShape(160, 5, 1, 1, 1, 80, 1),
     AttentionShape(256, 4, 1, 3, 2, 64, 0),
     AttentionShape(576, 10, 1, 2, 1, 80, 1, value_dim=512),
+    AttentionShape(576, 5, 1, 41, 1, 80, 1, value_dim=512),
 )
 #: Of the largest result: in single precision; in 16-bit words; and in AMX tiles, where probabilities are rounded to
 #: bf16. What else is rounded in tiles is rounded in the expected result, too.
 _TOLERANCE, _WORD_TOLERANCE, _TILE_TOLERANCE = 1e-5, 2e-4, 3e-3
 #: The kernels' scores have base 2.
 _LOG2_E = np.float32(1.44269504)
-#: Rows of a run from which on tiles are used, and the head dimensions that they have.
+#: Rows of a run from which on tiles are used, and the dimensions of keys and values that they have.
 _MIN_TILE_ROWS = 12
-_TILE_DIMS = (64, 96, 128, 256)
+_TILE_DIMS = ((64, 64), (96, 96), (128, 128), (256, 256), (576, 512), (192, 128))
 
 
 def attention_is_right(library: ctypes.CDLL) -> bool:
@@ -143,10 +147,8 @@ def _agrees(
     longest_run = shape.tokens - shape.sequences + 1 if shape.sequences else 1
     tiles = (
         library.tailrace_kernels_amx_usable()
-        and types == CACHE_TYPES[0]
         and longest_run * shape.heads // shape.kv_heads >= _MIN_TILE_ROWS
-        and shape.head_dim in _TILE_DIMS
-        and not shape.value_dim
+        and (shape.head_dim, shape.value_dim or shape.head_dim) in _TILE_DIMS
         and not shape.softcap
         and not shape.alibi_bias
     )
