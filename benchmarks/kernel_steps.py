@@ -1,6 +1,7 @@
 """CPU time of steps with our kernels and without, in pairs on one thread: a ratio that a busy machine changes little.
 
-    python -m benchmarks.kernel_steps experts-small [--rounds 4] [--threads 2] [--kernels avx2] [--peer FOLDER]
+    python -m benchmarks.kernel_steps experts-small [--rounds 4] [--threads 2] [--prompt 512] [--kernels avx2]
+        [--peer FOLDER]
 
 ``--kernels`` is the setting on our side. ``--peer`` is a folder with libraries of llama.cpp of the binding's version
 that were built for other instructions: the other side computes with them, and not with the binding's own.
@@ -28,11 +29,10 @@ from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL, Settings
 
 _STREAMS = (1, 4, 8)
-_PROMPT = 128
 _STEPS = 8
 
 
-def _serve(path: Path, choice: str, threads: int) -> None:
+def _serve(path: Path, choice: str, threads: int, prompt_tokens: int) -> None:
     """Measure for each line of standard input: milliseconds of a step of each number of streams, and of a prompt."""
     from tailrace.engine.kernels import loader
     from tailrace.observe import logs
@@ -43,11 +43,15 @@ def _serve(path: Path, choice: str, threads: int) -> None:
     from tailrace.engine.backends.create_llama import create_llama
 
     settings = Settings(
-        ctx=1024, parallel=max(_STREAMS), threads=threads, threads_prefill=threads, prefill_chunk=_PROMPT
+        ctx=2 * prompt_tokens + 1024,
+        parallel=max(_STREAMS),
+        threads=threads,
+        threads_prefill=threads,
+        prefill_chunk=prompt_tokens,
     )
     backend = create_llama(path, settings)
     clock = time.process_time if threads == 1 else time.perf_counter
-    tokens = [100 + 7919 * index % 40_000 for index in range(max(_PROMPT, _STEPS * max(_STREAMS)))]
+    tokens = [100 + 7919 * index % 40_000 for index in range(max(prompt_tokens, _STEPS * max(_STREAMS)))]
 
     def timed(what: Callable[[], object]) -> float:
         started_at = clock()
@@ -66,8 +70,8 @@ def _serve(path: Path, choice: str, threads: int) -> None:
 
     def prompt() -> float:
         backend.reset()
-        places = list(range(_PROMPT))
-        return timed(lambda: backend.decode(tokens[:_PROMPT], places, [0] * _PROMPT, [_PROMPT - 1]))
+        places = list(range(prompt_tokens))
+        return timed(lambda: backend.decode(tokens[:prompt_tokens], places, [0] * prompt_tokens, places[-1:]))
 
     prompt()
     for _ in sys.stdin:
@@ -77,10 +81,10 @@ def _serve(path: Path, choice: str, threads: int) -> None:
 class _Side:
     """A process that measures with one choice of kernels."""
 
-    def __init__(self, path: Path, choice: str, threads: int, peer: Path | None) -> None:
+    def __init__(self, path: Path, choice: str, threads: int, prompt: int, peer: Path | None) -> None:
         environment = dict(os.environ) if peer is None else {**os.environ, "LLAMA_CPP_LIB_PATH": str(peer.resolve())}
         command = [sys.executable, "-m", "benchmarks.kernel_steps", str(path), "--threads", str(threads)]
-        command += ["--measure", choice]
+        command += ["--prompt", str(prompt), "--measure", choice]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -104,6 +108,7 @@ def main() -> None:
     parser.add_argument("model", help=f"{', '.join(SHAPES)}, a name in the store, or a path")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1, help="with more than one, times are wall time [1]")
+    parser.add_argument("--prompt", type=int, default=128, help="tokens of the prompt [128]")
     parser.add_argument("--kernels", default="on", choices=("on", "avx512", "avx2"), help="the setting on our side")
     parser.add_argument("--peer", type=Path, help="a folder with libraries of llama.cpp for the other side")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -111,14 +116,14 @@ def main() -> None:
     named = options.model in SHAPES
     path = synthetic(options.model, locate_model(STARTER_MODEL).path) if named else locate_model(options.model).path
     if options.measure:
-        _serve(path, options.measure, options.threads)
+        _serve(path, options.measure, options.threads, options.prompt)
         return
     # Not above: it loads llama.cpp, and the kernels with it, before a side has chosen its own.
     from benchmarks.harness.bandwidth_share import bandwidth_shares, memory_bandwidth, model_touched_bytes
 
     sides = {
-        "on": _Side(path, options.kernels, options.threads, None),
-        "off": _Side(path, "off", options.threads, options.peer),
+        "on": _Side(path, options.kernels, options.threads, options.prompt, None),
+        "off": _Side(path, "off", options.threads, options.prompt, options.peer),
     }
     found: dict[str, list[list[float]]] = {"on": [], "off": []}
     bandwidths: list[float] = []
@@ -129,7 +134,7 @@ def main() -> None:
             bandwidths.append(memory_bandwidth())
     for side in sides.values():
         side.close()
-    for index, what in enumerate([*(f"{streams} streams" for streams in _STREAMS), f"a prompt of {_PROMPT}"]):
+    for index, what in enumerate([*(f"{streams} streams" for streams in _STREAMS), f"a prompt of {options.prompt}"]):
         on, off = ([each[index] for each in found[choice]] for choice in ("on", "off"))
         ratio = statistics.median(b / a for a, b in zip(on, off, strict=True))
         print(
