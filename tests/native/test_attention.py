@@ -48,9 +48,9 @@ def name_types(types: tuple[CacheType, CacheType]) -> str:
     ("right", "wrong"),
     [
         ("_mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1))", "_mm512_setzero_ps()"),
-        ("_mm512_set1_epi32((int)0xffff0000)", "_mm512_set1_epi32((int)0xff800000)"),
+        ("(raised, _mm512_set1_epi32((int)0xffff0000))", "(raised, _mm512_set1_epi32((int)0xff800000))"),
         ("blind <= 0 ? 0xffff", "blind <= BLOCK_ROWS ? 0xffff"),
-        ("(to * head_dim + d) * BLOCK_ROWS, x)", "(to * head_dim + d) * BLOCK_ROWS, _mm512_setzero_ps())"),
+        ("(to * dims.v + d) * BLOCK_ROWS, x)", "(to * dims.v + d) * BLOCK_ROWS, _mm512_setzero_ps())"),
     ],
 )
 def test_amx_code_with_a_mistake_is_not_cached(
