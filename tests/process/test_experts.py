@@ -47,6 +47,13 @@ def run(path: Path, choice: str, *more: str) -> tuple[dict[str, Any], str]:
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
 
 
+def least_correlation(choice: str) -> float:
+    """Tiles don't round activations to 8 bits as llama.cpp does, so the router may choose another expert where two are
+    close.
+    """
+    return 0.95 if choice == "on" and "amx" in TIERS else 0.98
+
+
 @pytest.mark.parametrize("choice", CHOICES[:-1])
 @pytest.mark.parametrize(("dense", "experts"), [("Q4_0", "Q4_0"), ("Q4_K", "Q4_K"), ("Q8_0", "Q4_K"), ("Q4_0", "Q6_K")])
 def test_a_mixture_of_experts_has_llama_cpps_results(tmp_path: Path, dense: str, experts: str, choice: str) -> None:
@@ -65,11 +72,8 @@ def test_a_mixture_of_experts_has_llama_cpps_results(tmp_path: Path, dense: str,
         assert own["alone"] == own["rows"][3:], "a token has the same results beside another one and alone"
     assert "products computed by" in log
     assert "should be repacked" not in log
-    # Tiles don't round activations to 8 bits as llama.cpp does, so the router may choose another expert where two are
-    # close.
-    least = 0.95 if choice == "on" and "amx" in TIERS else 0.98
     for one, other in zip(np.array(own["rows"]), np.array(upstream["rows"]), strict=True):
-        assert np.corrcoef(one, other)[0, 1] > least
+        assert np.corrcoef(one, other)[0, 1] > least_correlation(choice)
 
 
 @pytest.mark.skipif(not TIERS, reason="this CPU can't run the kernels: llama.cpp computes all")
@@ -81,5 +85,5 @@ def test_experts_stay_as_the_file_has_them_where_memory_is_short(tmp_path: Path,
     assert own["repacked"] == 0
     assert {kernels for name, kernels in own["kernels"].items() if "_inp" not in name} == {OWN}
     for one, other in zip(np.array(own["rows"]), np.array(upstream["rows"]), strict=True):
-        assert np.corrcoef(one, other)[0, 1] > 0.98
+        assert np.corrcoef(one, other)[0, 1] > least_correlation("on")
     assert own["alone"] == own["rows"][3:]
