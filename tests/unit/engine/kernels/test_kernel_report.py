@@ -39,7 +39,7 @@ def built(monkeypatch: pytest.MonkeyPatch, library: Path) -> list[TierName]:
     """The tiers that the report has had built. Every proof is right."""
     asked: list[TierName] = []
 
-    def build(tier: TierName) -> Path:
+    def build(tier: TierName, *, again: bool) -> Path:
         asked.append(tier)
         return library
 
@@ -93,7 +93,7 @@ def test_a_tier_that_can_not_be_built_leaves_the_next(
 ) -> None:
     set_cpu(monkeypatch, AMX)
 
-    def build(tier: TierName) -> Path:
+    def build(tier: TierName, *, again: bool) -> Path:
         if tier == "amx":
             raise NativeUnavailable("static assertion failed: ggml_tensor is larger")
         return library
