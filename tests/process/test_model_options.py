@@ -134,3 +134,14 @@ def test_a_model_is_kept_in_memory_or_a_warning_says_why_not() -> None:
     else:
         assert "mlock" in warning
         assert "ulimit -l" in warning
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_rules_for_devices_need_one(remembered: bool) -> None:
+    """Those of a user are refused. Those that ``tailrace tune`` has stored are of a device that is gone."""
+    settings = Settings(ctx=512, parallel=1, placement={"layers": {"0-9": "CUDA0"}, "remembered": remembered})
+    if remembered:
+        create_llama(MODEL, settings, workers={}).close()
+    else:
+        with pytest.raises(ConfigurationError, match="set --devices"):
+            create_llama(MODEL, settings, workers={})

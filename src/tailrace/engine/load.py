@@ -254,7 +254,7 @@ def load_llama(
             settings,
             replica,
             replicas=replicas,
-            workers=None if watch is None else watch.statuses,
+            workers={} if watch is None else watch.statuses,
             log=log_llama,
             progress=lambda part: report(f"loading {file.name}", part),
         )

@@ -123,7 +123,7 @@ def main() -> None:
 
     try:
         watch = connect_workers(settings, ProgressPage(), first=True)
-        backend = create_llama(Path(sys.argv[1]), settings, replica, workers=None if watch is None else watch.statuses)
+        backend = create_llama(Path(sys.argv[1]), settings, replica, workers={} if watch is None else watch.statuses)
     except TailraceError as error:
         for _ in sys.stdin.buffer:
             _answer(_REFUSED + str(error).replace("\n", " ").encode())

@@ -72,6 +72,8 @@ def create_llama(
         main_gpu=settings.main_gpu,
     )
     wanted = None if workers is None else planned_devices(settings, has_gpu=has_own_memory())
+    if workers is not None and wanted is None:
+        _check_no_rules(settings)
     measured = None
     if wanted is not None and workers is not None:
         opened = open_devices(wanted, workers)
@@ -84,6 +86,14 @@ def create_llama(
     if settings.mlock and (failed := lock_memory()) is not None and log is not None:
         log("warning", f"the model can't be kept in memory (mlock): {failed}")
     return backend
+
+
+def _check_no_rules(settings: Settings) -> None:
+    """The CPU computes the whole model. Raises ConfigurationError where a user's rules divide it."""
+    if read_rules(settings.placement).bind:
+        raise ConfigurationError(
+            "placement has rules for devices, and there is none beside this machine's CPU: set --devices"
+        )
 
 
 def _place(

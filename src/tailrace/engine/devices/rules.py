@@ -32,6 +32,11 @@ class PlacementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv: str | None = None  #: of all layers' KV cache: ``local`` alone
     remembered: bool = False  #: ``tailrace tune`` has written them: they count only as long as they can be followed
 
+    @property
+    def bind(self) -> bool:
+        """Whether a user has written rules, which the engine follows or refuses."""
+        return not self.remembered and bool(self.layers or self.tensors or self.output or self.kv)
+
 
 def read_rules(value: str | Mapping[str, Any] | None) -> PlacementRules:
     """The rules of the setting: a file's (TOML), or a table's. Raises ConfigurationError."""

@@ -127,8 +127,6 @@ def connect_workers(settings: Settings, page: ProgressPage, *, first: bool) -> W
     """
     global _watch
     if settings.devices is None:
-        if settings.placement is not None:
-            raise ConfigurationError("placement has rules for devices, and devices isn't set: set --devices")
         return None
     _watch = _watch or WorkerWatch(binding_version())
     for link in _watch.connect(parse_devices(settings.devices).workers, page, first=first):
