@@ -13,7 +13,7 @@ from drafted_replies import replies
 from loop_replies import Replies
 from openai_wire import ask
 from placed_backend import load_placed
-from servers import serving
+from servers import ServerProcess, serving, wait_for
 from simulated_passes import SimulatedSpeculator
 from tailrace.engine.backends.create_llama import create_llama
 from tailrace.engine.backends.llama import LlamaBackend
@@ -100,3 +100,25 @@ def test_a_server_has_both_models_on_one_worker(workers: Workers) -> None:
             found.append(reply.json()["choices"][0]["message"]["content"])
     assert found[0] == found[1]
     assert workers[0].process.poll() is None
+
+
+def test_two_servers_with_exchanged_workers_do_not_wait_for_each_other(workers: Workers) -> None:
+    """Each wants the other's worker for its draft model, which it loads after the model."""
+    first, second = (worker.endpoint for worker in workers)
+    drafted = ("--ctx", "1024", "--speculate", "draft", "--draft-model", STARTER_MODEL)
+    servers = [
+        ServerProcess("--port", "0", "--devices", here, "--draft-devices", there, *drafted)
+        for here, there in ((first, second), (second, first))
+    ]
+    try:
+        wait_for("one of them to end", lambda: any(each.process.poll() is not None for each in servers))
+        refused, served = sorted(servers, key=lambda each: each.process.poll() is None)
+        assert refused.process.wait() == 78
+        assert "is in use by " in refused.log
+        served.wait_ready()
+        found = ask(served.port, "GET", "/stats").json()["hardware"]["workers"]
+        assert {each["worker"] for each in found} == {first, second}
+        assert all(each["link"]["sent"] > 0 for each in found)
+    finally:
+        for each in servers:
+            each.close()

@@ -122,6 +122,8 @@ def load_draft(
     path = locate_model(settings.draft_model, models_dir=settings.models_dir).path
     draft = load_llama(path, draft_settings, replica, replicas=replicas, page=page, first=first)
     check_vocabulary(draft.vocabulary, backend.vocabulary)
+    if backend.worker_links is not None and draft.worker_links is not None:
+        backend.worker_links = draft.worker_links  # Of all workers, now that each has its connection.
     return draft
 
 

@@ -123,12 +123,16 @@ def connect_workers(settings: Settings, page: ProgressPage, *, first: bool) -> W
     """Wait for the workers of the settings, and watch them from now on. None where the settings name no devices. A
     second model of this process may use the same workers.
 
-    ``first`` and errors as in ``WorkerWatch.connect``.
+    Those of a draft model are claimed with its model's: two servers that each wait for a worker of the other one would
+    wait forever. ``first`` and errors as in ``WorkerWatch.connect``.
     """
     global _watch
     if settings.devices is None:
         return None
     _watch = _watch or WorkerWatch(binding_version())
-    for link in _watch.connect(parse_devices(settings.devices).workers, page, first=first):
+    endpoints = list(parse_devices(settings.devices).workers)
+    if settings.speculate == "draft" and settings.draft_devices is not None:
+        endpoints += parse_devices(settings.draft_devices).workers
+    for link in _watch.connect(list(dict.fromkeys(endpoints)), page, first=first):
         threading.Thread(target=_listen, args=(link, page), name="tailrace-worker", daemon=True).start()
     return _watch
