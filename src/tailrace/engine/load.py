@@ -122,8 +122,6 @@ def load_draft(
     path = locate_model(settings.draft_model, models_dir=settings.models_dir).path
     draft = load_llama(path, draft_settings, replica, replicas=replicas, page=page, first=first)
     check_vocabulary(draft.vocabulary, backend.vocabulary)
-    if backend.worker_links is not None and draft.worker_links is not None:
-        backend.worker_links = draft.worker_links  # Of all workers, now that each has its connection.
     return draft
 
 
@@ -157,13 +155,20 @@ def make_loop(
         core_share=core_share,
         prefix_identity=backend.info.prefix_identity,
         long_gap_seconds=settings.log_gap_ms / 1e3,
-        worker_links=backend.worker_links,
+        worker_links=_worker_links(backend, draft),
         speed_watch=backend.speed_watch,
     )
     for each in (backend, draft):
         if each is not None:
             loop.heartbeats.include(each.counters)
     return loop
+
+
+def _worker_links(backend: Backend, draft: Backend | None) -> WorkerLinks | None:
+    """Those of the draft model, which was loaded last, have the model's, too."""
+    if backend.worker_links is None or draft is None:
+        return backend.worker_links
+    return draft.worker_links or backend.worker_links
 
 
 def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> Speculator | None:
