@@ -109,7 +109,7 @@ def test_the_bound_drops_no_better_placement(
 
     found = cost()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RemainingCost, "least", lambda *_: float("-inf"))
+        patch.setattr(RemainingCost, "min_seconds", lambda *_: float("-inf"))
         assert cost() == (found if found is None else pytest.approx(found, rel=1e-9))
 
 

@@ -40,8 +40,9 @@ _EXPERT_ROWS, _EXPERT_BLOCKS = 48, 25
 _EXPERT_TOKENS = ((530, (530, 300, 160, 50, 20, 0)), (40, (40, 36, 3, 1, 0, 0)))
 _USED = 2
 #: Of the largest sum. Both sides round the same numbers to bf16. The kernels add minima of super-blocks in another way,
-#: so some of these weights are rounded to the other side. Without any rounding to bf16 the difference would be 4e-3.
-_TOLERANCE = dict.fromkeys((GgmlType.Q2_K, GgmlType.Q4_K, GgmlType.Q5_K), 1e-3)
+#: so some of these weights are rounded to the other side: 1.5e-3 in the worst of 288 matrices of Q4_K. Without any
+#: rounding to bf16 the difference would be 4e-3.
+_TOLERANCE = dict.fromkeys((GgmlType.Q2_K, GgmlType.Q4_K, GgmlType.Q5_K), 2.5e-3)
 _OTHERS_TOLERANCE = 2e-5
 
 
@@ -50,13 +51,15 @@ def wrong_prompt_products(library: ctypes.CDLL) -> list[str]:
     library.tailrace_kernels_amx_usable.restype = ctypes.c_bool
     if not library.tailrace_kernels_amx_usable():
         return []
-    random = np.random.default_rng(17)
-    return [
-        f"prompt {ggml_type.name}"
-        for ggml_type in repacked_types(library)
-        if not all(_agrees(library, ggml_type, random, *shape) for shape in _SHAPES)
-        or not all(_experts_agree(library, ggml_type, random, inputs) for inputs in (1, _USED))
-    ]
+    return [f"prompt {ggml_type.name}" for ggml_type in repacked_types(library) if not _is_right(library, ggml_type)]
+
+
+def _is_right(library: ctypes.CDLL, ggml_type: GgmlType) -> bool:
+    # Of each format's own, so that its numbers don't depend on where the proof of another one ended.
+    random = np.random.default_rng((17, ggml_type))
+    return all(_agrees(library, ggml_type, random, *shape) for shape in _SHAPES) and all(
+        _experts_agree(library, ggml_type, random, inputs) for inputs in (1, _USED)
+    )
 
 
 def _agrees(
