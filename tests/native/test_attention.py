@@ -28,7 +28,7 @@ from tailrace.engine.kernels.proofs.attention import (
 from tailrace.engine.kernels.proofs.random_weights import Bytes
 from tailrace.engine.kernels.proofs.stand_in import set_upstream, stand_in_pool
 from tailrace.engine.kernels.proofs.tensors import compute_params, pointer, set_float_params, set_sources, tensor_of
-from tailrace.engine.native_libs import NativeUnavailable, compiler
+from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.library import Source, ensure_built
 from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
 from tailrace.machine.isa import read_cpu_flags
@@ -44,6 +44,7 @@ def name_types(types: tuple[CacheType, CacheType]) -> str:
 
 
 @pytest.mark.skipif(not TILES, reason="this CPU has no tiles: its attention is AVX-512's, which test_proofs.py changes")
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
@@ -162,6 +163,7 @@ def test_damaged_cells_of_other_types_stay_visible(
 @pytest.mark.skipif(
     bool(_AMX_WITHOUT_TILES - read_cpu_flags()), reason="this CPU can't run the other code of the tier with tiles"
 )
+@pytest.mark.usefixtures("quick_compile")
 def test_a_prompt_over_each_type_uses_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here tiles count as usable, and the first one ends the process."""
     usable = mutate_source(build.SOURCES, tmp_path / "usable", "return answer == YES;", "return true;")
@@ -169,7 +171,6 @@ def test_a_prompt_over_each_type_uses_tiles(tmp_path: Path, monkeypatch: pytest.
     trapped = mutate_source(usable, tmp_path / "kernels", begin, f"{begin} __builtin_trap();")
     source = Source("kernels", trapped, lambda _: [], build.source().include)
     monkeypatch.setattr(type(ALL_TIERS["amx"]), "require", lambda _: None)
-    monkeypatch.setattr(compiler, "COMPILE_FLAGS", ("-O1", *compiler.COMPILE_FLAGS[1:]))
     library = ensure_built(source, ALL_TIERS["amx"], tmp_path / "kept")
     has_code, has_none = 64, 32
     for dim, types, code in (
@@ -366,6 +367,7 @@ def test_unsupported_attention_is_upstreams(library: ctypes.CDLL, shapes: tuple[
     assert not found.any()
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.skipif(not TILES, reason="this CPU has no tiles")
 def test_attention_leaves_tiles_configured_as_they_were(tmp_path: Path) -> None:
     """llama.cpp's own products configure them once a thread."""

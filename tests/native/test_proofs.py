@@ -15,7 +15,7 @@ from kernel_tiers import TIERS
 from mutated_sources import mutate_source
 from tailrace.engine.kernels import build, proofs
 from tailrace.engine.kernels.proofs.attention import attention_is_right
-from tailrace.engine.native_libs import NativeUnavailable, compiler
+from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.library import Proof
 from tailrace.engine.native_libs.tiers import TierName
 
@@ -128,8 +128,6 @@ def wrong_with(
         sources = mutate_source(sources, folder / f"kernels-{number}", right, wrong)
     monkeypatch.setattr(build, "SOURCES", sources)
     monkeypatch.setattr(build, "prove_kernels", proof)
-    # In half of the time: a mistake shows however the code is optimised.
-    monkeypatch.setattr(compiler, "COMPILE_FLAGS", ("-O1", *compiler.COMPILE_FLAGS[1:]))
     kept = folder / "kept"
     with pytest.raises(NativeUnavailable, match=r"computes .* wrongly$") as refused:
         build.build_kernels(tier, kept)
@@ -139,6 +137,7 @@ def wrong_with(
     return set(found[1].split(", "))
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize(
     ("tier", "mistakes", "expected"), [(tier, *each) for tier in TIERS for each in MISTAKES_OF.get(tier, [])]
 )
@@ -149,6 +148,7 @@ def test_a_library_with_mistakes_is_not_cached(
     assert wrong_with(tmp_path, monkeypatch, tier, mistakes, proofs.wrong_results) == expected
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize(
     ("tier", "mistake"), [(tier, each) for tier in TIERS for each in ATTENTION_MISTAKES_OF.get(tier, [])]
 )
@@ -167,7 +167,9 @@ def test_a_library_is_proved_whatever_else_is_loaded(tmp_path: Path) -> None:
     mutate_source(build.SOURCES, tmp_path / "kernels", "? 0x80808080 : 0", "? 0 : 0")
     program = (
         "import ctypes, sys; from pathlib import Path; from tailrace.engine.kernels import build\n"
+        "from tailrace.engine.native_libs import compiler\n"
         "ctypes.CDLL(str(build.build_kernels(build.cpu_tiers()[0])), mode=ctypes.RTLD_GLOBAL)\n"
+        "compiler.COMPILE_FLAGS = ('-O1', *compiler.COMPILE_FLAGS[1:])\n"
         "build.SOURCES = Path(sys.argv[1]); build.build_kernels(build.cpu_tiers()[-1], Path(sys.argv[2]))"
     )
     done = subprocess.run(

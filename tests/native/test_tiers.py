@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tailrace.engine.kernels import build
-from tailrace.engine.native_libs import compiler
 from tailrace.engine.native_libs.library import Source, ensure_built
 from tailrace.engine.native_libs.tiers import TIERS, TierName
 
@@ -48,11 +47,11 @@ EXPORTED = (
 )
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("tier", build.KERNEL_TIERS)
 def test_each_tier_compiles_on_any_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName) -> None:
     """Nothing of the library is run here, so this CPU needn't have its instructions."""
     monkeypatch.setattr(type(TIERS[tier]), "require", lambda _: None)
-    monkeypatch.setattr(compiler, "COMPILE_FLAGS", (*compiler.COMPILE_FLAGS, "-O1"))  # The last level counts.
     source = Source("kernels", build.SOURCES, lambda _: [], build.source().include)
     library = ctypes.CDLL(str(ensure_built(source, TIERS[tier], tmp_path)))
     assert [name for name in EXPORTED if not hasattr(library, name)] == []
