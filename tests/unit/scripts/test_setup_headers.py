@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 import tarfile
 from pathlib import Path
 
@@ -74,7 +75,9 @@ def test_a_checkout_that_is_set_up_without_headers_gets_them(tmp_path: Path, mon
         done.append(f"download {package} {version}")
         return pack(tmp_path / "x.tar.gz", f"{GGML}/include/ggml.h")
 
-    monkeypatch.setattr(setup, "read_stamp", lambda: {"key": setup.install_key(), "dev": False, "engine": build.key})
+    monkeypatch.setattr(setup, "STAMP", tmp_path / "stamp.json")
+    monkeypatch.setattr(setup, "PYTHON", Path(sys.executable))
+    setup.write_stamp({"key": setup.install_key(), "dev": False, "engine": build.key})
     monkeypatch.setattr(setup, "describe_build", lambda *arguments: build)
     monkeypatch.setattr(setup, "download_source", download)
     monkeypatch.setattr(setup, "build_native", lambda: done.append("build"))
