@@ -29,7 +29,10 @@ def _equal_code_is_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def quick_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With fewer optimisations a library compiles in half of the time. All tests that use them share the objects."""
+    """With fewer optimisations a library compiles in half of the time. All tests that use them share the objects.
+
+    For folders of a test's own alone: a server's cache would take such a library for one with all optimisations.
+    """
     monkeypatch.setattr(compiler, "COMPILE_FLAGS", ("-O1", *compiler.COMPILE_FLAGS[1:]))
 
 

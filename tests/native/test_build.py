@@ -26,6 +26,7 @@ def test_each_tier_is_right_or_the_cpu_lacks_something(tmp_path: Path, tier: Tie
     loaded = ctypes.CDLL(str(library))
     loaded.tailrace_kernels_amx_usable.restype = ctypes.c_bool
     assert loaded.tailrace_kernels_amx_usable() == (tier == "amx")
+    assert proofs.wrong_results(loaded) == []
     made = library.stat().st_ino
     assert build.build_kernels(tier, tmp_path) == library
     assert library.stat().st_ino == made
