@@ -10,7 +10,9 @@ alone has failed. With arguments there is one pytest, which gets them; for ``--c
 
 from __future__ import annotations
 
+import collections
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -40,6 +42,8 @@ CLIENT_LANES = {
 #: More failures than this aren't the other lane's doing: they don't run again.
 MAX_AGAIN = 8
 _PYTEST = (sys.executable, "-m", "pytest")
+#: Lines of a lane that was stopped that are printed again at the end, below what the other lane printed.
+TAIL_LINES = 60
 _COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
 
 
@@ -48,7 +52,7 @@ class Lane:
 
     def __init__(self, name: str, places: list[str]) -> None:
         self.name = name
-        self.last_line = ""
+        self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
         self._process = subprocess.Popen(
             [*_PYTEST, *_own_cache(name), *places],
             stdout=subprocess.PIPE,
@@ -65,7 +69,12 @@ class Lane:
             for line in output:
                 print(f"[{self.name}] {line}", end="", flush=True)
                 if line.strip():
-                    self.last_line = line
+                    self.tail.append(line)
+
+    @property
+    def last_line(self) -> str:
+        """The last line that has text."""
+        return self.tail[-1] if self.tail else ""
 
     def wait(self) -> int:
         """Wait for the end; pytest's exit status."""
@@ -83,6 +92,12 @@ def again(lane: Lane, places: tuple[str, ...]) -> int:
     print(f"[{lane.name}] what failed beside the other lane runs again, alone", flush=True)
     repeated = Lane(lane.name, ["--last-failed", "--last-failed-no-failures", "none", *places])
     return repeated.wait()
+
+
+def tell_of_stopped(lane: Lane, status: int) -> None:
+    """Print the end of a lane that a signal stopped: it has no summary, and its last lines stand far above."""
+    print(f"[{lane.name}] was stopped by {signal.Signals(-status).name}; its last lines:", flush=True)
+    print("".join(f"[{lane.name}] {line}" for line in lane.tail), end="", flush=True)
 
 
 def totals(last_lines: list[str]) -> dict[str, int]:
@@ -113,6 +128,9 @@ def main(arguments: list[str]) -> int:
             again(lane, places[lane.name]) if status == 1 else status
             for lane, status in zip(lanes, statuses, strict=True)
         ]
+    for lane, status in zip(lanes, statuses, strict=True):
+        if status < 0:
+            tell_of_stopped(lane, status)
     return next((status for status in statuses if status), 0)
 
 

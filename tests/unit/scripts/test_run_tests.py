@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -47,6 +48,24 @@ sys.exit({alone} if again else sys.argv[-1] == "bad")
     monkeypatch.setattr(run_tests, "LANES", {"first": ("good",), "second": ("bad",)})
     assert run_tests.main([]) == expected
     assert ("[second] what failed beside" in capsys.readouterr().out) == (failed <= run_tests.MAX_AGAIN)
+
+
+def test_the_end_of_a_lane_that_a_signal_stopped_is_told_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = """
+import os, sys, time
+if sys.argv[-1] == "good":
+    time.sleep(0.5)
+    print("2 passed in 1s")
+else:
+    print("what it was at", flush=True)
+    os.abort()
+"""
+    monkeypatch.setattr(run_tests, "_PYTEST", (sys.executable, "-c", program))
+    monkeypatch.setattr(run_tests, "LANES", {"first": ("bad",), "second": ("good",)})
+    assert run_tests.main([]) == -signal.SIGABRT
+    assert capsys.readouterr().out.endswith("[first] was stopped by SIGABRT; its last lines:\n[first] what it was at\n")
 
 
 def test_a_lane_has_its_own_list_of_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
