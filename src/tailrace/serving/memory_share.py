@@ -12,8 +12,10 @@ from pathlib import Path
 import msgspec
 
 from tailrace.errors import ModelError
+from tailrace.machine.gpu import build_backends, offloads, read_gpus
 from tailrace.machine.memory_fit import Memory, MemoryDemand
 from tailrace.serving import fake_model
+from tailrace.serving.device_list import worker_addresses
 from tailrace.serving.model_memory import ENGINE, engine_demand
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
@@ -82,7 +84,8 @@ def fill_budget(settings: Settings, demand: MemoryDemand) -> Settings:
 def load_bytes(spec: ModelSpec, budget: int) -> int:
     """All that the engines of one of several models may come to take: weights, buffers, KV and prefix cache.
 
-    Of a file that can't be read it is an engine without a model, which will report the reason.
+    Of a file that can't be read it is an engine without a model, which will report the reason. A model that is larger
+    than the budget takes all of it where a worker or a GPU may have a part: it is loaded alone, and not refused.
     """
     settings = spec.settings
     if spec.path is None:
@@ -91,7 +94,15 @@ def load_bytes(spec: ModelSpec, budget: int) -> int:
         demand = engine_demand(Path(spec.path), settings)
     except (ModelError, OSError):
         return ENGINE
-    return engine_bytes(share_memory(settings, demand, budget), demand) * max(1, settings.replicas)
+    taken = engine_bytes(share_memory(settings, demand, budget), demand) * max(1, settings.replicas)
+    return budget if taken > budget and _has_devices(settings) else taken
+
+
+def _has_devices(settings: Settings) -> bool:
+    """Whether a load may put layers on a worker or a GPU. How many, it alone finds out: what stays here is measured."""
+    if worker_addresses(settings):
+        return True
+    return settings.gpu_layers != 0 and offloads(read_gpus(), build_backends())
 
 
 def engine_bytes(settings: Settings, demand: MemoryDemand) -> int:

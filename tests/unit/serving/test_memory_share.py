@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tailrace.machine.memory_fit import Memory, MemoryDemand
-from tailrace.serving import model_memory
+from tailrace.serving import memory_share, model_memory
 from tailrace.serving.memory_share import (
     engine_bytes,
     fill_budget,
@@ -84,6 +84,29 @@ def test_a_file_that_can_not_be_read_takes_an_engine_without_a_model(tmp_path: P
     path.write_bytes(b"GGUF")
     for file in (str(path), str(tmp_path / "gone.gguf")):
         assert load_bytes(ModelSpec(name="m", path=file, settings=Settings()), 16 * GB) == model_memory.ENGINE
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpu", "fits"),
+    [
+        (Settings(), False, False),
+        (Settings(devices="local"), False, False),
+        (Settings(devices="local,10.0.0.2"), False, True),
+        (Settings(), True, True),
+        (Settings(gpu_layers=0), True, False),
+    ],
+)
+def test_a_larger_model_takes_the_budget_where_a_device_may_have_a_part(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, gpu: bool, fits: bool
+) -> None:
+    """Otherwise it needs more than there is, and is refused with the numbers."""
+    monkeypatch.setattr(memory_share, "engine_demand", lambda path, settings: DEMAND)
+    monkeypatch.setattr(memory_share, "offloads", lambda gpus, backends: gpu)
+    spec = ModelSpec(name="m", path="m.gguf", settings=settings)
+    budget = 3 * GB
+    everything = engine_bytes(share_memory(settings, DEMAND, budget), DEMAND)
+    assert load_bytes(spec, budget) == (budget if fits else everything)
+    assert load_bytes(spec, 100 * GB) == engine_bytes(share_memory(settings, DEMAND, 100 * GB), DEMAND)
 
 
 def test_a_scripted_model_takes_what_its_test_says(monkeypatch: pytest.MonkeyPatch) -> None:
