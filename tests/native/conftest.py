@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -37,11 +38,15 @@ def quick_compile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", params=PARAMS)
-def library(request: pytest.FixtureRequest) -> ctypes.CDLL:
-    """The kernels of each tier that this CPU has, as a server caches them: compiled for the first test alone."""
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The kernels of each tier that this CPU has, as a server caches them: compiled for the first test alone.
+
+    They are a copy, for the file itself is loaded once in a process: an engine that runs in this one, for other tests,
+    would have the same state.
+    """
     if request.param is None:
         pytest.skip("this CPU can't run them: test_build.py sees that they are refused")
-    library = ctypes.CDLL(str(build.build_kernels(request.param)))
+    library = ctypes.CDLL(str(shutil.copy(build.build_kernels(request.param), tmp_path_factory.mktemp("kernels"))))
     library.ggml_aligned_malloc.restype = ctypes.c_void_p
     library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
     library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]

@@ -33,6 +33,12 @@ def test_each_tier_is_right_or_the_cpu_lacks_something(tmp_path: Path, tier: Tie
     assert set(tmp_path.iterdir()) == {library, library.with_suffix(".json")}
 
 
+def test_the_tests_share_no_state_with_an_engine_in_this_process(library: ctypes.CDLL) -> None:
+    """An engine's thread pools take entries of the barriers' table, and its functions stay set."""
+    servers = [ctypes.CDLL(str(build.build_kernels(tier)))._handle for tier in TIERS]
+    assert library._handle not in servers
+
+
 @pytest.mark.usefixtures("quick_compile")
 @pytest.mark.skipif(not tiers.TIERS["avx512-vnni"].supported, reason="this CPU has no VNNI of AVX-512")
 def test_the_code_for_avx_vnni_is_right_with_the_same_instructions_of_avx512(tmp_path: Path) -> None:
