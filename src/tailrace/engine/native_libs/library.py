@@ -33,6 +33,8 @@ from tailrace.folders import cache_folder
 
 #: A build that no process has loaded for so long is deleted when another one is made.
 PRUNE_AFTER_SECONDS = 30 * 24 * 3600.0
+#: A build takes minutes. One that began so long ago was interrupted, by a signal or by the machine's end.
+INTERRUPTED_AFTER_SECONDS = 24 * 3600.0
 
 #: Part of each digest; raised when what is written beside a library changes.
 _RECORD_VERSION = 2
@@ -279,7 +281,9 @@ def read_record(library: Path) -> BuildRecord | None:
 
 
 def prune(cache: Path) -> None:
-    """Delete builds that no process has loaded for 30 days, what is written beside them, and interrupted builds."""
+    """Delete builds that no process has loaded for 30 days, what is written beside them, and interrupted
+    builds.
+    """
     for path in _unused(cache):
         with contextlib.suppress(OSError):  # Another process prunes at the same time, or the file isn't ours.
             if path.is_dir():
@@ -293,9 +297,10 @@ def prune(cache: Path) -> None:
 
 
 def _unused(cache: Path) -> Iterator[Path]:
-    limit = time.time() - PRUNE_AFTER_SECONDS
+    now = time.time()
     for pattern in ("*.so", "*.wrong", "*.lock", "building-*"):
+        kept = INTERRUPTED_AFTER_SECONDS if pattern == "building-*" else PRUNE_AFTER_SECONDS
         for path in cache.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < limit:
+                if path.stat().st_mtime < now - kept:
                     yield path

@@ -15,6 +15,7 @@ from tailrace import bundle
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu, tiers
 from tailrace.engine.native_libs.compiler import Compiler, find_compiler
 from tailrace.engine.native_libs.library import (
+    INTERRUPTED_AFTER_SECONDS,
     PRUNE_AFTER_SECONDS,
     Build,
     Source,
@@ -274,6 +275,15 @@ def test_builds_that_no_process_has_loaded_for_long_are_pruned(source: Source, t
     prune(cache)
     assert set(cache.iterdir()) == {used, used.with_suffix(".json")}
     assert ensure_built(source, HIGH, cache) == unused
+
+
+def test_an_interrupted_build_is_pruned_after_a_day(tmp_path: Path) -> None:
+    now = time.time()
+    for name, age in (("building-now", 3600.0), ("building-interrupted", INTERRUPTED_AFTER_SECONDS + 60)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (now - age, now - age))
+    prune(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "building-now"]
 
 
 def test_making_a_library_prunes_the_others(source: Source, tmp_path: Path) -> None:
