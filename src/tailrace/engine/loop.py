@@ -251,9 +251,8 @@ class EngineLoop:
         if reuse_plan:
             logits = self._backend.decode_repeat([sequence.tokens[-1] for sequence in batch.sampled])
         else:
-            logits = self._backend.decode(
-                batch.tokens, batch.positions, batch.slots, batch.outputs, batch.n_decode_tokens
-            )
+            outputs = self._accounting.outputs_of(batch)
+            logits = self._backend.decode(batch.tokens, batch.positions, batch.slots, outputs, batch.n_decode_tokens)
         decoded = time.perf_counter()
         gaps.mark("decode")
         if batch.constrained:

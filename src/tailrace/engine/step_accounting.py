@@ -42,6 +42,12 @@ class StepAccounting:
         self._unfinished = None if worker_links is None else UnfinishedPasses()
         self._speed_watch = speed_watch
 
+    def outputs_of(self, batch: StepBatch) -> list[int]:
+        """The tokens of a new batch whose logits the backend is asked for. More than the batch's may be needed, so that
+        a pass is waited for.
+        """
+        return batch.outputs if self._unfinished is None else self._unfinished.outputs_of(batch)
+
     def add(self, batch: StepBatch, lengths: list[int], *, pass_seconds: float, seconds: float) -> None:
         """A step has computed ``batch``. ``lengths``: the sampled sequences' tokens before it. ``pass_seconds``: the
         model's pass, ``seconds``: with the wait for masks after it.

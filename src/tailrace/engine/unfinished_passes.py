@@ -1,7 +1,8 @@
-"""The time of passes on a worker whose calls return before they are computed.
+"""Passes on a worker whose calls return before they are computed: their time, and how many there may be.
 
 llama.cpp sends a worker a pass and waits for its results alone. A part of a prompt has none, so its call takes the time
-of sending. What it computes shows in the next pass with results.
+of sending. What it computes shows in the next pass with results. Whatever comes next waits for all that was sent. So a
+long prompt has a pass with a result now and then.
 """
 
 from __future__ import annotations
@@ -10,6 +11,12 @@ from typing import NamedTuple
 
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.step import StepBatch
+
+#: Seconds of unfinished passes after which one is waited for. Another request, or a cancel, waits for so long besides
+#: a pass. A worker has nothing to do while the next pass is sent, so a shorter time costs more over a slow link.
+_MAX_SECONDS = 0.25
+#: Prompt tokens from which a token's time is learned.
+_MANY_TOKENS = 16
 
 
 class PromptTime(NamedTuple):
@@ -26,13 +33,24 @@ class UnfinishedPasses:
         self._tokens = 0
         self._seconds = 0.0
         self._sequences: list[Sequence] = []  #: of the last pass without results
+        self._token_seconds: float | None = None  #: of a prompt without replies, as measured last
+        self._is_awaited = False  #: whether the pass that is computed has a result that nobody needs
+
+    def outputs_of(self, batch: StepBatch) -> list[int]:
+        """The tokens of ``batch`` whose logits the backend is asked for before ``finish`` is called. They are the
+        batch's, or its last one's where too much would be unfinished.
+        """
+        token = self._token_seconds
+        unfinished = self._tokens + prompt_tokens(batch)
+        self._is_awaited = not batch.outputs and (token is None or unfinished * token > _MAX_SECONDS)
+        return [len(batch.tokens) - 1] if self._is_awaited else batch.outputs
 
     def finish(self, batch: StepBatch, seconds: float) -> PromptTime | None:
         """The call for ``batch`` took ``seconds``. The time of its prompt tokens and of those that it had to wait for;
         None where that isn't known, or something else was waited for, too.
         """
         tokens = prompt_tokens(batch)
-        if not batch.outputs:
+        if not (batch.outputs or self._is_awaited):
             self._tokens += tokens
             self._seconds += seconds
             self._sequences = [sequence for sequence, _ in batch.scheduled]
@@ -41,11 +59,13 @@ class UnfinishedPasses:
         tokens += self._tokens
         seconds += self._seconds
         self._tokens, self._seconds = 0, 0.0
-        if not before:
-            return PromptTime(tokens, seconds)
         # Of a prompt that was cancelled, nobody has waited for the end.
         goes_on = any(sequence is earlier for sequence, _ in batch.scheduled for earlier in before)
-        return PromptTime(tokens, seconds) if goes_on and not batch.n_decoding else None
+        if before and (batch.n_decoding or not goes_on):
+            return None
+        if tokens >= _MANY_TOKENS and not batch.n_decoding:
+            self._token_seconds = seconds / tokens
+        return PromptTime(tokens, seconds)
 
 
 def prompt_tokens(batch: StepBatch) -> int:
