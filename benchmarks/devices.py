@@ -1,9 +1,11 @@
 """A model on several devices: is its speed as predicted, and how does it compare with llama-server's?
 
-    python -m benchmarks.devices [--only experts-small,gemma3-small] [--part predictions,peer]
+    python -m benchmarks.devices [--only experts-small,gemma3-small] [--part predictions,waits,peer]
 
 Predictions: workers on loopback are the devices, with each placement that matters. Each process has its own cores, as
 far as there are enough, so the devices don't slow each other down. An error of 1 is an exact prediction.
+
+Waits: how long a short request waits that comes while a worker reads a long prompt.
 
 Peer: with a GPU, llama-server with all layers on it, and with the best number of layers whose experts are on the CPU.
 Without one, llama-server has one worker and tailrace another one, with the same placement; nothing is said of a GPU.
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,11 +42,13 @@ from tailrace.cli.stats_client import StatsClient
 from tailrace.errors import TailraceError
 from tailrace.loadtest.bench_client import BenchClient
 from tailrace.loadtest.load_profile import LoadProfile
+from tailrace.loadtest.load_stats import StreamTiming
 from tailrace.machine.gpu import build_backends, offloads, read_gpus
 from tailrace.machine.topology import read_topology
 from tailrace.models.model_header import read_header
 from tailrace.protocol import SpeedComparison
 
+_PARTS = ("predictions", "waits", "peer")
 #: Shapes with experts, and dense ones.
 _MIXTURES = ("experts-small", "experts-128-small", "deepseek2-small", "gpt-oss-small")
 _DENSE = ("gemma3-small",)
@@ -51,6 +56,8 @@ _DENSE = ("gemma3-small",)
 _MAX_ERROR = 1.2
 #: Tokens of the prompt and of the reply.
 _PROMPT, _REPLY = 128, 96
+#: Tokens of the long prompt, and seconds of it after which the short one comes.
+_LONG_PROMPT, _HEAD_START = 4000, 0.3
 #: Seconds in which an engine's speed has to be in its statistics.
 _PATIENCE = 10.0
 #: Bounds against llama-server on a GPU: with all layers there, and with experts on the CPU.
@@ -103,7 +110,7 @@ _OF_DENSE = ("feed-forward here, everything else on a worker",)
 
 
 def _measure(
-    options: Options, names: Sequence[str] = (*_MIXTURES, *_DENSE), parts: Sequence[str] = ("predictions", "peer")
+    options: Options, names: Sequence[str] = (*_MIXTURES, *_DENSE), parts: Sequence[str] = _PARTS
 ) -> Measurements:
     found = Measurements()
     for name in names:
@@ -111,6 +118,8 @@ def _measure(
         chosen = replace(options, model=model)
         if "predictions" in parts:
             found.figures += _predictions(chosen, name)
+    if "waits" in parts:
+        found.figures += _waits(options)
     if "peer" in parts:
         has_gpu = offloads(read_gpus(), build_backends())
         more = _on_gpu(options) if has_gpu else _on_workers(options)
@@ -153,6 +162,33 @@ def _speeds(options: Options, count: int, rules: Rules) -> list[SpeedComparison]
         return found
 
 
+def _waits(options: Options) -> list[Figure]:
+    """A short prompt's time to its first token, beside that of a long one which came before."""
+    threads = max(1, len(read_topology().usable_cores) // 2)
+    long = LoadProfile(streams=1, prompt_tokens=400 if options.quick else _LONG_PROMPT, output_tokens=2)
+    short = LoadProfile(streams=1, prompt_tokens=16, output_tokens=2)
+    own, others = [], []
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(servers.worker(threads))
+        rules = _everything_there([worker], _layers(options.model))
+        client = stack.enter_context(_placed(options, threads, [worker], rules=rules, context=2 * _LONG_PROMPT))
+        pool = stack.enter_context(ThreadPoolExecutor())
+        # In the first turn the engine learns how fast the worker reads.
+        for turn in range(options.turns + 1):
+            other = pool.submit(client.run, long, turn)
+            time.sleep(_HEAD_START)
+            own.append(_first_token(client.run(short, turn)[0]))
+            others.append(_first_token(other.result()[0]))
+    return [
+        figure("a short request beside a worker's long prompt: first token", own[1:], unit="s"),
+        figure("the long prompt: first token", others[1:], unit="s"),
+    ]
+
+
+def _first_token(timing: StreamTiming) -> float:
+    return timing.first_token_at - timing.sent_at
+
+
 def _has_experts(model: Path) -> bool:
     return any("_exps" in tensor.name for tensor in read_header(model).tensors)
 
@@ -176,7 +212,9 @@ def _speed_of(stats: StatsClient) -> SpeedComparison:
 
 
 @contextlib.contextmanager
-def _placed(options: Options, threads: int, workers: Sequence[str], *, rules: str | None) -> Iterator[BenchClient]:
+def _placed(
+    options: Options, threads: int, workers: Sequence[str], *, rules: str | None, context: int = 2048
+) -> Iterator[BenchClient]:
     """tailrace with the model on this machine and ``workers``, as the ``rules`` say; None: as planned."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         flags = ["--devices", ",".join(["local", *workers])]
@@ -184,7 +222,7 @@ def _placed(options: Options, threads: int, workers: Sequence[str], *, rules: st
             path = Path(folder) / "placement.toml"
             path.write_text(rules)
             flags += ["--placement", str(path)]
-        with servers.tailrace(options.model, threads, "--parallel", "8", "--ctx", "2048", *flags) as client:
+        with servers.tailrace(options.model, threads, "--parallel", "8", "--ctx", str(context), *flags) as client:
             yield client
 
 
@@ -274,13 +312,13 @@ def main() -> int:
     parser.add_argument(
         "--only", metavar="NAME,...", default=",".join((*_MIXTURES, *_DENSE)), help="these shapes [all]"
     )
-    parser.add_argument("--part", metavar="NAME,...", default="predictions,peer", help="predictions, peer [both]")
+    parser.add_argument("--part", metavar="NAME,...", default=",".join(_PARTS), help="these parts [all]")
     parsed = parser.parse_args()
     names, parts = tuple(parsed.only.split(",")), tuple(parsed.part.split(","))
     if unknown := [name for name in names if name not in SHAPES]:
         parser.error(f"there is no shape {', '.join(unknown)}")
-    if set(parts) - {"predictions", "peer"}:
-        parser.error("--part can be predictions, peer, or both")
+    if set(parts) - set(_PARTS):
+        parser.error(f"--part can have {', '.join(_PARTS)}")
     try:
         options = read_options(parsed)
     except TailraceError as error:
