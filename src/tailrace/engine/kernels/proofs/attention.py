@@ -203,10 +203,11 @@ def attention(
     """The formula. Shapes: [stream, head, token or cell, head dimension], the mask [stream, 1, token, cell]. With ALiBi
     the mask holds minus each cell's distance. ``sinks`` has a score without a value for each head.
     """
-    heads = query.shape[1]
-    group = heads // keys.shape[1]
-    keys, values = (np.repeat(part.astype(np.float64), group, axis=1) for part in (keys, values))
-    scores = query.astype(np.float64) * scale @ keys.swapaxes(2, 3)
+    streams, heads, tokens, _ = query.shape
+    # The heads of a group are rows of one product, for they have the same keys and values.
+    grouped = (streams, keys.shape[1], -1)
+    scores = (query * np.float64(scale)).reshape(*grouped, query.shape[3]) @ keys.astype(np.float64).swapaxes(2, 3)
+    scores = scores.reshape(streams, heads, tokens, -1)
     if softcap:
         scores = softcap * np.tanh(scores / softcap)
     hidden = np.isneginf(mask)
@@ -220,7 +221,8 @@ def attention(
     total = weights.sum(-1, keepdims=True)
     if sinks is not None:
         total = total + np.exp(sinks.astype(np.float64)[:, None, None] - largest)
-    return weights @ values / np.where(seen, total, 1)
+    summed = weights.reshape(*grouped, weights.shape[3]) @ values.astype(np.float64)
+    return summed.reshape(streams, heads, tokens, -1) / np.where(seen, total, 1)
 
 
 def _alibi_slopes(heads: int, bias: float) -> Numbers:

@@ -85,7 +85,7 @@ def compute_params(thread: int = 0, threads: int = 1, work: Bytes | None = None)
 
 def compute(operation: Callable[..., object], result: GgmlStruct, threads: int = 1) -> None:
     """Let so many threads compute ``result``."""
-    work = np.zeros(_WORK_BYTES, np.uint8)
+    work = np.empty(_WORK_BYTES, np.uint8)  # As in llama.cpp, it has what other operations have left.
 
     def run(thread: int) -> None:
         params = compute_params(thread, threads, work)
