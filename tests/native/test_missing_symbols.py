@@ -1,6 +1,7 @@
 """A function that llama.cpp lacks: every operation that needs it is left to llama.cpp, and the others are computed.
 
-Each case is a process of its own, for a call of a function that isn't there would end it.
+Each case is a process of its own, for a call of a function that isn't there would end it. All are forks of one that has
+imported everything.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ import ctypes
 import json
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
 from tailrace.engine.kernels.proofs.stand_in import upstream_names
 from upstream_functions import NEEDED, OPTIONAL
 
-#: What one process does: all operations of the kernels by two threads, without the function that it is told.
-#: It prints which operations were computed here, and which of llama.cpp's functions were called in their place.
-_OPERATIONS = """
-import ctypes, json, sys, threading
+#: What all processes need.
+_IMPORTS = """
+import ctypes, json, os, signal, sys, threading
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from tailrace.engine.kernels.proofs.attention import attention_by
@@ -29,8 +30,11 @@ from tailrace.engine.kernels.proofs.repacked_products import multiply, repacking
 from tailrace.engine.kernels.proofs.stand_in import ThreadPool, set_upstream
 from tailrace.engine.kernels.proofs.tensors import compute_params, pointer, set_sources, tensor_of, weight_tensor
 from tailrace.engine.native_libs.ggml_layout import GgmlStruct
-
-library, missing = ctypes.CDLL(sys.argv[1]), sys.argv[2]
+"""
+#: What one process does: all operations of the kernels by two threads, without the function that it is told.
+#: It prints which operations were computed here, and which of llama.cpp's functions were called in their place.
+_OPERATIONS = """
+library = ctypes.CDLL(sys.argv[1])
 called, computed = [], []
 pool = ThreadPool(2)
 
@@ -121,7 +125,25 @@ if missing != "ggml_backend_tensor_memset":
     library.ggml_backend_tensor_memset(pointer(result), ctypes.c_uint8(0), ctypes.c_size_t(0), ctypes.c_size_t(4))
 if missing != "ggml_backend_buffer_free":
     library.ggml_backend_buffer_free(None)
-print(json.dumps([computed, sorted(set(called))]))
+print(json.dumps([computed, sorted(set(called))]), flush=True)
+"""
+#: Forks a process for each function, and prints each one's exit status and what it printed. A case takes 0.1 s.
+_FORKS = """
+ended = {}
+for name in sys.argv[2:]:
+    read, write = os.pipe()
+    process = os.fork()
+    if not process:
+        for output in (1, 2):
+            os.dup2(write, output)
+        signal.alarm(60)
+        operate(name)
+        os._exit(0)
+    os.close(write)
+    with open(read) as printed:
+        text = printed.read()
+    ended[name] = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), text
+print(json.dumps(ended))
 """
 
 ALL = ["file order", "repacked", "experts", "attention", "prompt's attention"]
@@ -151,12 +173,23 @@ _OF_DEVICES = {name for name in NEEDED if "_sched_" in name} | {
 }
 
 
-@pytest.mark.parametrize("missing", ["nothing", *(name for name in (*NEEDED, *OPTIONAL) if name not in _OF_DEVICES)])
-def test_what_needs_a_missing_function_is_delegated(library: ctypes.CDLL, missing: str) -> None:
-    command = [sys.executable, "-c", _OPERATIONS, library._name, missing]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, (done.returncode, done.stderr)
-    computed, called = json.loads(done.stdout)
+MISSING = ["nothing", *(name for name in (*NEEDED, *OPTIONAL) if name not in _OF_DEVICES)]
+
+
+@pytest.fixture(scope="session")
+def ended(library: ctypes.CDLL) -> dict[str, tuple[int, str]]:
+    """The exit status of the process without each function, and what it printed."""
+    operate = f"def operate(missing):\n{textwrap.indent(_OPERATIONS, '    ')}"
+    command = [sys.executable, "-c", f"{_IMPORTS}{operate}{_FORKS}", library._name, *MISSING]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
+    return {name: (status, text) for name, (status, text) in json.loads(done.stdout).items()}
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_what_needs_a_missing_function_is_delegated(ended: dict[str, tuple[int, str]], missing: str) -> None:
+    status, text = ended[missing]
+    assert status == 0, text
+    computed, called = json.loads(text)
     lost = LOST.get(missing, [])
     assert computed == [name for name in ALL if name not in lost]
     assert {DELEGATED[name] for name in lost} <= set(called)
