@@ -1,10 +1,12 @@
 """The flood on the clock of the loop's CPU time, for machines that are shared.
 
-    python -m benchmarks.flood_steps [NAME,NAME | all] [--prompt 2000]
+    python -m benchmarks.flood_steps [NAME,NAME | all] [--prompt 2000] [--wall]
 
 The engine's loop runs in this process, with one thread, and takes its CPU time for the time. So a gap is what the
 engine itself causes, and the prefill budget isn't disturbed by other programs. Four streams run: at first a long prompt
 is read beside them, then three conversations come one by one, with slots for two, and the first one's next turn.
+
+``--wall``: on the wall clock, with the planned threads. It says how much of the CPUs other virtual machines had.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.flood import SMALL_SHAPES
+from benchmarks.harness.machine import stolen_seconds
 from benchmarks.synthetic import SHAPES, synthetic
 from tailrace.engine import loop as engine_loop
 from tailrace.engine.backends.base import Backend
@@ -61,8 +64,9 @@ class _Result(msgspec.Struct):
 class _Run:
     """A loop of one backend, and the gaps of its streams."""
 
-    def __init__(self, backend: Backend, settings: Settings, model: Path) -> None:
+    def __init__(self, backend: Backend, settings: Settings, model: Path, clock: Callable[[], float]) -> None:
         self._backend = backend
+        self._clock = clock
         self._loop = make_loop(backend, settings, model)
         self._random = random.Random(5)
         self.gaps: list[float] = []
@@ -83,9 +87,9 @@ class _Run:
         self.gaps = []
         while True:
             self._loop.take()
-            begun = time.thread_time()
+            begun = self._clock()
             step = self._loop.step(lambda _: None)
-            self.gaps.append(1e3 * (time.thread_time() - begun))
+            self.gaps.append(1e3 * (self._clock() - begun))
             if step is not None:
                 self.cached.update({started.id: started.cached_tokens for started in step.started})
                 if ended(step):
@@ -106,14 +110,15 @@ def _ratio(gaps: list[float], before: float, after: float) -> float:
     return percentile([gap / (before + (after - before) * i / len(gaps)) for i, gap in enumerate(gaps)], 0.99)
 
 
-def measure(model: Path, prompt_tokens: int) -> _Result:
-    """Flood one model."""
-    settings = Settings(threads=1, threads_prefill=1, parallel=_SLOTS, speculate="off", keep_disk_mb=0)
+def measure(model: Path, prompt_tokens: int, *, wall: bool) -> _Result:
+    """Flood one model, on the wall clock or with one thread on the clock of its CPU time."""
+    threads = 0 if wall else 1
+    settings = Settings(threads=threads, threads_prefill=threads, parallel=_SLOTS, speculate="off", keep_disk_mb=0)
     backend = load_llama(model, settings)
-    clock = SimpleNamespace(perf_counter=time.thread_time, monotonic=time.monotonic)
+    clock = time.perf_counter if wall else time.thread_time
     try:
-        with patch.object(engine_loop, "time", clock):
-            return _flood(_Run(backend, settings, model), prompt_tokens)
+        with patch.object(engine_loop, "time", SimpleNamespace(perf_counter=clock, monotonic=time.monotonic)):
+            return _flood(_Run(backend, settings, model, clock), prompt_tokens)
     finally:
         backend.close()
 
@@ -153,6 +158,7 @@ def main() -> None:
         "models", nargs="?", default="", help="of benchmarks.synthetic, as NAME,NAME; all: a small one of each kind"
     )
     parser.add_argument("--prompt", type=int, default=2000, help="tokens of prompts and conversations [2000]")
+    parser.add_argument("--wall", action="store_true", help="the wall clock, and the planned threads")
     options = parser.parse_args()
     logs.configure("flood_steps", level="warning", form="console")
     starter = locate_model(STARTER_MODEL).path
@@ -163,9 +169,10 @@ def main() -> None:
     table.add_column("model", no_wrap=True)
     for column in ("alone", "beside", "p99 ÷ quiet", "longest", "moves: p99", "longest", "cached"):
         table.add_column(column, justify="right")
+    begun, stolen = time.monotonic(), stolen_seconds()
     for name in names or [""]:
         path = synthetic(name, starter) if name else starter
-        found = measure(path, options.prompt)
+        found = measure(path, options.prompt, wall=options.wall)
         table.add_row(
             name or path.stem,
             f"{found.alone_seconds:.1f} s",
@@ -177,6 +184,9 @@ def main() -> None:
             str(found.cached),
         )
     Console().print(table)
+    if options.wall:
+        seconds, stolen = time.monotonic() - begun, stolen_seconds() - stolen
+        Console().print(f"Other virtual machines had {stolen:.1f} CPU seconds in these {seconds:.0f} s.")
 
 
 if __name__ == "__main__":

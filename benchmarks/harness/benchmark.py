@@ -50,6 +50,10 @@ class Options:
         return [usual[0], usual[-1]] if self.quick and len(usual) > 2 else usual
 
 
+#: CPU seconds in each second that others may have before a result says so.
+_STOLEN_PART = 0.01
+
+
 @dataclass
 class Measurements:
     """The figures, plots and notes of one measurement."""
@@ -69,8 +73,14 @@ class Benchmark:
 
     def run(self, options: Options) -> Result:
         """Measure; the result includes the machine, the command and the duration."""
-        started = time.monotonic()
+        started, stolen = time.monotonic(), machine.stolen_seconds()
         measured = self.measure(options)
+        seconds, stolen = time.monotonic() - started, machine.stolen_seconds() - stolen
+        if stolen > _STOLEN_PART * seconds:
+            measured.notes.append(
+                f"Other virtual machines took {stolen:.1f} CPU seconds in these {seconds:.0f} s: on a quiet machine "
+                "times are shorter, long gaps above all."
+            )
         if options.quick:
             measured.notes.append("Run with --quick, to see that it runs: these figures mean nothing.")
         return Result(
@@ -81,7 +91,7 @@ class Benchmark:
             plots=measured.plots,
             notes=measured.notes,
             machine=machine.describe(options.model, options.threads),
-            seconds=time.monotonic() - started,
+            seconds=seconds,
         )
 
 

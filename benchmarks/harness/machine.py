@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
@@ -28,6 +29,18 @@ def describe(model: Path, threads: int) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def stolen_seconds(root: Path = Path("/")) -> float:
+    """CPU seconds, of all CPUs since the start, that other virtual machines had while this one could compute; 0 where
+    that isn't known.
+    """
+    try:
+        # Columns of proc(5): user nice system idle iowait irq softirq steal.
+        fields = (root / "proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+        return int(fields[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _processor() -> str:
