@@ -62,7 +62,7 @@ def test_a_worker_without_memory_for_buffers_gets_fewer_layers(worker: WorkerPro
     resource.prlimit(process, resource.RLIMIT_AS, (_address_space(process) + _MEMORY,) * 2)
     flags = ("--ctx", "1024", "--kv-tokens", "4096", "--gpu-layers", "99", "--devices", f"local,{worker.endpoint}")
     with serving(*flags) as server:
-        assert "a device had less memory than it told" in server.log
+        assert "a device had less memory than it reported" in server.log
         there = {each["name"]: each["layers"] for each in ask(server.port, "GET", "/stats").json()["devices"]}
         assert 0 < there[worker.endpoint] < 30
         assert _answer(server)
