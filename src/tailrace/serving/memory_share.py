@@ -100,7 +100,8 @@ def load_bytes(spec: ModelSpec, budget: int) -> int:
 
 def _has_devices(settings: Settings) -> bool:
     """Whether a load may put layers on a worker or a GPU. How many, it alone finds out: what stays here is measured."""
-    if worker_addresses(settings):
+    # A draft model's workers have no part of the model.
+    if worker_addresses(msgspec.structs.replace(settings, draft_devices=None)):
         return True
     return settings.gpu_layers != 0 and offloads(read_gpus(), build_backends())
 

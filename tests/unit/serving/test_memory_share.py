@@ -92,6 +92,7 @@ def test_a_file_that_can_not_be_read_takes_an_engine_without_a_model(tmp_path: P
         (Settings(), False, False),
         (Settings(devices="local"), False, False),
         (Settings(devices="local,10.0.0.2"), False, True),
+        (Settings(speculate="draft", draft_devices="10.0.0.2"), False, False),
         (Settings(), True, True),
         (Settings(gpu_layers=0), True, False),
     ],
