@@ -34,7 +34,7 @@ def converse(
     waits: list[float] = []
     for number in range(_TURNS):
         (timing,) = client.exchange([BenchRequest(messages=messages, max_tokens=_REPLY)])
-        waits.append(1e3 * (timing.first_token_at - timing.sent_at))
+        waits.append(1e3 * timing.first_token_seconds)
         words = timing.text.split(" ")
         kept = " ".join(words[len(words) // 2 :]) if strips_thinking else timing.text
         messages = [
@@ -56,7 +56,7 @@ def shared_system(client: BenchClient, turn: int, prompt_tokens: int) -> float:
     for question in _QUESTIONS[:2]:
         messages = [{"role": "system", "content": text}, {"role": "user", "content": question}]
         (timing,) = client.exchange([BenchRequest(messages=messages, max_tokens=_REPLY)])
-        waits.append(timing.first_token_at - timing.sent_at)
+        waits.append(timing.first_token_seconds)
     return waits[1] / waits[0]
 
 

@@ -42,7 +42,6 @@ from tailrace.cli.stats_client import StatsClient
 from tailrace.errors import TailraceError
 from tailrace.loadtest.bench_client import BenchClient
 from tailrace.loadtest.load_profile import LoadProfile
-from tailrace.loadtest.load_stats import StreamTiming
 from tailrace.machine.gpu import build_backends, offloads, read_gpus
 from tailrace.machine.topology import read_topology
 from tailrace.models.model_header import read_header
@@ -177,16 +176,12 @@ def _waits(options: Options) -> list[Figure]:
         for turn in range(options.turns + 1):
             other = pool.submit(client.run, long, turn)
             time.sleep(_HEAD_START)
-            own.append(_first_token(client.run(short, turn)[0]))
-            others.append(_first_token(other.result()[0]))
+            own.append(client.run(short, turn)[0].first_token_seconds)
+            others.append(other.result()[0].first_token_seconds)
     return [
         figure("a short request beside a worker's long prompt: first token", own[1:], unit="s"),
         figure("the long prompt: first token", others[1:], unit="s"),
     ]
-
-
-def _first_token(timing: StreamTiming) -> float:
-    return timing.first_token_at - timing.sent_at
 
 
 def _has_experts(model: Path) -> bool:

@@ -51,7 +51,7 @@ def ask_periodically(client: BenchClient, turn: int, count: int, period: float) 
         time.sleep(max(0.0, begun + number * period - time.perf_counter()))
         load = LoadProfile(streams=1, prompt_tokens=_PROMPT, output_tokens=_REPLY)
         (timing,) = client.run(load, 1000 * (turn + 1) + number)
-        waits.append(1e3 * (timing.first_token_at - timing.sent_at))
+        waits.append(1e3 * timing.first_token_seconds)
     return waits
 
 

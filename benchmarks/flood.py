@@ -134,7 +134,7 @@ def evaluate(timings: list[StreamTiming], late: int = 1) -> Flood:
     streams, first, last = timings[:-late], timings[-late], timings[-1]
     all_running = max(stream.token_times[0] for stream in streams)
     tokens = max(sum(moment <= last.first_token_at for moment in stream.token_times) for stream in streams)
-    found = Flood([], [], [], last.first_token_at - last.sent_at, tokens, cached_tokens=last.cached_tokens)
+    found = Flood([], [], [], last.first_token_seconds, tokens, cached_tokens=last.cached_tokens)
     for stream in streams:
         for position, (before, after) in enumerate(itertools.pairwise(stream.token_times)):
             gap = 1e3 * (after - before)

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 from tailrace import __version__
+from tailrace.diagnosis.machine_sample import read_machine
 from tailrace.machine.topology import read_topology
 
 _FEATURES = ("amx_int8", "avx512_vnni", "avx512_bf16", "avx512f", "avx_vnni", "avx2", "asimddp", "sve")
@@ -35,12 +36,7 @@ def stolen_seconds(root: Path = Path("/")) -> float:
     """CPU seconds, of all CPUs since the start, that other virtual machines had while this one could compute; 0 where
     that isn't known.
     """
-    try:
-        # Columns of proc(5): user nice system idle iowait irq softirq steal.
-        fields = (root / "proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
-        return int(fields[8]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, IndexError):
-        return 0.0
+    return sum(cpu.stolen for cpu in read_machine((), os.getpid(), root).cpus.values())
 
 
 def _processor() -> str:

@@ -61,7 +61,7 @@ def total_rates(entries: Sequence[LoadStats]) -> list[float]:
 def prefill_rate(client: BenchClient, turn: int) -> float:
     """Prompt tokens a second of one prompt of PREFILL_PROMPT tokens, by its first token."""
     (timing,) = client.run(LoadProfile(streams=1, prompt_tokens=PREFILL_PROMPT, output_tokens=2), 50_000 + turn)
-    return timing.prompt_tokens / (timing.first_token_at - timing.sent_at)
+    return timing.prompt_tokens / timing.first_token_seconds
 
 
 def rate_curve(label: str, runs: Mapping[int, Sequence[LoadStats]]) -> Curve:

@@ -39,6 +39,11 @@ class StreamTiming(msgspec.Struct):
         """The time of the first text; of the reply's end for a reply without text."""
         return self.token_times[0] if self.token_times else self.ended_at
 
+    @property
+    def first_token_seconds(self) -> float:
+        """From the request to the first text."""
+        return self.first_token_at - self.sent_at
+
 
 class LoadStats(msgspec.Struct, frozen=True, kw_only=True):
     """The statistics of one turn of a load. Rates in tokens a second, times in milliseconds."""
