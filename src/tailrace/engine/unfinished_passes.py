@@ -34,7 +34,7 @@ class UnfinishedPasses:
         self._seconds = 0.0
         self._sequences: list[Sequence] = []  #: of the last pass without results
         self._token_seconds: float | None = None  #: of a prompt without replies, as measured last
-        self._is_awaited = False  #: whether the pass that is computed has a result that nobody needs
+        self._is_awaited = False  #: whether the present pass has a result only to be waited for
 
     def outputs_of(self, batch: StepBatch) -> list[int]:
         """The tokens of ``batch`` whose logits the backend is asked for before ``finish`` is called. They are the

@@ -206,7 +206,7 @@ def attention(
     streams, heads, tokens, _ = query.shape
     # The heads of a group are rows of one product, for they have the same keys and values.
     grouped = (streams, keys.shape[1], -1)
-    scores = (query * np.float64(scale)).reshape(*grouped, query.shape[3]) @ keys.astype(np.float64).swapaxes(2, 3)
+    scores = query.astype(np.float64).reshape(*grouped, query.shape[3]) * scale @ keys.astype(np.float64).swapaxes(2, 3)
     scores = scores.reshape(streams, heads, tokens, -1)
     if softcap:
         scores = softcap * np.tanh(scores / softcap)
